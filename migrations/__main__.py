@@ -1,0 +1,38 @@
+"""`python -m migrations up` brings every schema up to date; `--seed` adds the catalogue that the tutorial needs."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from alembic import command
+from alembic.config import Config
+
+from migrations import seed as seeds
+
+SECTIONS = ("admin", "orders", "inventory", "payments")
+INI = Path(__file__).parent.parent / "alembic.ini"
+DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
+
+app = typer.Typer(add_completion=False, help="Bring the database's schemas up, or take them down.")
+
+
+@app.command()
+def up(*, seed: Annotated[bool, typer.Option(help="Add the tutorial's catalogue and stock.")] = False) -> None:
+    """Upgrade every section to its newest revision."""
+    for section in SECTIONS:
+        command.upgrade(Config(INI, ini_section=section), "head")
+    if seed:
+        asyncio.run(seeds.run(os.environ.get("ADMIN_DATABASE_URL", DEFAULT_URL)))
+
+
+@app.command()
+def down() -> None:
+    """Downgrade every section to nothing; all data is lost."""
+    for section in reversed(SECTIONS):
+        command.downgrade(Config(INI, ini_section=section), "base")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,98 @@
+"""The toolkit's tables as of version 1: what the first revision of every service makes. Never changed, only followed."""
+
+from datetime import UTC, datetime
+
+from alembic import op
+
+from shared import partitions
+
+LANES = 4
+
+
+def upgrade(topic: str) -> None:
+    """Make outbox, lanes, inbox and parking place in the current schema; the outbox takes events of `topic` only."""
+    op.execute("create sequence outbox_id_seq")
+    op.execute(
+        f"""
+        create table outbox (
+          lane smallint not null,
+          xid xid8 not null default pg_current_xact_id(),
+          id bigint not null default nextval('outbox_id_seq'),
+          event_id uuid not null,
+          topic text not null constraint outbox_topic check (topic = '{topic}' or topic like '%.dlq'),
+          hash integer not null,
+          key text not null,
+          type text not null,
+          head bytea not null,
+          value bytea not null,
+          occurred_at timestamptz not null default now()
+        ) partition by range (occurred_at)"""
+    )
+    op.execute(f"comment on column outbox.topic is 'only {topic} and dead letters, by a CHECK'")
+    op.execute("create index outbox_position on outbox (lane, xid, id)")
+    op.execute("create table outbox_default partition of outbox default")
+    op.execute(
+        """
+        create table outbox_lanes (
+          lane smallint primary key,
+          xid xid8 not null default '0',
+          id bigint not null default 0,
+          owner text,
+          epoch bigint not null default 0,
+          lease_until timestamptz not null default '-infinity',
+          system_identifier bigint not null
+        ) with (fillfactor = 50)"""
+    )
+    op.execute(
+        f"""
+        insert into outbox_lanes (lane, system_identifier)
+        select n, system_identifier from generate_series(0, {LANES - 1}) n, pg_control_system()"""
+    )
+    op.execute("create table outbox_relays (owner text primary key, seen_until timestamptz not null)")
+    op.execute(
+        """
+        create table outbox_refused (
+          lane smallint, xid xid8, id bigint,
+          topic text not null, key text not null, reason text not null,
+          refused_at timestamptz not null default now(), resolved_at timestamptz,
+          primary key (lane, xid, id)
+        )"""
+    )
+    _inbox()
+    for day in partitions.days(datetime.now(UTC).date()):
+        for _, commands in partitions.statements(day):
+            for command in commands:
+                op.execute(command)
+
+
+def _inbox() -> None:
+    op.execute(
+        """
+        create table inbox (event_id uuid, consumer text, primary key (event_id, consumer))
+        partition by range (event_id)"""
+    )
+    op.execute("create table inbox_default partition of inbox default")
+    op.execute(
+        """
+        create table parked (
+          id bigint generated always as identity primary key,
+          consumer text not null, aggregate_type text not null, key text not null, type text, event_id uuid,
+          topic text not null, partition integer not null, "offset" bigint not null, recorded_at timestamptz not null,
+          raw_key bytea, headers bytea not null, value bytea,
+          error text not null, attempts integer not null, blocks boolean not null,
+          parked_at timestamptz not null default now(), resolved_at timestamptz,
+          unique (consumer, topic, partition, "offset", recorded_at)
+        )"""
+    )
+    op.execute("comment on column parked.headers is 'JSON: a list of [name, base64 of the value]'")
+    op.execute("comment on column parked.blocks is 'later events of the same key wait behind this one'")
+    op.execute(
+        "create index parked_blocking on parked (consumer, aggregate_type, key) where blocks and resolved_at is null"
+    )
+
+
+def downgrade() -> None:
+    """Drop what `upgrade` made, partitions included."""
+    for table in ("parked", "inbox", "outbox_refused", "outbox_relays", "outbox_lanes", "outbox"):
+        op.execute(f"drop table {table}")
+    op.execute("drop sequence outbox_id_seq")

@@ -1,0 +1,51 @@
+"""Alembic's environment for every section: connect as the administrator, then become the service's role.
+
+`ADMIN_DATABASE_URL` names a superuser's database. The section's name is the schema's, whose owner is `<name>_user`.
+"""
+
+import asyncio
+import os
+from importlib import import_module
+
+from alembic import context
+from sqlalchemy import Connection, MetaData, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+ADMIN = "admin"
+DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
+
+section = context.config.config_ini_section
+schema = "public" if section == ADMIN else section
+
+
+def _metadata() -> MetaData | None:
+    return None if section == ADMIN else import_module(f"{section}.tables").metadata
+
+
+def _migrate(connection: Connection) -> None:
+    if section != ADMIN:
+        connection.execute(text(f"set role {section}_user"))
+        connection.execute(text(f"set search_path to {section}"))
+        connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=_metadata(),
+        version_table="alembic_version",
+        version_table_schema=schema,
+        include_schemas=True,
+        include_name=lambda name, kind, _: kind != "schema" or name == schema,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _run() -> None:
+    url = os.environ.get("ADMIN_DATABASE_URL", DEFAULT_URL).replace("postgresql://", "postgresql+asyncpg://", 1)
+    engine = create_async_engine(url, poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(_migrate)
+    await engine.dispose()
+
+
+asyncio.run(_run())

@@ -1,0 +1,62 @@
+"""Wiring: the one file of the service that knows every other."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from aiohttp import web as aio
+
+from orders import api, consumer
+from orders.config import Settings
+from orders.service import Door
+from orders.worker import Sweeper, Waiters
+from shared import db, delivery, runtime, web
+from shared.batching import Batcher
+
+SETTINGS = aio.AppKey("SETTINGS", Settings)
+
+
+def create_app(settings: Settings) -> aio.Application:
+    """Build the application; nothing is opened before it starts."""
+    app = web.application()
+    app[SETTINGS] = settings
+    if "api" in settings.only:
+        app.add_routes(api.routes)
+    app.cleanup_ctx.append(_lifespan)
+    app.on_shutdown.append(_release_waiters)
+    return app
+
+
+async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
+    settings, tasks = app[SETTINGS], app[runtime.TASKS]
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(db.pool(settings.database_url, size=settings.pool_size, name="orders"))
+        wake = await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, "orders"))
+        waiters = Waiters(pool)
+
+        def committed() -> None:
+            wake()
+            waiters.wake()
+
+        await stack.enter_async_context(
+            delivery.incoming(tasks, settings, pool, "orders", consumer.TOPICS, consumer.HANDLERS, committed)
+        )
+        if "worker" in settings.only:
+            sweeper = Sweeper(pool, settings.sweep_seconds, committed)
+            stack.push_async_callback(tasks.start("sweeper", sweeper.run))
+        if "api" in settings.only:
+            door = Batcher(
+                settings.database_url,
+                Door(settings.order_deadline_seconds).place,
+                name="orders",
+                workers=settings.door_workers,
+                committed=wake,
+            )
+            stack.push_async_callback(tasks.start("waiters", waiters.run))
+            stack.push_async_callback(tasks.start("door", door.run))
+            app[api.DOOR] = door
+        app[web.POOL], app[api.WAITERS], app[api.COMMITTED] = pool, waiters, committed
+        yield
+
+
+async def _release_waiters(app: aio.Application) -> None:
+    app[api.WAITERS].release()

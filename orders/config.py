@@ -1,0 +1,18 @@
+"""The orders service's settings; the defaults work beside `make up`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared import config
+
+
+class Settings(config.Settings):
+    """What all services need, and how long an order may stay open."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
+        "postgresql://orders_user:orders@127.0.0.1:5433/quickbite"
+    )
+    order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

@@ -1,0 +1,53 @@
+"""What orders does when others speak: one function per event type, over a list, in the batch's transaction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from contracts.inventory import TOPIC as INVENTORY
+from contracts.inventory import InventoryRejected
+from contracts.payments import TOPIC as PAYMENTS
+from contracts.payments import PaymentFailed, PaymentSucceeded
+from contracts.products import TOPIC as PRODUCTS
+from contracts.products import ProductChanged, ProductCreated
+from orders import service
+from shared.consumer import Handler
+from shared.db import Connection
+from shared.errors import UnknownAggregate
+
+TOPICS = (INVENTORY, PAYMENTS, PRODUCTS)
+
+
+async def on_payment_succeeded(conn: Connection, events: list[PaymentSucceeded]) -> None:
+    """Money is taken: the order is confirmed."""
+    try:
+        await service.confirm(conn, [e.order_id for e in events])
+    except service.UnknownIds as error:
+        raise _unknown(error, events) from error
+
+
+async def on_refusal(conn: Connection, events: list[InventoryRejected] | list[PaymentFailed]) -> None:
+    """Somebody cannot do their part: the order is cancelled for their reason."""
+    try:
+        await service.cancel_all(conn, {e.order_id: e.reason for e in events})
+    except service.UnknownIds as error:
+        raise _unknown(error, events) from error
+
+
+async def on_product(conn: Connection, events: list[ProductCreated] | list[ProductChanged]) -> None:
+    """The catalogue changed: so does its replica."""
+    await service.replicate(conn, events)
+
+
+def _unknown(error: service.UnknownIds, events: Sequence[Any]) -> UnknownAggregate:
+    return UnknownAggregate([e for e in events if e.order_id in error.ids])
+
+
+HANDLERS: dict[type[BaseModel], Handler] = {
+    PaymentSucceeded: on_payment_succeeded,
+    PaymentFailed: on_refusal,
+    InventoryRejected: on_refusal,
+    ProductCreated: on_product,
+    ProductChanged: on_product,
+}

@@ -1,0 +1,137 @@
+"""What an order is and may become: PENDING until it is, once and for ever, CONFIRMED or CANCELLED."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from contracts.orders import CancelReason, OrderCancelled, OrderConfirmed, OrderCreated
+from shared.events import Event
+
+
+class Status(StrEnum):
+    """The seed's three; the last two are final."""
+
+    PENDING = "PENDING"
+    CONFIRMED = "CONFIRMED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A line of the catalogue, as this service last heard of it."""
+
+    product_id: int
+    sku: str
+    name: str
+    price_cents: int
+    currency: str
+    active: bool
+    version: int
+
+    def snapshot(self) -> dict[str, Any]:
+        """Give what an order remembers of the product, whatever becomes of the catalogue."""
+        return {
+            "product_id": self.product_id,
+            "sku": self.sku,
+            "name": self.name,
+            "price_cents": self.price_cents,
+            "currency": self.currency,
+            "version": self.version,
+        }
+
+
+@dataclass(slots=True)
+class Request:
+    """What a customer asks for. Its `order_id` is given once, and stays when the writing has to be repeated."""
+
+    user_id: str
+    sku: str
+    quantity: int
+    note: str = ""
+    idempotency_key: str | None = None
+    trace: str | None = None
+    order_id: int | None = field(default=None, compare=False)
+
+    def same_as(self, order: "Order") -> bool:
+        """Say whether an order is what this asks for."""
+        return (self.sku, self.quantity, self.note) == (order.sku, order.quantity, order.note)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as it stands."""
+
+    id: int
+    user_id: str
+    note: str
+    status: Status
+    sku: str
+    quantity: int
+    product: dict[str, Any]
+    created_at: datetime
+    amount_cents: int | None
+    currency: str
+    reason: CancelReason | None
+    version: int
+    expires_at: datetime
+
+
+def place(order_id: int, request: Request, product: Product | None, now: datetime, expires_at: datetime) -> Order:
+    """Make a PENDING order. One for an unknown or withdrawn product has no amount, and inventory will reject it."""
+    sold = product if product and product.active else None
+    return Order(
+        id=order_id,
+        user_id=request.user_id,
+        note=request.note,
+        status=Status.PENDING,
+        sku=request.sku,
+        quantity=request.quantity,
+        product=sold.snapshot() if sold else {"sku": request.sku},
+        created_at=now,
+        amount_cents=sold.price_cents * request.quantity if sold else None,
+        currency=sold.currency if sold else "EUR",
+        reason=None,
+        version=1,
+        expires_at=expires_at,
+    )
+
+
+def created(order: Order) -> OrderCreated:
+    """Say that the order was placed, with all that the others need."""
+    return OrderCreated(
+        version=order.version,
+        order_id=order.id,
+        user_id=order.user_id,
+        sku=order.sku,
+        quantity=order.quantity,
+        note=order.note,
+        product=order.product,
+        amount_cents=order.amount_cents,
+        currency=order.currency,
+        expires_at=order.expires_at,
+    )
+
+
+def confirm(order: Order) -> tuple[Order, list[Event]]:
+    """It was paid. An order that is final stays as it is: if it was cancelled, payments will hear so and refund."""
+    match order.status:
+        case Status.PENDING:
+            after = replace(order, status=Status.CONFIRMED, version=order.version + 1)
+            event = OrderConfirmed(version=after.version, order_id=order.id, sku=order.sku, quantity=order.quantity)
+            return after, [event]
+        case Status.CONFIRMED | Status.CANCELLED:
+            return order, []
+
+
+def cancel(order: Order, reason: CancelReason) -> tuple[Order, list[Event]]:
+    """It will not be sold. An order that is final stays as it is."""
+    match order.status:
+        case Status.PENDING:
+            after = replace(order, status=Status.CANCELLED, reason=reason, version=order.version + 1)
+            event = OrderCancelled(
+                version=after.version, order_id=order.id, sku=order.sku, quantity=order.quantity, reason=reason
+            )
+            return after, [event]
+        case Status.CONFIRMED | Status.CANCELLED:
+            return order, []

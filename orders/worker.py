@@ -1,0 +1,111 @@
+"""Time in orders: the sweeper ends what is overdue, and waiters are told when their order is final."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from random import uniform
+
+import structlog
+
+from orders import service, store
+from shared import db, errors
+from shared.db import Pool
+
+log = structlog.get_logger()
+
+_SWEEP_BATCH = 500
+_POLL_SECONDS = 0.05
+_POLL_PACE_SECONDS = 0.005
+_MAX_WAITING = 10_000
+
+
+class Sweeper:
+    """Cancels orders past their deadline, so that no order stays PENDING, whatever is down."""
+
+    def __init__(self, pool: Pool, every_seconds: float, committed: Callable[[], None]) -> None:
+        self._pool, self._every, self._committed = pool, every_seconds, committed
+
+    async def run_once(self) -> int:
+        """Cancel what is overdue; returns how many orders were looked at."""
+        async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+            ids = await store.overdue(conn, _SWEEP_BATCH)
+        if ids:
+            async with db.transaction(self._pool) as conn:
+                await service.cancel_overdue(conn, ids)
+            self._committed()
+        return len(ids)
+
+    async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Sweep until `stop`; at once again while there is more."""
+        while not stop.is_set():
+            beat()
+            swept = 0
+            try:
+                swept = await self.run_once()
+            except db.ERRORS as error:
+                log.warning("sweep failed, trying again", error=repr(error))
+            if swept < _SWEEP_BATCH:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._every * uniform(0.8, 1.2)):
+                        await stop.wait()
+
+
+class Waiters:
+    """Tells callers when an order is final; one statement reads all waited ids, every 50 ms or when woken."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._waiting: dict[int, set[asyncio.Future[None]]] = {}
+        self._woken = asyncio.Event()
+        self._over = False
+
+    async def wait(self, order_id: int, seconds: float) -> None:
+        """Return when the order is final, when the time is over, or when the process drains. Raises `Unavailable`."""
+        if self._over or len(self._waiting) >= _MAX_WAITING:
+            raise errors.Unavailable("too many are waiting")
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(order_id, set()).add(future)
+        self._woken.set()
+        try:
+            await asyncio.wait([future], timeout=seconds)
+        finally:
+            waiting = self._waiting.get(order_id, set())
+            waiting.discard(future)
+            if not waiting:
+                self._waiting.pop(order_id, None)
+
+    def wake(self) -> None:
+        """Say that orders may have become final."""
+        self._woken.set()
+
+    def release(self) -> None:
+        """Answer everybody now, with the order as it stands."""
+        self._over = True
+        for future in [f for waiting in self._waiting.values() for f in waiting]:
+            if not future.done():
+                future.set_result(None)
+
+    async def run_once(self) -> int:
+        """Look once; returns how many orders were found final."""
+        if not self._waiting:
+            return 0
+        async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+            final = await store.final(conn, list(self._waiting))
+        for future in [f for id_ in final for f in self._waiting.get(id_, ())]:
+            if not future.done():
+                future.set_result(None)
+        return len(final)
+
+    async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Look until `stop`; without waiters nothing is read."""
+        while not stop.is_set():
+            beat()
+            self._woken.clear()
+            try:
+                await self.run_once()
+            except db.ERRORS as error:
+                log.warning("waited orders could not be read, trying again", error=repr(error))
+            await asyncio.sleep(_POLL_PACE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS if self._waiting else 5.0):
+                    await self._woken.wait()

@@ -1,0 +1,114 @@
+"""Postgres: connections with bounds on every wait, transactions, key locks, and what an error means.
+
+What must stay true: no statement, and no connecting, waits longer than its bound. A frozen server answers neither
+queries nor cancels, so callers who promised an answer also bound their own waiting (see `shared/web.py`).
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import asyncpg
+import orjson
+from asyncpg.pool import PoolConnectionProxy
+
+if TYPE_CHECKING:  # generic in its stubs only
+    Plain: TypeAlias = asyncpg.Connection[asyncpg.Record]
+    Connection: TypeAlias = Plain | PoolConnectionProxy[asyncpg.Record]
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+else:
+    Plain, Connection, Pool = asyncpg.Connection, asyncpg.Connection | PoolConnectionProxy, asyncpg.Pool
+
+ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""All that talking to Postgres raises when it is not a bug of ours; `is_transient` tells trouble from mistakes."""
+
+STATEMENT_SECONDS = 2.5  # under the 3 s in which every request is answered
+CONNECT_SECONDS = 2.5
+
+# One advisory lock per key, taken in one order everywhere, so that two batches cannot deadlock. The subquery is
+# sorted before the volatile function above it runs. Taking them assigns no xid: whoever gets the lock later gets
+# the higher xid, so the outbox's (xid, id) order is the key's order.
+_LOCK_KEYS = """
+select pg_advisory_xact_lock(h) from (
+  select distinct hashtextextended(current_schema() || ':' || k, 0) h from unnest($1::text[]) k order by h) sorted
+"""
+
+
+async def _prepare(conn: Plain) -> None:
+    """Make jsonb values Python values, both ways."""
+    await conn.set_type_codec("jsonb", encoder=_dump, decoder=orjson.loads, schema="pg_catalog")
+
+
+def _dump(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+async def _keep(_conn: Connection) -> None:
+    """Leave a returned connection as it is: nothing here sets session state, and asyncpg's reset is a round trip."""
+
+
+async def connect(url: str, **settings: str) -> Plain:
+    """Open one connection, for a loop that owns it; `settings` are Postgres' own. Raises one of `ERRORS`."""
+    conn: Plain = await asyncpg.connect(
+        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings={"jit": "off", **settings}
+    )
+    await _prepare(conn)
+    return conn
+
+
+@asynccontextmanager
+async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
+    """Yield a pool that connects when it is first used, so that a service starts while Postgres is away."""
+    settings = {
+        "jit": "off",
+        "application_name": name,
+        "idle_in_transaction_session_timeout": "10s",  # an open write transaction holds every relay's cursor back
+    }
+    made = asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_SECONDS,
+        command_timeout=STATEMENT_SECONDS,
+        server_settings=settings,
+        init=_prepare,
+        reset=_keep,
+    )
+    async with made as opened:
+        try:
+            yield opened
+        finally:
+            opened.terminate()  # whoever still holds a connection has had the drain's time to finish
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """Borrow a connection (waiting at most `CONNECT_SECONDS`) and open a transaction on it."""
+    async with pool.acquire(timeout=CONNECT_SECONDS) as conn, conn.transaction():
+        yield conn
+
+
+async def lock_keys(conn: Connection, keys: Iterable[str]) -> None:
+    """Wait for, and hold until the transaction ends, the right to write events of these keys.
+
+    Must be the transaction's first statement. Without it a transaction that got its xid early and wrote its event
+    late is published before the event it followed, because relays read in the order of xids.
+    """
+    await conn.execute(_LOCK_KEYS, list(keys))
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Say whether Postgres could not be asked at all: away, starting, stopping, full, or too slow."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state.startswith(("08", "57P", "53")) or state == "57014"
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)  # asyncpg's complaint about an argument is both
+    return isinstance(error, OSError | TimeoutError)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether the same work may go well when it is simply done again."""
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate in {"40001", "40P01", "55P03"}:
+        return True
+    return is_unavailable(error)

@@ -1,0 +1,153 @@
+"""The envelope: an event becomes a CloudEvents 1.0 record in Kafka's binary mode, and a record becomes an event.
+
+What must stay true: everything that differs from event to event is written once, when the event is, so that the
+same event published twice is the same to the last byte. The shop's own events live in `contracts/`.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar, NamedTuple, Protocol
+from uuid import UUID
+from zlib import crc32
+
+from pydantic import BaseModel, ValidationError
+from uuid_utils.compat import uuid7
+
+Headers = list[tuple[str, bytes]]
+
+_ID, _TIME = 36, 27  # widths of a UUID and of 2026-01-31T12:00:00.123456Z in ASCII
+
+
+class Event(Protocol):
+    """What the toolkit asks of an event: a pydantic model that knows its topic and which field is its key."""
+
+    topic: ClassVar[str]
+    key_field: ClassVar[str]
+
+    def model_dump_json(self) -> str:
+        """The record's value, readable JSON."""
+
+
+class Encoded(NamedTuple):
+    """One event as the outbox stores it; `hash` decides lane and partition, `head` is id, time and traceparent."""
+
+    hash: int
+    event_id: UUID
+    topic: str
+    key: str
+    type: str
+    head: bytes
+    value: bytes
+
+
+class Record(NamedTuple):
+    """One Kafka record as it was read."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A record that was understood."""
+
+    event_id: UUID
+    key: str
+    event: BaseModel
+    record: Record
+
+    @property
+    def aggregate(self) -> str:
+        """The kind of thing that the key identifies: the topic, whose events all have the same kind of key."""
+        return self.record.topic
+
+
+class Undecodable(Exception):
+    """A record is not an event of its own type; the text says what is wrong with it."""
+
+
+traces: ContextVar[Mapping[str, str]] = ContextVar("traces")
+"""W3C traceparents by event key, set by a door for the batch in hand: what follows from it carries them on."""
+
+
+def hash_of(key: str) -> int:
+    """31 bits of CRC-32, 0.1 us against 4 to 6 us for murmur2 in Python; only our own producers use it."""
+    return crc32(key.encode()) & 0x7FFFFFFF
+
+
+def encode(event: Event) -> Encoded:
+    """Give the event its envelope: a UUIDv7, the time, and the trace of whatever caused it."""
+    key = str(getattr(event, event.key_field))
+    return envelope(event.topic, key, type(event).__name__, event.model_dump_json().encode())
+
+
+def envelope(topic: str, key: str, type_: str, value: bytes) -> Encoded:
+    """Give a value that is JSON already its envelope."""
+    event_id = uuid7()
+    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    head = f"{event_id}{time}{traces.get({}).get(key, '')}".encode()
+    return Encoded(hash_of(key), event_id, topic, key, type_, head, value)
+
+
+def static_headers(type_: str, source: str) -> Headers:
+    """Headers that all events of one type have in common; made once per type, because they are the relay's main cost."""
+    return [
+        ("ce_type", type_.encode()),
+        ("ce_source", source.encode()),
+        ("ce_specversion", b"1.0"),
+        ("content-type", b"application/json"),
+    ]
+
+
+def headers(static: Headers, key: bytes, head: bytes) -> Headers:
+    """All headers of one record, from its type's and from what the outbox stored."""
+    own = [("ce_id", head[:_ID]), ("ce_time", head[_ID : _ID + _TIME]), ("ce_subject", key)]
+    if trace := head[_ID + _TIME :]:
+        own.append(("traceparent", trace))
+    return static + own
+
+
+def type_of(record: Record) -> str | None:
+    """The record's event type, or None when it does not say."""
+    for name, value in record.headers:
+        if name == "ce_type":
+            return value.decode(errors="replace")
+    return None
+
+
+def decode(record: Record, model: type[BaseModel]) -> Received:
+    """Turn a record into an event of `model`, or raise `Undecodable`."""
+    known = dict(record.headers)
+    try:
+        event_id = UUID(known["ce_id"].decode())
+        event = model.model_validate_json(record.value or b"")
+        key = (record.key or b"").decode()
+    except KeyError:
+        raise Undecodable("header ce_id is missing") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Undecodable(f"value: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}") from None
+    except ValueError as error:
+        raise Undecodable(f"ce_id or key: {error}") from None
+    expected = str(getattr(event, model.key_field))  # type: ignore[attr-defined]  # every event has one
+    if key != expected:
+        raise Undecodable(f"key is {key!r:.60}, the value says {expected!r:.60}")
+    return Received(event_id, key, event, record)
+
+
+def traces_of(received: Iterable[Received]) -> dict[str, str]:
+    """The traceparents that came with a batch, by key."""
+    found = ((r.key, dict(r.record.headers).get("traceparent")) for r in received)
+    return {key: trace.decode("ascii", "replace")[:55] for key, trace in found if trace}
+
+
+def time_of(head: bytes) -> str:
+    """Give the event's time, as in its `ce_time`."""
+    return head[_ID : _ID + _TIME].decode()

@@ -1,0 +1,86 @@
+"""What aiokafka 0.14 needs to be relied on: bounds on its waits, a stop that ends, and one repaired answer.
+
+What must stay true: nothing here waits without a bound. Each piece was found by killing a real broker; the version
+is pinned, and tests look for the bugs, so that the repairs can go when upstream makes them.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka import errors as kafka_errors
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.commit import OffsetFetchRequest
+
+Partition = tuple[str, int]
+
+START_SECONDS = 10.0
+
+
+class Unavailable(Exception):
+    """Kafka did not do it, or did not say so in time; records may or may not be in the log."""
+
+
+class Rejected(Exception):
+    """Kafka will never take a record of this partition: it is too large or invalid."""
+
+    def __init__(self, partition: Partition, reason: str) -> None:
+        super().__init__(f"{partition[0]}[{partition[1]}]: {reason}")
+        self.partition, self.reason = partition, reason
+
+
+async def bounded(work: Awaitable[Any], seconds: float) -> Any:
+    """Await with a bound (aiokafka waits for ever in many places), and turn its errors into `Unavailable`."""
+    try:
+        async with asyncio.timeout(seconds):  # not wait_for, which on 3.11 can swallow a cancellation
+            return await work
+    except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
+        raise Unavailable(repr(error)) from error
+
+
+async def hard_stop(
+    client: Any, connection: Any, tasks: list[Any], fail_pending: Callable[[], None] = lambda: None, limit: float = 3.0
+) -> None:
+    """Stop a client in bounded time: `stop()` alone hangs, or raises CancelledError, when the broker is away."""
+    stopping = asyncio.create_task(client.stop())  # a task of its own: its CancelledError is not ours
+    await asyncio.wait([stopping], timeout=limit)
+    leftover = [t for t in (stopping, *tasks, connection._sync_task) if t is not None and not t.done()]
+    if leftover:
+        await _end(leftover)
+        fail_pending()
+        closing = asyncio.create_task(connection.close())
+        await asyncio.wait([closing], timeout=1.0)
+        await _end([closing, connection._sync_task])
+    for task in (stopping, *tasks):
+        if task is not None and task.done() and not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not log it
+
+
+async def _end(tasks: list[Any], limit: float = 3.0) -> None:
+    """Cancel until they are done: one cancel is not always enough."""
+    tasks = [t for t in tasks if t is not None and not t.done()]
+    until = time.monotonic() + limit
+    while tasks and time.monotonic() < until:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.2)
+        tasks = [t for t in tasks if not t.done()]
+
+
+_send_request = GroupCoordinator._send_req
+
+
+async def _send_request_checked(self: Any, request: Any) -> Any:
+    """Look at OffsetFetch's top-level error: aiokafka 0.14 reads "coordinator is loading" as "no offset committed"."""
+    response = await _send_request(self, request)
+    code = getattr(response, "error_code", 0)
+    if isinstance(request, OffsetFetchRequest) and code:
+        error = kafka_errors.for_code(code)
+        if error in (kafka_errors.NotCoordinatorForGroupError, kafka_errors.GroupCoordinatorNotAvailableError):
+            self.coordinator_dead()
+        raise error()  # retriable ones are retried by both callers
+    return response
+
+
+GroupCoordinator._send_req = _send_request_checked

@@ -1,0 +1,113 @@
+"""Publishing whole batches: 1.5 to 2 us a record through `send_batch`, against 14 us through `send`."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+
+from shared.events import Headers
+from shared.kafka.clients import START_SECONDS, Partition, Rejected, Unavailable, bounded, hard_stop
+
+_TOO_LARGE = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidMessageError,
+)
+
+
+class Message(NamedTuple):
+    """What the producer needs of one record."""
+
+    key: bytes
+    value: bytes
+    headers: Headers
+
+
+class Publisher:
+    """An idempotent producer that sends whole batches; after any failure it must be closed and made anew.
+
+    One refused batch poisons its partition for the producer's life (`OutOfOrderSequenceNumber`), which is why.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap_servers,
+            enable_idempotence=True,
+            acks="all",
+            compression_type="zstd",
+            max_batch_size=900_000,
+            linger_ms=0,
+            request_timeout_ms=5_000,
+            metadata_max_age_ms=30_000,
+        )
+        self._partitions: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Connect. Raises `Unavailable`."""
+        await bounded(self._producer.start(), START_SECONDS)
+
+    async def partitions_of(self, topic: str) -> int:
+        """Count the topic's partitions. Raises `Unavailable`, also for a topic that does not exist."""
+        if topic not in self._partitions:
+            found = await bounded(self._producer.partitions_for(topic), START_SECONDS)
+            self._partitions[topic] = len(found)
+        return self._partitions[topic]
+
+    async def send(self, batches: Mapping[Partition, Sequence[Message]], deadline_seconds: float) -> None:
+        """Publish all messages, each partition's in order, at most one unacknowledged batch per partition.
+
+        Returns when the brokers have acknowledged everything. Raises `Unavailable` or `Rejected`.
+        """
+        until = time.monotonic() + deadline_seconds
+        left = dict(batches)
+        while left:
+            sent: dict[Partition, asyncio.Future[object]] = {}
+            rest: dict[Partition, Sequence[Message]] = {}
+            for partition, messages in left.items():
+                batch, taken = self._fill(partition, messages)
+                left_over = max(0.0, until - time.monotonic())
+                sent[partition] = await bounded(
+                    self._producer.send_batch(batch, partition[0], partition=partition[1]), left_over
+                )
+                if taken < len(messages):
+                    rest[partition] = messages[taken:]
+            await _acknowledged(sent, until - time.monotonic())
+            left = rest
+
+    def _fill(self, partition: Partition, messages: Sequence[Message]) -> tuple[Any, int]:
+        batch = self._producer.create_batch()
+        taken = 0
+        for key, value, headers in messages:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                break
+            taken += 1
+        if not taken:
+            raise Rejected(partition, "larger than a batch may be")
+        batch.close()  # or send_batch waits for linger_ms
+        return batch, taken
+
+    async def close(self) -> None:
+        """Stop within a few seconds, whatever the broker does; what was not acknowledged may or may not be in the log."""
+        producer = self._producer
+        await hard_stop(
+            producer,
+            producer.client,
+            [producer._sender.sender_task],
+            lambda: producer._message_accumulator.fail_all(ConnectionError("producer closed")),
+        )
+
+
+async def _acknowledged(sent: Mapping[Partition, "asyncio.Future[object]"], limit: float) -> None:
+    _, pending = await asyncio.wait(sent.values(), timeout=max(0.0, limit))
+    if pending:
+        raise Unavailable(f"{len(pending)} of {len(sent)} batches were not acknowledged in time")
+    for partition, future in sent.items():
+        error = future.exception()
+        if isinstance(error, _TOO_LARGE):
+            raise Rejected(partition, repr(error))
+    for future in sent.values():
+        if (error := future.exception()) is not None:
+            raise Unavailable(repr(error)) from error

@@ -1,0 +1,58 @@
+"""Logging set up once per process: lines for people on a terminal, JSON everywhere else."""
+
+import logging
+import sys
+import time
+
+import structlog
+
+
+class OncePer(logging.Filter):
+    """Lets one record of each kind through every `seconds`: an absent broker makes aiokafka write a hundred a second.
+
+    It belongs on handlers: a filter on a logger does not see its children's records.
+    """
+
+    def __init__(self, prefix: str, seconds: float = 10.0) -> None:
+        super().__init__()
+        self._prefix, self._seconds = prefix, seconds
+        self._last: dict[tuple[str, str], float] = {}
+        self._held: dict[tuple[str, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record may be written, and count those that may not."""
+        if not record.name.startswith(self._prefix):
+            return True
+        kind, now = (record.name, str(record.msg)[:80]), time.monotonic()
+        if now - self._last.get(kind, -self._seconds) < self._seconds:
+            self._held[kind] = self._held.get(kind, 0) + 1
+            return False
+        self._last[kind] = now
+        if held := self._held.pop(kind, 0):
+            record.msg, record.args = f"{record.getMessage()} [and {held} more like it]", ()
+        return True
+
+
+def configure(level: str, service: str) -> None:
+    """Send structlog's and the standard library's records to stdout, in one format, with the service's name."""
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    terminal = sys.stdout.isatty()
+    render = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(render, foreign_pre_chain=shared))
+    handler.addFilter(OncePer("aiokafka"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("aiokafka").setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    structlog.contextvars.bind_contextvars(service=service)

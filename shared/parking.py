@@ -1,0 +1,85 @@
+"""Parking: what a consumer could not handle is kept, in order, beside the copy that goes to the dead letter topic.
+
+What must stay true: a parked event and its inbox row commit together, and later events of a key whose head is
+parked wait behind it (`blocks`), so that a replay sees them in the order in which they happened.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import orjson
+
+from shared import events, outbox
+from shared.db import Connection
+from shared.events import Record
+
+# A record that was parked before (its offset was not committed) is not parked twice.
+_PARK = """
+insert into parked (consumer, aggregate_type, key, type, event_id, topic, partition, "offset", recorded_at, raw_key,
+                    headers, value, error, attempts, blocks)
+select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::int[], $8::bigint[],
+                         $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::int[], $15::bool[])
+on conflict do nothing returning topic, partition, "offset"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A record that is set aside, and why; `blocks` says that later events of its key must wait behind it."""
+
+    record: Record
+    error: str
+    attempts: int
+    blocks: bool
+    event_id: UUID | None = None
+
+    @property
+    def key(self) -> str:
+        """The key as text that Postgres takes, whatever the bytes are."""
+        return (self.record.key or b"").decode(errors="replace").replace("\x00", "\ufffd")
+
+
+async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> None:
+    """Set records aside and send copies to their topics' dead letter topics, in the caller's transaction."""
+    if not parked:
+        return
+    columns = zip(*[_row(one) for one in parked], strict=True)
+    new = {(topic, partition, offset) for topic, partition, offset in await conn.fetch(_PARK, consumer, *columns)}
+    letters = [_letter(consumer, one) for one in parked if one.record[:3] in new]
+    await outbox.append_encoded(conn, letters)
+
+
+def _row(one: Parked) -> tuple[object, ...]:
+    record = one.record
+    headers = [[name, base64.b64encode(value or b"").decode()] for name, value in record.headers]
+    recorded_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    type_ = (events.type_of(record) or "").replace("\x00", "\ufffd")
+    return (
+        *(record.topic, one.key, type_, one.event_id, record.topic, record.partition, record.offset, recorded_at),
+        *(record.key, orjson.dumps(headers), record.value, one.error[:2000], one.attempts, one.blocks),
+    )
+
+
+def _letter(consumer: str, one: Parked) -> events.Encoded:
+    """Describe the parked record for people with a console: readable where it is text, base64 where it is not."""
+    record = one.record
+    letter = {
+        "consumer": consumer, "error": one.error[:2000], "attempts": one.attempts, "key": one.key,
+        "topic": record.topic, "partition": record.partition, "offset": record.offset,
+        "headers": {name: _readable(value) for name, value in record.headers},
+        "value": _readable(record.value),
+    }
+    value = orjson.dumps(letter)
+    if len(value) > outbox.MAX_BYTES * 2 - 1000:
+        value = orjson.dumps({**letter, "headers": {}, "value": "too large for a copy: see the table parked"})
+    return events.envelope(record.topic + outbox.DEAD_LETTER_SUFFIX, one.key[:500], "DeadLetter", value)
+
+
+def _readable(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return "base64:" + base64.b64encode(value or b"").decode()

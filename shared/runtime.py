@@ -1,0 +1,132 @@
+"""One process: its tasks, its signals, its end.
+
+What must stay true: any task that ends, ends the process (the supervisor starts it again), SIGTERM loses nothing, and
+a process whose loop or whose tasks hang says so on `/livez`.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+import uvloop
+from aiohttp import web
+from pydantic import ValidationError
+
+from shared import config, logs
+
+log = structlog.get_logger()
+
+DRAIN_SECONDS = 3.5
+HANG_SECONDS = 30.0
+
+Beat = Callable[[], None]
+Task = Callable[[asyncio.Event, Beat], Coroutine[Any, Any, None]]
+"""A loop: it runs until the event is set, and beats at each turn, also at one that failed."""
+
+
+class Tasks:
+    """The background tasks of a process, named and watched; the first to end before its time is `ended`."""
+
+    def __init__(self) -> None:
+        self.stop, self.ended = asyncio.Event(), asyncio.Event()
+        self.draining = False
+        self._running: list[tuple[asyncio.Task[None], asyncio.Event]] = []
+        self._beats: dict[str, float] = {}
+
+    def start(self, name: str, loop: Task) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Start a loop; returns a function that stops it and waits for it, to be called when the process drains."""
+        stop = asyncio.Event()
+        self._beats[name] = time.monotonic()
+        task = asyncio.create_task(loop(stop, lambda: self._beats.update({name: time.monotonic()})), name=name)
+        task.add_done_callback(self._on_end)
+
+        async def end() -> None:
+            self._beats.pop(name, None)
+            self.draining = True
+            stop.set()
+            await asyncio.wait([task], timeout=DRAIN_SECONDS)
+            while not task.done():  # one cancel is not always enough on 3.11
+                task.cancel()
+                await asyncio.wait([task], timeout=0.5)
+
+        return end
+
+    def hanging(self) -> list[str]:
+        """Name the tasks that have not taken a turn for `HANG_SECONDS`."""
+        now = time.monotonic()
+        return [name for name, beat in self._beats.items() if now - beat > HANG_SECONDS]
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if not self.draining or error is not None:
+            log.error("task ended, and the process with it", task=task.get_name(), exc_info=error)
+            self.ended.set()
+
+
+TASKS = web.AppKey("TASKS", Tasks)
+
+
+def run(create_app: Callable[[Any], web.Application], settings_type: type[config.Settings], service: str) -> None:
+    """Run a service until SIGTERM or until one of its tasks ends; exits 0 in the first case, 1 in the second."""
+    try:
+        settings = settings_type(_cli_parse_args=True, _cli_prog_name=f"python -m {service}")
+    except ValidationError as error:
+        sys.exit(config.complaint(error))
+    logs.configure(settings.log_level, service)
+    factory = uvloop.new_event_loop if settings.event_loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        sys.exit(runner.run(_serve(create_app(settings), settings)))
+
+
+async def _serve(app: web.Application, settings: config.Settings) -> int:
+    tasks = app[TASKS]
+    loop = asyncio.get_running_loop()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_, tasks.stop.set)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=True).start()
+        log.info("ready", port=settings.port, pid=os.getpid())
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        with _watchdog(loop):
+            ends = [asyncio.create_task(event.wait()) for event in (tasks.stop, tasks.ended)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            log.info("draining")
+            tasks.draining = True
+    finally:
+        await runner.cleanup()
+    log.info("stopped")
+    return 1 if tasks.ended.is_set() else 0
+
+
+@contextmanager
+def _watchdog(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """End the process when its event loop does not turn for `HANG_SECONDS`: a hung process helps nobody."""
+    turned = threading.Event()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(HANG_SECONDS / 3):
+            turned.clear()
+            loop.call_soon_threadsafe(turned.set)
+            if not turned.wait(HANG_SECONDS) and not over.is_set():
+                log.critical("the event loop does not turn; ending the process")
+                os._exit(70)
+
+    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
