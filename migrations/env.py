@@ -19,7 +19,11 @@ schema = "public" if section == ADMIN else section
 
 
 def _metadata() -> MetaData | None:
-    return None if section == ADMIN else import_module(f"{section}.tables").metadata
+    if section == ADMIN:
+        return None
+    if section == "provider":  # it is simulated by payments
+        return import_module("payments.tables").ledger
+    return import_module(f"{section}.tables").metadata
 
 
 def _migrate(connection: Connection) -> None:

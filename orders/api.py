@@ -56,8 +56,7 @@ async def get(request: aio.Request) -> aio.Response:
 @web.bounded
 async def index(request: aio.Request) -> aio.Response:
     """List orders, newest first, a page at a time."""
-    query = request.query
-    filters = {column: web.text(query[name]) for name, column in _FILTERS.items() if name in query}
+    filters = {column: _filter(request, name) for name, column in _FILTERS.items() if name in request.query}
     if filters.get("status", Status.PENDING) not in set(Status):
         raise errors.Invalid("status must be PENDING, CONFIRMED or CANCELLED")
     limit = web.query_integer(request, "limit", default=20, most=100)
@@ -116,6 +115,13 @@ def _wait(request: aio.Request) -> float:
     if not _SECONDS.fullmatch(raw) or float(raw) > _MAX_WAIT_SECONDS:
         raise errors.Invalid(f"wait must be a number of seconds from 0 to {_MAX_WAIT_SECONDS}")
     return float(raw)
+
+
+def _filter(request: aio.Request, name: str) -> str:
+    value = request.query[name]
+    if "\x00" in value or not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise errors.Invalid(f"{name} is not text")  # bytes that are no UTF-8 arrive as lone surrogates
+    return value
 
 
 def _shown(order: Order) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Time in orders: the sweeper ends what is overdue, and waiters are told when their order is final."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from random import uniform
 
@@ -9,6 +8,7 @@ import structlog
 
 from orders import service, store
 from shared import db, errors
+from shared.backoff import wait
 from shared.db import Pool
 
 log = structlog.get_logger()
@@ -17,6 +17,7 @@ _SWEEP_BATCH = 500
 _POLL_SECONDS = 0.05
 _POLL_PACE_SECONDS = 0.005
 _MAX_WAITING = 10_000
+_IDLE_SECONDS = 0.25  # how long stopping may go unnoticed while nobody waits
 
 
 class Sweeper:
@@ -45,9 +46,7 @@ class Sweeper:
             except db.ERRORS as error:
                 log.warning("sweep failed, trying again", error=repr(error))
             if swept < _SWEEP_BATCH:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._every * uniform(0.8, 1.2)):
-                        await stop.wait()
+                await wait(stop, self._every * uniform(0.8, 1.2))
 
 
 class Waiters:
@@ -61,7 +60,9 @@ class Waiters:
 
     async def wait(self, order_id: int, seconds: float) -> None:
         """Return when the order is final, when the time is over, or when the process drains. Raises `Unavailable`."""
-        if self._over or len(self._waiting) >= _MAX_WAITING:
+        if self._over:
+            return
+        if len(self._waiting) >= _MAX_WAITING:
             raise errors.Unavailable("too many are waiting")
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(order_id, set()).add(future)
@@ -106,6 +107,4 @@ class Waiters:
             except db.ERRORS as error:
                 log.warning("waited orders could not be read, trying again", error=repr(error))
             await asyncio.sleep(_POLL_PACE_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS if self._waiting else 5.0):
-                    await self._woken.wait()
+            await wait(self._woken, _POLL_SECONDS if self._waiting else _IDLE_SECONDS)

@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from random import uniform
 from typing import Generic, TypeVar
 
 import structlog
 
 from shared import db, metrics
+from shared.backoff import Backoff
 from shared.db import Plain
 from shared.errors import OutcomeUnknown, Refused
 
@@ -24,7 +24,6 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _REAP_SECONDS = 0.1
-_BACKOFF_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5)
 
 
 class _Item(Generic[In, Out]):
@@ -68,11 +67,11 @@ class Batcher(Generic[In, Out]):
         self._queue: deque[_Item[In, Out]] = deque()
         self._taken: set[_Item[In, Out]] = set()
         self._more = asyncio.Event()
-        self._closing = False
+        self._stop = asyncio.Event()
 
     async def submit(self, value: In) -> Out:
         """Have the value written, and wait at most `deadline_seconds`. Raises `Refused`, `OutcomeUnknown`, or its own error."""
-        if self._closing or len(self._queue) >= self._max_waiting:
+        if self._stop.is_set() or len(self._queue) >= self._max_waiting:
             raise Refused("db error")
         item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), time.monotonic() + self._deadline)
         self._queue.append(item)
@@ -86,7 +85,7 @@ class Batcher(Generic[In, Out]):
             for _ in range(self._workers):
                 group.create_task(self._work())
             await stop.wait()
-            self._closing = True
+            self._stop.set()
             self._more.set()
 
     async def _work(self) -> None:
@@ -94,7 +93,7 @@ class Batcher(Generic[In, Out]):
         try:
             while True:
                 while not self._queue:
-                    if self._closing:
+                    if self._stop.is_set():
                         return
                     self._more.clear()
                     await self._more.wait()
@@ -113,7 +112,7 @@ class Batcher(Generic[In, Out]):
     async def _see_through(self, conn: Plain | None, batch: list[_Item[In, Out]]) -> Plain | None:
         """Write until the outcome is known; what was refused before it was first sent is not written at all."""
         self._taken.update(batch)
-        failures = 0
+        backoff = Backoff()
         try:
             while True:
                 try:
@@ -127,10 +126,9 @@ class Batcher(Generic[In, Out]):
                     if conn is not None and db.is_unavailable(error):
                         conn.terminate()
                         conn = None
-                    if self._closing:
+                    if self._stop.is_set():
                         return conn
-                    await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)] * uniform(0.5, 1.5))
-                    failures += 1
+                    await backoff.wait(self._stop)
                 else:
                     self._committed()
                     return conn
@@ -165,7 +163,7 @@ class Batcher(Generic[In, Out]):
 
     async def _reap(self, beat: Callable[[], None]) -> None:
         """Answer those who are out of time; one timer for all of them costs less than one each."""
-        while not self._closing or self._queue or self._taken:
+        while not self._stop.is_set() or self._queue or self._taken:
             beat()
             now = time.monotonic()
             while self._queue and self._queue[0].deadline <= now:

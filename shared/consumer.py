@@ -6,11 +6,9 @@ The pattern is the idempotent consumer (Richardson, 2018), done for a batch at a
 """
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from random import uniform
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +16,7 @@ import structlog
 from pydantic import BaseModel
 
 from shared import db, events, inbox, kafka, metrics, parking
+from shared.backoff import Backoff
 from shared.db import Connection, Pool
 from shared.errors import UnknownAggregate
 from shared.events import Received, Record, Undecodable
@@ -30,7 +29,6 @@ Handler = Callable[[Connection, list[Any]], Awaitable[None]]
 
 MAX_ATTEMPTS = 3
 _POLL_SECONDS = 0.5
-_BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _REJOIN_AFTER_SECONDS = 60.0
 
 TROUBLE = (*db.ERRORS, kafka.Unavailable)
@@ -186,17 +184,16 @@ class Consumer:
 
     async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
         """Consume until `stop`; trouble is waited out, for ever, with back-off and jitter."""
-        failures = 0
+        backoff = Backoff()
         while not stop.is_set():
             try:
                 await self.run_once(stop, beat)
-                failures = 0
+                backoff.reset()
             except kafka.Unavailable as error:
                 log.warning("consumer lost Kafka, joining anew", error=str(error))
                 metrics.CONSUMER_FAILURES.inc()
                 await self.close()
-                await _pause(stop, failures)
-                failures += 1
+                await backoff.wait(stop)
             beat()
 
     async def run_once(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> int:
@@ -214,17 +211,16 @@ class Consumer:
     async def _see_through(
         self, subscription: Subscription, batch: kafka.Batch, stop: asyncio.Event, beat: Callable[[], None]
     ) -> None:
-        failures = 0
+        backoff = Backoff()
         while not stop.is_set():
             beat()
             try:
                 await subscription.handle(batch, self._handling.handle)
             except (*db.ERRORS, TryAgain) as error:
                 # The gate is open meanwhile: whoever else is given the partition need not wait for our trouble.
-                log.warning("batch not handled, trying again", error=repr(error), failures=failures + 1)
+                log.warning("batch not handled, trying again", error=repr(error))
                 metrics.CONSUMER_FAILURES.inc()
-                await _pause(stop, failures)
-                failures += 1
+                await backoff.wait(stop)
             else:
                 return
 
@@ -250,9 +246,3 @@ class Consumer:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
-
-
-async def _pause(stop: asyncio.Event, failures: int) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)] * uniform(0.5, 1.5)):
-            await stop.wait()

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pydantic import BaseModel
 
 from shared import db, partitions
+from shared.backoff import wait
 from shared.config import Settings
 from shared.consumer import Consumer, Handler, Handling
 from shared.db import Pool
@@ -19,6 +20,7 @@ from shared.relay import Relay
 from shared.runtime import Beat, Tasks
 
 _HINT_SECONDS = 0.02
+_IDLE_SECONDS = 0.25  # how long stopping may go unnoticed while nothing is committed
 
 
 @asynccontextmanager
@@ -83,10 +85,7 @@ class Hint:
         """Notify at most once every `_HINT_SECONDS`, until `stop`."""
         while not stop.is_set():
             beat()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5.0):
-                    await self._woken.wait()
-            if self._woken.is_set():
+            if await wait(self._woken, _IDLE_SECONDS):
                 self._woken.clear()
                 with contextlib.suppress(*db.ERRORS):
                     await self._pool.execute("select pg_notify($1, '')", self._channel, timeout=1.0)

@@ -108,10 +108,10 @@ def static_headers(type_: str, source: str) -> Headers:
 
 def headers(static: Headers, key: bytes, head: bytes) -> Headers:
     """All headers of one record, from its type's and from what the outbox stored."""
-    own = [("ce_id", head[:_ID]), ("ce_time", head[_ID : _ID + _TIME]), ("ce_subject", key)]
-    if trace := head[_ID + _TIME :]:
-        own.append(("traceparent", trace))
-    return static + own
+    found = [*static, ("ce_id", head[:_ID]), ("ce_time", head[_ID : _ID + _TIME]), ("ce_subject", key)]
+    if len(head) > _ID + _TIME:
+        found.append(("traceparent", head[_ID + _TIME :]))
+    return found
 
 
 def type_of(record: Record) -> str | None:

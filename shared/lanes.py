@@ -5,6 +5,7 @@ the relay whose epoch it is. Two relays with one lane can repeat rows, but can n
 follow Gray and Cheriton (1989), the epoch is a fencing token (Kleppmann, 2016); all times are the database's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TypeAlias
@@ -15,6 +16,9 @@ from shared.db import Plain
 
 Row: TypeAlias = asyncpg.Record
 """One outbox row: topic, hash, key, value, type, head, lane, xid, id."""
+
+Positions: TypeAlias = dict[int, tuple[int, int]]
+"""Lane to the (xid, id) of the last row that is done."""
 
 # The cursor is the pair (xid, id): ids alone are handed out before commit, so `id > last` skips rows that commit late.
 # A row is read once its xid is below the oldest xid still running, because from then on nothing can appear before it.
@@ -107,30 +111,39 @@ class Lanes:
         self.total = total
         self.held = {n: Cursor(r["xid"], r["id"], r["epoch"]) for n, r in mine.items() if n not in surplus}
 
-    async def read(self, conn: Plain, limit: int) -> list[Row]:
-        """Read up to `limit` unpublished rows of each held lane, in the order of each lane."""
-        lanes = list(self.held)
-        cursors = self.held.values()
-        return await conn.fetch(_READ, lanes, [c.xid for c in cursors], [c.id for c in cursors], limit)
+    @property
+    def positions(self) -> Positions:
+        """Where each held lane stands."""
+        return {lane: (cursor.xid, cursor.id) for lane, cursor in self.held.items()}
 
-    async def advance(self, conn: Plain, rows: list[Row]) -> None:
-        """Move each lane's cursor past its last row, all of which Kafka has acknowledged; forget lanes that were lost."""
-        last = {row["lane"]: row for row in rows}
-        epochs = [self.held[lane].epoch for lane in last]
-        ends = [(row["xid"], row["id"]) for row in last.values()]
-        xids, ids = [xid for xid, _ in ends], [id_ for _, id_ in ends]
-        moved = {r["lane"] for r in await conn.fetch(_ADVANCE, self.owner, list(last), xids, ids, epochs)}
-        for lane, (xid, id_) in zip(last, ends, strict=True):
-            if lane in moved:
-                self.held[lane] = Cursor(xid, id_, self.held[lane].epoch)
-            else:
-                del self.held[lane]
+    async def advance(self, conn: Plain, ends: Positions) -> None:
+        """Move lanes' cursors to rows up to which Kafka has acknowledged everything; forget lanes that were lost."""
+        epochs = [self.held[lane].epoch for lane in ends]
+        moved = await conn.fetch(_ADVANCE, self.owner, list(ends), *_split(ends), epochs)
+        for lane in ends.keys() - {row["lane"] for row in moved}:
+            del self.held[lane]
+        for row in moved:
+            self.held[row["lane"]] = Cursor(*ends[row["lane"]], self.held[row["lane"]].epoch)
 
     async def give_back(self, conn: Plain) -> None:
         """Let other relays have the lanes at once, instead of when the leases run out."""
         await conn.execute(_GIVE_BACK, self.owner, list(self.held))
         await conn.execute("delete from outbox_relays where owner = $1", self.owner)
         self.held = {}
+
+
+def ends_of(rows: Sequence[Row]) -> Positions:
+    """Give each lane's last row; rows are in the order of their lanes."""
+    return {row[6]: (row[7], row[8]) for row in rows}
+
+
+async def read(conn: Plain, after: Positions, limit: int) -> list[Row]:
+    """Read up to `limit` rows of each lane from behind its position, in the order of each lane."""
+    return await conn.fetch(_READ, list(after), *_split(after), limit)
+
+
+def _split(positions: Positions) -> tuple[list[int], list[int]]:
+    return [xid for xid, _ in positions.values()], [id_ for _, id_ in positions.values()]
 
 
 async def held_back_by(conn: Plain) -> Row | None:

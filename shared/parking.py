@@ -67,8 +67,13 @@ def _letter(consumer: str, one: Parked) -> events.Encoded:
     """Describe the parked record for people with a console: readable where it is text, base64 where it is not."""
     record = one.record
     letter = {
-        "consumer": consumer, "error": one.error[:2000], "attempts": one.attempts, "key": one.key,
-        "topic": record.topic, "partition": record.partition, "offset": record.offset,
+        "consumer": consumer,
+        "error": one.error[:2000],
+        "attempts": one.attempts,
+        "key": one.key,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
         "headers": {name: _readable(value) for name, value in record.headers},
         "value": _readable(record.value),
     }

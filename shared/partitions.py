@@ -5,7 +5,6 @@ their day without changing their position, because a move keeps `xid` and `id`.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from random import uniform
@@ -15,6 +14,7 @@ from uuid import UUID
 import structlog
 
 from shared import db, metrics
+from shared.backoff import wait
 from shared.db import Pool
 
 DAYS_AHEAD = 7
@@ -43,7 +43,9 @@ def statements(day: date) -> Iterator[tuple[str, list[str]]]:
         yield (
             name,
             [
-                "set local lock_timeout = '2s'",
+                "set local lock_timeout = '500ms'",
+                # Inserts wait here, before they choose a partition: one that had chosen the DEFAULT one would fail.
+                f"lock table only {table} in share row exclusive mode",
                 f"lock table {table}_default in access exclusive mode",
                 f"create table {name} (like {table} including defaults including constraints)",
                 f"with moved as (delete from {table}_default where {column} >= {low} and {column} < {high} returning *) "
@@ -89,6 +91,4 @@ async def run(pool: Pool, stop: asyncio.Event, beat: Callable[[], None] = lambda
             except db.ERRORS as error:
                 log.warning("partitions could not be made, trying again", error=repr(error))
                 look_at = monotonic() + 30.0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5.0):
-                await stop.wait()
+        await wait(stop, 5.0)

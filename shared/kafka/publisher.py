@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
@@ -18,12 +18,8 @@ _TOO_LARGE = (
 )
 
 
-class Message(NamedTuple):
-    """What the producer needs of one record."""
-
-    key: bytes
-    value: bytes
-    headers: Headers
+Message = tuple[bytes, bytes, Headers]
+"""Key, value and headers of one record."""
 
 
 class Publisher:

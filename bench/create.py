@@ -1,0 +1,78 @@
+"""Durable orders with their outbox rows: group commit against a transaction per call, at the batching call itself."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+
+import asyncpg
+import uvloop
+
+from bench import report, servers
+from bench.report import Rate
+from orders.domain import Request
+from orders.service import Door
+from shared import db
+from shared.batching import Batcher
+
+CLIENTS = 128
+SECONDS = 8.0
+ROUNDS = 2
+
+
+async def load(name: str, call: Callable[[int], Awaitable[object]], clients: int, seconds: float) -> Rate:
+    """Let so many clients call, each one call at a time, for so long."""
+    latencies: list[float] = []
+    numbers = count()
+    until = time.perf_counter() + seconds
+
+    async def client() -> None:
+        while (started := time.perf_counter()) < until:
+            await call(next(numbers))
+            latencies.append(time.perf_counter() - started)
+
+    started = time.perf_counter()
+    await asyncio.gather(*[client() for _ in range(clients)])
+    return Rate(name, len(latencies), time.perf_counter() - started, latencies)
+
+
+def _request(number: int) -> Request:
+    return Request(f"u{number % 1000}", "burger", 2, "bench")
+
+
+async def grouped(url: str) -> Rate:
+    batcher = Batcher(url, Door(60).place, name="bench", workers=2)
+    stop = asyncio.Event()
+    running = asyncio.create_task(batcher.run(stop))
+    rate = await load("group commit", lambda n: batcher.submit(_request(n)), CLIENTS, SECONDS)
+    stop.set()
+    await running
+    return rate
+
+
+async def singly(url: str) -> Rate:
+    door = Door(60)
+    async with db.pool(url, size=16, name="bench") as pool:
+
+        async def call(number: int) -> None:
+            async with pool.acquire() as conn, conn.transaction():
+                await door.place(conn, [_request(number)])
+
+        return await load("a transaction per call (pool of 16)", call, CLIENTS, SECONDS)
+
+
+async def measure(run: servers.Servers) -> None:
+    await run.migrate("bench_create")
+    url = run.service_url("bench_create", "orders")
+    found = [rate for _ in range(ROUNDS) for rate in (await grouped(url), await singly(url))]
+    report.show(f"create: durable order + outbox row, {CLIENTS} callers in one process", *found)
+    for n in range(ROUNDS):
+        report.ratio(f"round {n + 1}, ratio", found[2 * n].per_second / found[2 * n + 1].per_second, 3, 5)
+    conn = await asyncpg.connect(url)
+    orders, rows = await conn.fetchval("select count(*) from orders"), await conn.fetchval("select count(*) from outbox")
+    await conn.close()
+    report.audit("answers = orders = outbox rows", sum(rate.count for rate in found), orders, rows)
+
+
+def main(run: servers.Servers) -> None:
+    uvloop.run(measure(run))

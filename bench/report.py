@@ -1,0 +1,59 @@
+"""How a benchmark says what it found: figures, their ratio, and the audit that closes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many of something in so many seconds; latencies in seconds, CPU in seconds, where they were taken."""
+
+    name: str
+    count: int
+    seconds: float
+    latencies: Sequence[float] = ()
+    cpu_seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        return self.count / self.seconds
+
+    def __str__(self) -> str:
+        text = f"  {self.name:<58} {self.per_second:>10,.0f} /s"
+        if self.latencies:
+            text += f"   p50 {percentile(self.latencies, 50) * 1e3:6.1f} ms   p99 {percentile(self.latencies, 99) * 1e3:6.1f} ms"
+        if self.cpu_seconds:
+            text += f"   {self.cpu_seconds / self.count * 1e6:6.1f} us CPU each"
+        return text
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def show(title: str, *rates: Rate) -> None:
+    print(f"\n{title}")
+    for rate in rates:
+        print(rate)
+
+
+def ratio(label: str, value: float, floor: float, aim: float) -> None:
+    met = "aim met" if value >= aim else "floor met" if value >= floor else "BELOW THE FLOOR"
+    print(f"  {label}: {value:.2f} (floor {floor:g}, aim {aim:g}: {met})")
+
+
+def most(label: str, value: float, unit: str, floor: float, aim: float) -> None:
+    met = "aim met" if value <= aim else "floor met" if value <= floor else "ABOVE THE FLOOR"
+    print(f"  {label}: {value:.2f} {unit} (at most {floor:g}, aim {aim:g}: {met})")
+
+
+def audit(label: str, *counts: int) -> None:
+    """All counts are of the same things, seen in different places; a benchmark that lost some is void."""
+    if len(set(counts)) != 1:
+        raise SystemExit(f"AUDIT FAILED: {label}: {counts}")
+    print(f"  audit: {label}: {counts[0]:,} everywhere")
+
+
+def flat(label: str, value: float) -> None:
+    print(f"  {label}: {value:.2f} ({'flat' if 0.9 <= value <= 1.1 else 'NOT FLAT'} to 10 %)")

@@ -1,0 +1,98 @@
+"""Small things that tests are made of: waiting for facts, orders, records."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer
+
+from contracts.orders import OrderConfirmed, OrderCreated
+from shared import events
+from shared.events import Event, Record
+from shared.kafka.clients import hard_stop
+
+_offsets = count()
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 20.0, pause: float = 0.02) -> Any:
+    """Wait for a fact, not for a time; returns what `check` found."""
+    async with asyncio.timeout(seconds):
+        while not (found := await check()):
+            await asyncio.sleep(pause)
+    return found
+
+
+def order_created(order_id: int = 1, **changes: Any) -> OrderCreated:
+    """An order of two burgers, but for the changes."""
+    fields: dict[str, Any] = {
+        "version": 1,
+        "order_id": order_id,
+        "user_id": "u1",
+        "sku": "burger",
+        "quantity": 2,
+        "note": "",
+        "product": {"sku": "burger"},
+        "amount_cents": 1700,
+        "currency": "EUR",
+        "expires_at": datetime.now(UTC) + timedelta(minutes=1),
+    }
+    return OrderCreated(**(fields | changes))
+
+
+def order_confirmed(order_id: int = 1, version: int = 2) -> OrderConfirmed:
+    """A small event of order `order_id`."""
+    return OrderConfirmed(version=version, order_id=order_id, sku="burger", quantity=2)
+
+
+def record(event: Event, *, source: str = "/test", partition: int = 0, offset: int | None = None) -> Record:
+    """The Kafka record that a relay makes of an event; each call gives the event an id of its own."""
+    encoded = events.encode(event)
+    key = encoded.key.encode()
+    headers = events.headers(events.static_headers(encoded.type, source), key, encoded.head)
+    at = int(datetime.now(UTC).timestamp() * 1000)
+    where = next(_offsets) if offset is None else offset
+    return Record(encoded.topic, partition, where, at, key, encoded.value, headers)
+
+
+Tail = Callable[[], Awaitable[list[Record]]]
+
+
+@asynccontextmanager
+async def tail(address: str, topic: str, *, from_the_beginning: bool = False) -> AsyncIterator[Tail]:
+    """Give a function that reads what the topic has got since this began, per partition in order."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = sorted(consumer.assignment())
+        seen: list[Record] = []
+        starts = await (consumer.beginning_offsets if from_the_beginning else consumer.end_offsets)(partitions)
+        for partition in partitions:
+            consumer.seek(partition, starts[partition])
+
+        async def read() -> list[Record]:
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(p) < ends[p] for p in partitions]):
+                found = await consumer.getmany(timeout_ms=200)
+                seen.extend(as_record(r) for records in found.values() for r in records)
+            return seen
+
+        yield read
+    finally:
+        await hard_stop(consumer, consumer._client, [])
+
+
+def as_record(r: Any) -> Record:
+    """An aiokafka record as the toolkit has it."""
+    return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers))
+
+
+def versions_by_key(records: Sequence[Record]) -> dict[str, list[int]]:
+    """The versions that each key's events have, in the order of their partition."""
+    found: dict[str, list[int]] = {}
+    for r in records:
+        found.setdefault((r.key or b"").decode(), []).append(orjson.loads(r.value or b"")["version"])
+    return found
