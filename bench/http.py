@@ -60,9 +60,9 @@ def main(run: servers.Servers) -> None:
     for name, (module, arguments) in rivals.items():
         port = ports.free_block(1)
         with processes.running("http", module, *arguments, port=port, environment=environment) as process:
-            before = processes.cpu_seconds([process])
+            before = processes.cpu_seconds(process)
             rate, done = uvloop.run(measure(name, port))
-            cpu = (processes.cpu_seconds([process]) - before) * rate.count / done
+            cpu = (processes.cpu_seconds(process) - before) * rate.count / done
             rates.append(Rate(rate.name, rate.count, rate.seconds, rate.latencies, cpu))
             answered += done
     report.show(f"POST /v1/orders, {CLIENTS} clients on the same two cores", *rates)

@@ -6,8 +6,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -42,16 +42,12 @@ def _wait_ready(child: "subprocess.Popen[bytes]", port: int) -> None:
     raise SystemExit(f"the process on port {port} did not become ready; see {FOLDER}")
 
 
-def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """CPU that processes and their children have used, in seconds; children that ended meanwhile are in it too."""
-    total = 0.0
-    for process in processes:
-        times = process.cpu_times()
-        total += times.user + times.system + times.children_user + times.children_system
-        for child in process.children(recursive=True):
-            try:
-                own = child.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU that a process and its children have used, in seconds; children that ended meanwhile are in it too."""
+    times = process.cpu_times()
+    total: float = times.user + times.system + times.children_user + times.children_system
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            own = child.cpu_times()
             total += own.user + own.system
     return total

@@ -29,6 +29,7 @@ class Servers:
     postgres_port: int
     kafka_port: int
     broker: Kafka
+    pids: dict[str, int]
 
     @property
     def bootstrap(self) -> str:
@@ -63,7 +64,7 @@ def running(partitions: int = PARTITIONS) -> Iterator[Servers]:
         for server in servers:
             server.start()
         asyncio.run(topics.create(f"127.0.0.1:{first}", partitions, 1))
-        yield Servers(first + 2, first, broker)
+        yield Servers(first + 2, first, broker, {"postgres": servers[0].pid, "kafka": servers[1].pid})
     finally:
         for server in reversed(servers):
             server.stop()

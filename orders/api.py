@@ -1,7 +1,7 @@
 """HTTP in: the tutorial's API. Parse, call one use case, answer."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web as aio
@@ -9,12 +9,10 @@ from aiohttp import web as aio
 from orders import service, store
 from orders.domain import Order, Request, Status
 from orders.service import Placed
-from orders.worker import Waiters
 from shared import db, errors, web
-from shared.batching import Batcher
 
-DOOR = aio.AppKey("DOOR", Batcher[Request, Placed])
-WAITERS = aio.AppKey("WAITERS", Waiters)
+PLACE: aio.AppKey[Callable[[Request], Awaitable[Placed]]] = aio.AppKey("PLACE")
+WAIT: aio.AppKey[Callable[[int, float], Awaitable[None]]] = aio.AppKey("WAIT")
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
@@ -33,7 +31,7 @@ async def create(request: aio.Request) -> aio.Response:
     wanted = _parse(await web.body(request))
     wanted.idempotency_key = _key(request)
     wanted.trace = web.trace_of(request)
-    placed = await request.app[DOOR].submit(wanted)
+    placed = await request.app[PLACE](wanted)
     headers = {"Location": f"/v1/orders/{placed.order_id}"}
     if placed.replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -47,7 +45,7 @@ async def get(request: aio.Request) -> aio.Response:
     seconds = _wait(request)
     order = await web.within(_read(request, order_id))
     if seconds and order.status is Status.PENDING:
-        await request.app[WAITERS].wait(order_id, seconds)
+        await request.app[WAIT](order_id, seconds)
         order = await web.within(_read(request, order_id))
     return web.json(_shown(order))
 

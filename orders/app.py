@@ -12,6 +12,7 @@ from orders.worker import Sweeper, Waiters
 from shared import db, delivery, runtime, web
 from shared.batching import Batcher
 
+WAITERS = aio.AppKey("WAITERS", Waiters)
 SETTINGS = aio.AppKey("SETTINGS", Settings)
 
 
@@ -53,10 +54,10 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
             )
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("door", door.run))
-            app[api.DOOR] = door
-        app[web.POOL], app[api.WAITERS], app[api.COMMITTED] = pool, waiters, committed
+            app[api.PLACE] = door.submit
+        app[web.POOL], app[WAITERS], app[api.WAIT], app[api.COMMITTED] = pool, waiters, waiters.wait, committed
         yield
 
 
 async def _release_waiters(app: aio.Application) -> None:
-    app[api.WAITERS].release()
+    app[WAITERS].release()

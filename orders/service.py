@@ -42,14 +42,14 @@ class Catalogue:
     async def find(self, conn: Connection, skus: set[str]) -> dict[str, Product | None]:
         """Give each sku's product, or None where there is none."""
         now = time.monotonic()
-        stale = [sku for sku in skus if self._known.get(sku, (0.0, None))[0] <= now]
-        if stale:
+        answer = {sku: self._known[sku][1] for sku in skus if self._known.get(sku, (0.0, None))[0] > now}
+        if stale := skus - answer.keys():
+            found = await store.products(conn, list(stale))  # meanwhile another worker may make this forget all
             if len(self._known) > _CATALOGUE_SIZE:
                 self._known.clear()
-                stale = list(skus)
-            found = await store.products(conn, stale)
             self._known |= {sku: (now + _CATALOGUE_SECONDS, found.get(sku)) for sku in stale}
-        return {sku: self._known[sku][1] for sku in skus}
+            answer |= {sku: found.get(sku) for sku in stale}
+        return answer
 
 
 class Door:

@@ -31,9 +31,12 @@ published as ({outbox.insert_sql(12, "row.key in (select id::text from placed)")
 select id from placed
 """
 
+# Two branches, each by its own index: with OR between them Postgres reads the whole table.
 _FIND = f"""
-select {_COLUMNS}, idempotency_key from orders
- where id = any($1) or (user_id, idempotency_key) in (select * from unnest($2::text[], $3::text[]))
+select {_COLUMNS}, idempotency_key from orders where id = any($1)
+union all
+select found.* from unnest($2::text[], $3::text[]) wanted(by, key) cross join lateral (
+  select {_COLUMNS}, idempotency_key from orders where user_id = wanted.by and idempotency_key = wanted.key) found
 """
 
 # The one guard of "only one final status wins": a row that is not PENDING any more is not touched.

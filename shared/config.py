@@ -3,6 +3,7 @@
 They are read once, from the environment, and a wrong one stops the process with a line that names the variable.
 """
 
+import re
 import socket
 from typing import Annotated, Literal
 
@@ -44,5 +45,9 @@ class Settings(BaseSettings):
 
 def complaint(error: ValidationError) -> str:
     """One line per wrong variable, to be printed before the process ends."""
-    lines = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']} (is {e['input']!r})" for e in error.errors()]
+    lines = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']} (is {_shown(e['input'])})" for e in error.errors()]
     return "wrong setting: " + "; ".join(lines)
+
+
+def _shown(value: object) -> str:
+    return re.sub(r"//[^/]*@", "//...@", repr(value))  # an address has a password in it

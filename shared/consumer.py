@@ -99,14 +99,15 @@ class Handling:
             return
         try:
             await self._commit(batch)
-        except UnknownAggregate as error:
-            strange = [r for r in batch if any(r.event is e for e in error.events)]
-            await self._park([Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange])
-            await self._attempt([r for r in batch if r not in strange], failed)
         except Exception as error:
             if db.is_transient(error):
                 raise
-            if len(batch) > 1:
+            unknown = error.events if isinstance(error, UnknownAggregate) else []
+            strange = [r for r in batch if any(r.event is e for e in unknown)]
+            if strange:
+                await self._park([Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange])
+                await self._attempt([r for r in batch if r not in strange], failed)
+            elif len(batch) > 1:
                 middle = len(batch) // 2
                 await self._attempt(batch[:middle], failed)
                 await self._attempt(batch[middle:], failed)
@@ -128,7 +129,7 @@ class Handling:
             async with db.transaction(self._pool) as conn:
                 await db.lock_keys(conn, keys)
                 claim = await inbox.claim(conn, self._consumer, [r.event_id for r in batch], keys)
-                fresh = list({r.event_id: r for r in reversed(batch) if r.event_id in claim.fresh}.values())[::-1]
+                fresh = list({r.event_id: r for r in batch if r.event_id in claim.fresh}.values())  # each in its first place
                 behind = [r for r in fresh if _lane(r) in claim.blocked]
                 if behind:
                     waiting = "waits behind an earlier event of its key"

@@ -50,7 +50,7 @@ async def _keep(_conn: Connection) -> None:
 async def connect(url: str, **settings: str) -> Plain:
     """Open one connection, for a loop that owns it; `settings` are Postgres' own. Raises one of `ERRORS`."""
     conn: Plain = await asyncpg.connect(
-        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings={"jit": "off", **settings}
+        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings={"jit": "off", "enable_seqscan": "off", **settings}
     )
     await _prepare(conn)
     return conn
@@ -61,6 +61,7 @@ async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
     """Yield a pool that connects when it is first used, so that a service starts while Postgres is away."""
     settings = {
         "jit": "off",
+        "enable_seqscan": "off",  # a plan that was cached while a table was tiny must not read it whole when it is large
         "application_name": name,
         "idle_in_transaction_session_timeout": "10s",  # an open write transaction holds every relay's cursor back
     }

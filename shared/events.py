@@ -16,7 +16,10 @@ from pydantic import BaseModel, ValidationError
 from uuid_utils.compat import uuid7
 
 Headers = list[tuple[str, bytes]]
+ReceivedHeaders = list[tuple[str, bytes | None]]
+"""Kafka's headers may be null, whoever wrote them."""
 
+MAX_KEY = 500  # what Postgres can index
 _ID, _TIME = 36, 27  # widths of a UUID and of 2026-01-31T12:00:00.123456Z in ASCII
 
 
@@ -51,7 +54,7 @@ class Record(NamedTuple):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: ReceivedHeaders
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +120,14 @@ def headers(static: Headers, key: bytes, head: bytes) -> Headers:
 def type_of(record: Record) -> str | None:
     """The record's event type, or None when it does not say."""
     for name, value in record.headers:
-        if name == "ce_type":
+        if name == "ce_type" and value is not None:
             return value.decode(errors="replace")
     return None
 
 
 def decode(record: Record, model: type[BaseModel]) -> Received:
     """Turn a record into an event of `model`, or raise `Undecodable`."""
-    known = dict(record.headers)
+    known = {name: value for name, value in record.headers if value is not None}
     try:
         event_id = UUID(known["ce_id"].decode())
         event = model.model_validate_json(record.value or b"")
@@ -137,6 +140,8 @@ def decode(record: Record, model: type[BaseModel]) -> Received:
     except ValueError as error:
         raise Undecodable(f"ce_id or key: {error}") from None
     expected = str(getattr(event, model.key_field))  # type: ignore[attr-defined]  # every event has one
+    if len(key) > MAX_KEY:
+        raise Undecodable(f"key has {len(key)} characters; {MAX_KEY} at most")
     if key != expected:
         raise Undecodable(f"key is {key!r:.60}, the value says {expected!r:.60}")
     return Received(event_id, key, event, record)

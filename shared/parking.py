@@ -26,6 +26,9 @@ on conflict do nothing returning topic, partition, "offset"
 """
 
 
+_LAST_MS = 253_402_300_799_000  # the end of year 9999; a producer may write any timestamp
+
+
 @dataclass(frozen=True, slots=True)
 class Parked:
     """A record that is set aside, and why; `blocks` says that later events of its key must wait behind it."""
@@ -55,7 +58,7 @@ async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> Non
 def _row(one: Parked) -> tuple[object, ...]:
     record = one.record
     headers = [[name, base64.b64encode(value or b"").decode()] for name, value in record.headers]
-    recorded_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    recorded_at = datetime.fromtimestamp(min(record.timestamp_ms, _LAST_MS) / 1000, UTC)
     type_ = (events.type_of(record) or "").replace("\x00", "\ufffd")
     return (
         *(record.topic, one.key, type_, one.event_id, record.topic, record.partition, record.offset, recorded_at),
@@ -70,7 +73,7 @@ def _letter(consumer: str, one: Parked) -> events.Encoded:
         "consumer": consumer,
         "error": one.error[:2000],
         "attempts": one.attempts,
-        "key": one.key,
+        "key": one.key[:500],
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,

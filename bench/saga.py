@@ -1,0 +1,66 @@
+"""Whole sagas a second: orders in over HTTP as fast as they go, until the last one is CONFIRMED, all on two cores."""
+
+import asyncio
+import json
+import time
+
+import uvloop
+
+from bench import report, servers, shop
+from bench.client import Connection
+from bench.report import Rate
+
+ORDERS = 40_000
+CLIENTS = 64
+LIMIT_SECONDS = 55.0  # below the orders' deadline
+
+
+async def place(port: int, orders: int, clients: int) -> None:
+    """Place so many orders, each client one at a time."""
+    left = iter(range(orders))
+
+    async def client() -> None:
+        connection = await Connection.open(port)
+        for number in left:
+            order = {"userId": f"u{number % 1000}", "sku": ("burger", "pizza", "fries")[number % 3], "quantity": 1}
+            status, answer = await connection.request("POST", "/v1/orders", json.dumps(order).encode())
+            if status != 202:
+                raise SystemExit(f"{status} {answer!r}")
+        connection.close()
+
+    await asyncio.gather(*[client() for _ in range(clients)])
+
+
+async def all_final(made: shop.Shop, orders: int) -> dict[str, int]:
+    """Wait until no order is PENDING."""
+    until = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < until:
+        found = await made.counts()
+        if found.get("PENDING", 0) == 0 and sum(found.get(s, 0) for s in ("CONFIRMED", "CANCELLED")) == orders:
+            return found
+        await asyncio.sleep(0.1)
+    raise SystemExit(f"not all orders are final: {await made.counts()}")
+
+
+async def _measure(made: shop.Shop) -> None:
+    await place(made.port, 500, 8)  # warm
+    await all_final(made, 500)
+    cpu, started = made.cpu(), time.perf_counter()
+    await place(made.port, ORDERS, CLIENTS)
+    accepted = time.perf_counter() - started
+    found = await all_final(made, ORDERS + 500)
+    rate = Rate("whole sagas, HTTP to CONFIRMED", ORDERS, time.perf_counter() - started)
+    used = made.cpu() - cpu
+    report.show("saga: everything on the same two cores, generator included", Rate("orders accepted", ORDERS, accepted), rate)
+    report.ratio("whole sagas, thousands a second", rate.per_second / 1000, 2.5, 6)
+    report.most("CPU of services, Postgres and Kafka per order, at saturation", used.total() / ORDERS * 1e6, "us", 800, 400)
+    print("  of which", ", ".join(f"{name} {seconds / ORDERS * 1e6:.0f} us" for name, seconds in used.items()))
+    report.audit("orders = CONFIRMED", ORDERS + 500, found["CONFIRMED"])
+    # OrderCreated, OrderConfirmed; InventoryReserved; PaymentSucceeded
+    report.audit("outbox rows by service", 2 * (ORDERS + 500), found["orders"], 2 * found["inventory"], 2 * found["payments"])
+
+
+def main(run: servers.Servers) -> None:
+    asyncio.run(run.migrate("bench_saga"))
+    with shop.running(run, "bench_saga") as made:
+        uvloop.run(_measure(made))

@@ -1,0 +1,59 @@
+"""The whole shop for a benchmark: three services on a Postgres and a Kafka, and the CPU that they use together."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import psutil
+
+from bench import processes
+from bench.servers import Servers
+from local import ports
+
+SERVICES = ("orders", "inventory", "payments")
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A running shop; `processes` are its services and servers, not the generator."""
+
+    url: str
+    port: int
+    processes: Mapping[str, psutil.Process]
+
+    def cpu(self) -> Counter[str]:
+        """CPU seconds used so far by each service, Postgres and Kafka."""
+        return Counter({name: processes.cpu_seconds(process) for name, process in self.processes.items()})
+
+    async def counts(self) -> dict[str, int]:
+        """Orders by status, and outbox rows of all services."""
+        conn = await asyncpg.connect(self.url)
+        rows = await conn.fetch("select status, count(*) from orders.orders group by status")
+        found = {status: count for status, count in rows}
+        for service in SERVICES:
+            found[service] = await conn.fetchval(f"select count(*) from {service}.outbox")
+        await conn.close()
+        return found
+
+
+@contextmanager
+def running(run: Servers, database: str, environment: Mapping[str, str] | None = None) -> Iterator[Shop]:
+    """Start the services on a migrated database; end them with the block."""
+    with ExitStack() as stack:
+        started = {name: psutil.Process(pid) for name, pid in run.pids.items()}
+        orders_port = 0
+        for service in SERVICES:
+            port = ports.free_block(1)
+            orders_port = orders_port or port
+            variables = {
+                "DATABASE_URL": run.service_url(database, service),
+                "PROVIDER_DATABASE_URL": run.service_url(database, "provider"),
+                "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
+                "INSTANCE_ID": f"{service}-bench",
+                **(environment or {}),
+            }
+            process = processes.running(service, service, port=port, environment=variables)
+            started[service] = stack.enter_context(process)
+        yield Shop(run.url(database), orders_port, started)

@@ -1,0 +1,16 @@
+"""The inventory service's settings; the defaults work beside `make up`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared import config
+
+
+class Settings(config.Settings):
+    """What all services need."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
+        "postgresql://inventory_user:inventory@127.0.0.1:5433/quickbite"
+    )

@@ -1,0 +1,32 @@
+"""The inventory schema: stock, reservations, and the toolkit's tables."""
+
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
+
+from contracts.inventory import TOPIC
+from shared import tables
+
+metadata = MetaData(schema="inventory")
+
+stock = Table(
+    "stock",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("available", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False, server_default="0"),
+    Column("sold", BigInteger, nullable=False, server_default="0"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("order_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("sku", Text, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("version", Integer, nullable=False, comment="how many events told of it"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+tables.delivery(metadata, TOPIC)
