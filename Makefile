@@ -1,0 +1,85 @@
+# STACK=local runs everything from pip (see local/), STACK=compose in Docker; without it, Docker if an engine answers.
+PYTHON ?= python3
+STACK ?= $(shell $(PYTHON) local/bootstrap.py stack)
+RUN := .venv/bin/python -m
+LOCAL := $(PYTHON) local/bootstrap.py local && $(RUN) local
+DEV := @$(PYTHON) local/bootstrap.py dev
+
+ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
+
+.DEFAULT_GOAL := help
+.PHONY: help up down reset ps logs events psql test lint check bench lock format
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## Start the whole stack; it is ready when this returns
+	@$(ON_STACK)
+
+down: ## Stop it; the data stays
+	@$(ON_STACK)
+
+reset: ## Stop it and delete its data
+	@$(ON_STACK)
+
+ps: ## Show what runs
+	@$(ON_STACK)
+
+logs: ## Follow the logs, of one process with NAME=orders
+	@$(ON_STACK)
+
+events: ## Show every event from the beginning, in Kafka's own console consumer
+	@$(ON_STACK)
+
+psql: ## Open a shell in the database, as orders_user
+	@$(ON_STACK)
+
+test: ## Run every test, on a stack of its own; some of them with ARGS="tests/unit -k word"
+	$(DEV)
+	@$(RUN) pytest $(ARGS)
+
+lint: ## Check format, style, types and who imports whom
+	$(DEV)
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@.venv/bin/lint-imports
+
+check: lint test ## Everything that CI runs
+
+bench: ## Run the benchmarks, one of them with ARGS=name
+	$(DEV)
+	@$(RUN) bench $(ARGS)
+
+format: ## Format the code and mend what can be mended
+	$(DEV)
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+LOCK := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
+lock: ## Choose and pin the newest versions that requirements/*.in and local/jgo.toml allow
+	$(DEV)
+	@$(RUN) pip install --quiet uv
+	$(LOCK) --upgrade requirements/dev.in -o requirements/dev.txt
+	$(LOCK) --constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
+	$(LOCK) --constraint requirements/dev.txt requirements/run.in -o requirements/run.txt
+	cd local && ../.venv/bin/jgo lock
+
+up-local = $(LOCAL) up
+down-local = $(LOCAL) down
+reset-local = $(LOCAL) reset
+ps-local = $(LOCAL) ps
+logs-local = $(LOCAL) logs -f $(NAME)
+events-local = $(LOCAL) events
+psql-local = $(LOCAL) psql
+
+up-compose = docker compose up --build --detach --wait
+down-compose = docker compose down
+reset-compose = docker compose down --volumes
+ps-compose = docker compose ps
+logs-compose = docker compose logs --follow --tail 50 $(NAME)
+events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
+	--include '.*\.events' --from-beginning --formatter-property print.timestamp=true \
+	--formatter-property print.key=true --formatter-property print.headers=true
+psql-compose = docker compose exec --env PGOPTIONS=--search_path=orders db psql --username orders_user quickbite

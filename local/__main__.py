@@ -1,0 +1,157 @@
+"""The command line of the embedded stack, what `make up` and its siblings call where no Docker engine answers."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from local import config, nginx, stack
+from local.problem import Problem
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="The whole stack on this machine, without Docker.")
+
+
+@app.command()
+def up(only: Annotated[str, typer.Option(help="Names, separated by commas.")] = "") -> None:
+    """Start what does not run yet; ready when it returns."""
+    chosen = _wanted_stack()
+    started = chosen.up([name for name in only.split(",") if name])
+    typer.echo(f"Started {', '.join(started)}." if started else "Already running.")
+    if not only:
+        typer.echo(_welcome(chosen.ports))
+
+
+@app.command()
+def down() -> None:
+    """Stop everything; the data stays."""
+    _stack().down()
+
+
+@app.command()
+def reset() -> None:
+    """Stop everything and delete its data."""
+    _stack().reset()
+
+
+@app.command()
+def ps() -> None:
+    """Show what runs."""
+    for name, process in _running_stack().supervisor.processes().items():
+        age = f"{time.time() - process['start']:.0f} s" if process["pid"] else ""
+        typer.echo(f"{name:12} {process['statename']:10} {process['pid'] or '':>8} {age:>10}")
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="A program; all by default.")] = "",
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+) -> None:
+    """Show the end of the logs."""
+    folder = _stack().supervisor.log("any").parent
+    files = sorted(folder.glob(f"{name or '*'}.log"))
+    if not files:
+        raise Problem(f"There is no log of {name or 'anything'} in {folder}.")
+    _become(["tail", "-n", "50", *(["-F"] if follow else []), *map(str, files)])
+
+
+@app.command()
+def events() -> None:
+    """Show every event from the beginning, with Kafka's own console consumer."""
+    shown = ("timestamp", "partition", "offset", "key", "headers")
+    choices = [argument for name in shown for argument in ("--formatter-property", f"print.{name}=true")]
+    reader = "org.apache.kafka.tools.consumer.ConsoleConsumer"
+    _become(_running_stack().kafka.tool(reader, "--include", r".*\.events", "--from-beginning", *choices))
+
+
+@app.command()
+def psql() -> None:
+    """Open a shell in the database as orders_user."""
+    command, environment = _running_stack().postgres.shell("orders_user", "orders", "orders")
+    _become(command, environment)
+
+
+def _stack() -> stack.Stack:
+    """Take the stack as it runs or, when it does not, as the environment wants it."""
+    settings = config.load()
+    saved = stack.saved_ports(_root(settings))
+    return _make(settings, saved or _chosen_ports(settings, settings.gateway_port or nginx.default_port()))
+
+
+def _running_stack() -> stack.Stack:
+    found = _stack()
+    if not found.supervisor.is_running():
+        raise Problem(f"The stack {found.name} does not run: start it with `make up`.")
+    return found
+
+
+def _wanted_stack() -> stack.Stack:
+    """Take the stack as the environment wants it; a gateway that runs keeps the port that it found free then."""
+    settings = config.load()
+    saved = stack.saved_ports(_root(settings))
+    default = saved.gateway if saved else nginx.default_port()
+    return _make(settings, _chosen_ports(settings, settings.gateway_port or default))
+
+
+def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
+    return stack.Stack(settings.stack_name, _root(settings), ports, kafka_heap=settings.kafka_heap)
+
+
+def _root(settings: config.Settings) -> Path:
+    return stack.HOME / settings.stack_name
+
+
+def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
+    return stack.Ports(
+        orders=settings.orders_port,
+        inventory=settings.inventory_port,
+        payments=settings.payments_port,
+        gateway=gateway,
+        postgres=settings.postgres_port,
+        kafka=settings.kafka_port,
+    )
+
+
+def _welcome(ports: stack.Ports) -> str:
+    orders = f"http://127.0.0.1:{ports.orders}"
+    order = '{"userId":"u1","sku":"burger","quantity":2}'
+    return f"""
+  orders   {orders}/docs
+  gateway  http://127.0.0.1:{ports.gateway}
+
+Place an order, and see what becomes of it:
+
+  curl -s {orders}/v1/orders -H 'content-type: application/json' -d '{order}'
+  curl -s '{orders}/v1/orders/1?wait=10'
+"""
+
+
+def _become(command: list[str], environment: dict[str, str] | None = None) -> None:
+    sys.stdout.flush()
+    os.execvpe(command[0], command, {**os.environ, **(environment or {})})
+
+
+class Terminal(logging.Handler):
+    """Shows each step of the stack as a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        typer.echo(record.getMessage())
+
+
+def main() -> None:
+    """Run a command; what it refuses is one line on stderr and exit status 1."""
+    logging.getLogger("local").setLevel(logging.INFO)
+    logging.getLogger("local").addHandler(Terminal())
+    try:
+        app()
+    except Problem as problem:
+        sys.exit(str(problem))
+
+
+if __name__ == "__main__":
+    main()

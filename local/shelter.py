@@ -1,0 +1,47 @@
+"""A place for the files of an unprivileged user whom root serves: where every parent folder lets everybody through."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from local.files import digest
+from local.problem import Problem
+
+OPEN_FOLDER = Path("/var/tmp")  # noqa: S108 - `claim` checks owner and type
+
+
+def reachable(folder: Path, version: str = "") -> Path:
+    """Return `folder` if it and its parents are open, else one below /var/tmp for this `version` of its contents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder if is_open(folder) else OPEN_FOLDER / f"quickbite-{digest(folder, version)}" / folder.name
+
+
+def short(folder: Path, limit_bytes: int) -> Path:
+    """Return `folder`, or one below /var/tmp when its path is too long for a socket in it."""
+    return folder if len(os.fsencode(folder)) <= limit_bytes else OPEN_FOLDER / f"quickbite-{digest(folder)}" / "run"
+
+
+def is_open(path: Path) -> bool:
+    """Whether any user can pass through every folder above and including `path`."""
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
+
+
+def claim(folder: Path) -> None:
+    """Make the parent of a sheltered `folder`; raises `Problem` when somebody else was first with its name."""
+    if not _is_sheltered(folder):
+        return
+    folder.parent.mkdir(exist_ok=True)
+    found = folder.parent.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise Problem(f"{folder.parent} belongs to somebody else: remove it.")
+    folder.parent.chmod(0o755)
+
+
+def remove(folder: Path) -> None:
+    """Remove `folder`, with its parent if that is a shelter."""
+    shutil.rmtree(folder.parent if _is_sheltered(folder) else folder, ignore_errors=True)
+
+
+def _is_sheltered(folder: Path) -> bool:
+    return folder.parent.parent == OPEN_FOLDER and folder.parent.name.startswith("quickbite-")

@@ -1,0 +1,204 @@
+"""One supervised stack: what is in it and in which order it starts; its data outlives everything but `reset`."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from local import nginx, ports, services
+from local.files import locked
+from local.kafka import Kafka
+from local.postgres import Postgres
+from local.problem import Problem
+from local.process import Engine, Program, end_survivors, log_end, wait_ready
+from local.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+HOME = services.PROJECT / ".local"
+READY_SECONDS = 60
+JOB_SECONDS = 120
+PORTS_FILE = "ports.json"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where everything listens."""
+
+    orders: int = 8080
+    inventory: int = 8081
+    payments: int = 8082
+    gateway: int = 80
+    postgres: int = 5433
+    kafka: int = 9092
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Choose free ones, for a stack beside others."""
+        first = ports.free_block(7)
+        return cls(*range(first, first + 6))  # Kafka is last: its controller takes the seventh.
+
+
+class Stack:
+    """A stack called `name` with everything it writes below `root`.
+
+    `postgres_settings` come on top of the durable defaults. Its steps are logged, at level INFO.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        where: Ports,
+        *,
+        kafka_heap: str = "256m",
+        postgres_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.root, self.ports = name, root.resolve(), where
+        self._ports_file = self.root / PORTS_FILE
+        self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
+        self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
+        apart = {"orders": where.orders, "inventory": where.inventory, "payments": where.payments}
+        self._services = services.services(apart, where.postgres, where.kafka)
+        upstreams = {"ORDERS_UPSTREAM": f"{ports.LOOPBACK}:{where.orders}"}
+        self._groups: dict[str, tuple[Engine, ...]] = {
+            "data": (self.postgres, self.kafka),
+            "services": self._services,
+            "door": (nginx.Gateway(self.root / "gateway", where.gateway, upstreams),),
+        }
+        self._jobs = services.jobs(where.postgres, where.kafka)
+        self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
+        programs = {name: [engine.program() for engine in group] for name, group in self._groups.items()}
+        self.supervisor = Supervisor(self.root, programs)
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that can be started, in the order of starting."""
+        jobs = [job.name for job in self._jobs]
+        return [*self._names("data"), *jobs, *self._names("services"), *self._names("door")]
+
+    def up(self, only: Collection[str] = ()) -> list[str]:
+        """Start what is missing of `only` (everything by default) and return its names when all of it is ready.
+
+        Raises `Problem` when a port is taken, with nothing started, or when something does not become ready, with all
+        that this call started stopped again.
+        """
+        wanted = set(only or self.names)
+        if unknown := wanted.difference(self.names):
+            raise Problem(f"There is no {', '.join(sorted(unknown))} here, only {', '.join(self.names)}")
+        with locked(self.root / "lock"):
+            was_running = self.supervisor.is_running()
+            missing = [engine for engine in self._engines.values() if engine.name in wanted - self._up()]
+            self._open(missing, was_running=was_running)
+            try:
+                self._start(missing, [job for job in self._jobs if job.name in wanted and (missing or only)])
+            except BaseException:
+                self._undo(missing, was_running=was_running)
+                raise
+        return [engine.name for engine in missing]
+
+    def down(self) -> None:
+        """Stop everything, the services first; what an earlier supervisord left behind too."""
+        with locked(self.root / "lock"):
+            if self.supervisor.is_running():
+                self.supervisor.shutdown()
+            self._end_survivors()
+            self._ports_file.unlink(missing_ok=True)
+
+    def reset(self) -> None:
+        """Stop everything and delete its data."""
+        self.down()
+        self.postgres.remove()
+        self.supervisor.remove()
+
+    def pid(self, name: str) -> int:
+        """Ask for the process id of a program that runs."""
+        return int(self.supervisor.processes()[name]["pid"])
+
+    def kill(self, name: str, sent: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a program; supervisord starts it again when it dies."""
+        os.kill(self.pid(name), sent)
+
+    def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
+        """Return when a program serves, however often it has to be started for that."""
+        wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
+
+    def _names(self, group: str) -> list[str]:
+        return [engine.name for engine in self._groups[group]]
+
+    def _up(self) -> set[str]:
+        if not self.supervisor.is_running():
+            return set()
+        return {name for name in self._engines if self.supervisor.is_up(name)}
+
+    def _open(self, missing: Collection[Engine], *, was_running: bool) -> None:
+        """Have supervisord run with today's configuration, and the missing programs' ports and files ready."""
+        if was_running and not self.supervisor.is_current():
+            raise Problem(f"The stack {self.name} runs with other settings: stop it first, with `make down`.")
+        if not was_running:
+            self._end_survivors()
+        for engine in missing:
+            ports.refuse_taken(engine.name, engine.host, engine.ports)
+        for engine in missing:
+            engine.prepare()
+        if not was_running:
+            self.supervisor.start()
+            self._ports_file.write_text(json.dumps(asdict(self.ports)))
+
+    def _start(self, missing: Collection[Engine], jobs: Collection[services.Job]) -> None:
+        for group, engines in self._groups.items():
+            if group == "services":
+                for job in jobs:
+                    self._run(job)
+            chosen = [engine for engine in engines if engine in missing]
+            for engine in chosen:
+                self.supervisor.start_program(engine.name)
+            for engine in chosen:
+                self._wait_started(engine)
+
+    def _wait_started(self, engine: Engine) -> None:
+        log = self.supervisor.log(engine.name)
+        wait_ready(engine, lambda: self.supervisor.is_up(engine.name), log, READY_SECONDS)
+        logger.info("%s is ready", engine.name)
+
+    def _run(self, job: services.Job) -> None:
+        program, log = job.program(), self.supervisor.log(job.name)
+        environment = {**os.environ, **program.marked(self.root)}
+        try:
+            with log.open("ab") as output:
+                subprocess.run(
+                    program.command,
+                    cwd=program.folder,
+                    env=environment,
+                    check=True,
+                    timeout=JOB_SECONDS,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+        except subprocess.SubprocessError as error:
+            raise Problem(f"{job.name} failed{log_end(log)}") from error
+        logger.info("%s is done", job.name)
+
+    def _undo(self, missing: Collection[Engine], *, was_running: bool) -> None:
+        if not was_running:
+            self.supervisor.shutdown()
+            self._ports_file.unlink()
+            return
+        for engine in reversed(list(missing)):
+            self.supervisor.stop_program(engine.name)
+
+    def _end_survivors(self) -> None:
+        # A supervisord that does not answer goes first: it would start again what is ended after it.
+        supervisord = Program("supervisord", (), stop_signal=signal.SIGKILL)
+        end_survivors(self.root, [supervisord, *(engine.program() for engine in reversed(self._engines.values()))])
+
+
+def saved_ports(root: Path) -> Ports | None:
+    """Read where the stack in `root` listens, if it has been started and not stopped."""
+    file = root / PORTS_FILE
+    return Ports(**json.loads(file.read_text())) if file.exists() else None

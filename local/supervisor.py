@@ -1,0 +1,181 @@
+"""supervisord for one stack: restarts whatever dies, stops in reverse order, keeps a bounded log per program."""
+
+import http.client
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Error, Fault, ServerProxy
+
+import psutil
+from supervisor.states import ProcessStates
+from supervisor.xmlrpc import SupervisorTransport
+
+from local import shelter
+from local.problem import Problem
+from local.process import PROGRAM_MARK, STACK_MARK, Program, is_alive, log_end
+
+LONGEST_SOCKET_FOLDER = 70  # bytes: supervisord binds <folder>/supervisor.sock.<pid> first, and 103 is the limit
+
+HEAD = """\
+[supervisord]
+logfile={root}/logs/supervisord.log
+logfile_maxbytes=5MB
+logfile_backups=1
+pidfile={root}/supervisord.pid
+childlogdir={root}/logs
+nocleanup=true
+{user}
+[unix_http_server]
+file={socket}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+# A program that keeps failing is tried again for ever, one second later each time.
+PROGRAM = """
+[program:{name}]
+command={command}
+directory={folder}
+environment={environment}
+autostart=false
+autorestart=true
+startsecs=1
+startretries=1000000
+stopsignal={stop_signal}
+stopwaitsecs={stop_seconds}
+stdout_logfile={root}/logs/{name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+redirect_stderr=true
+{user}"""
+
+GROUP = """
+[group:{name}]
+programs={programs}
+priority={priority}
+"""
+
+
+class Supervisor:
+    """The supervisord whose files are in `root`, for named groups of programs.
+
+    The groups start in the order given, told so by their owner, and stop in reverse.
+    """
+
+    def __init__(self, root: Path, groups: Mapping[str, Sequence[Program]]) -> None:
+        self.root = root
+        self._folder = shelter.short(root, LONGEST_SOCKET_FOLDER)
+        self._socket = self._folder / "supervisor.sock"
+        self._file = root / "supervisord.conf"
+        self._full_names = {
+            program.name: f"{name}:{program.name}" for name, group in groups.items() for program in group
+        }
+        self.configuration = render(root, self._socket, groups)
+
+    def log(self, name: str) -> Path:
+        """Where a program's output goes."""
+        return self.root / "logs" / f"{name}.log"
+
+    def start(self) -> None:
+        """Start supervisord, and none of its programs yet."""
+        (self.root / "logs").mkdir(parents=True, exist_ok=True)
+        shelter.claim(self._folder)
+        self._folder.mkdir(exist_ok=True)
+        self._file.write_text(self.configuration)
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._file)]
+        marks = {STACK_MARK: str(self.root), PROGRAM_MARK: "supervisord"}
+        done = subprocess.run(command, env={**os.environ, **marks}, check=False, capture_output=True, text=True)
+        deadline = time.monotonic() + 10
+        while not self.is_running():
+            if done.returncode or time.monotonic() > deadline:
+                raise Problem(f"supervisord does not start: {done.stderr}{log_end(self.log('supervisord'))}")
+            time.sleep(0.05)
+
+    def is_running(self) -> bool:
+        """Whether it answers on its socket."""
+        try:
+            with self._rpc() as rpc:
+                rpc.getState()
+        except (OSError, Error, http.client.HTTPException):
+            return False
+        return True
+
+    def is_current(self) -> bool:
+        """Whether what it read when it started is what it would be told now."""
+        return self._file.read_text() == self.configuration
+
+    def start_program(self, name: str) -> None:
+        """Start one program, without waiting; one that keeps failing and waits for its next try is started now."""
+        self.stop_program(name)
+        with self._rpc() as rpc:
+            rpc.startProcess(self._full_names[name], False)
+
+    def stop_program(self, name: str) -> None:
+        """Stop one program and wait for its end, killing it when its time is over."""
+        with self._rpc() as rpc, suppress(Fault):  # It need not run.
+            rpc.stopProcess(self._full_names[name])
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """List every program by name, as supervisord describes it: `statename`, `state`, `pid`, `start`."""
+        with self._rpc() as rpc:
+            return {info["name"]: info for info in rpc.getAllProcessInfo()}
+
+    def is_up(self, name: str) -> bool:
+        """Whether a program runs, or has been started less than a second ago."""
+        return self.processes()[name]["state"] in (ProcessStates.STARTING, ProcessStates.RUNNING)
+
+    def shutdown(self) -> None:
+        """Stop every program, the last group first, then supervisord; return when it is gone."""
+        with self._rpc() as rpc:
+            process = psutil.Process(rpc.getPID())
+            rpc.shutdown()
+        deadline = time.monotonic() + 90
+        while is_alive(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def remove(self) -> None:
+        """Delete its files, wherever they are."""
+        shelter.remove(self._folder)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    @contextmanager
+    def _rpc(self) -> Iterator[Any]:
+        with closing(SupervisorTransport(serverurl=f"unix://{self._socket}")) as transport:
+            yield ServerProxy("http://supervisor", transport=transport).supervisor
+
+
+def render(root: Path, socket: Path, groups: Mapping[str, Sequence[Program]]) -> str:
+    """Write supervisord's configuration."""
+    parts = [HEAD.format(root=_escaped(root), socket=_escaped(socket), user="user=root\n" if os.geteuid() == 0 else "")]
+    for priority, (name, group) in enumerate(groups.items()):
+        programs = ",".join(program.name for program in group)
+        parts.append(GROUP.format(name=name, programs=programs, priority=priority))
+        parts += [_render_program(root, program) for program in group]
+    return "".join(parts)
+
+
+def _render_program(root: Path, program: Program) -> str:
+    environment = {**program.environment, PROGRAM_MARK: program.name}
+    return PROGRAM.format(
+        root=_escaped(root),
+        name=program.name,
+        command=_escaped(shlex.join(program.command)),
+        folder=_escaped(program.folder),
+        environment=_escaped(",".join(f'{name}="{value}"' for name, value in environment.items())),
+        user=f"user={program.user}\n" if program.user else "",
+        stop_signal=program.stop_signal.name.removeprefix("SIG"),
+        stop_seconds=program.stop_seconds,
+    )
+
+
+def _escaped(value: str | Path) -> str:
+    return str(value).replace("%", "%%")

@@ -1,0 +1,129 @@
+"""The real Postgres, Kafka and supervisord of the embedded stack."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local import ports
+from local.distribution import Distribution
+from local.kafka import Kafka
+from local.postgres import Postgres
+from local.problem import Problem
+from local.process import Program, Server, survivors
+from local.stack import HOME, Ports, Stack
+from local.supervisor import Supervisor
+
+NOTES_ITS_STOP = """
+import signal, sys, time
+def stop(*_):
+    with open("stopped", "a") as file:
+        print(sys.argv[1], file=file)
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[Postgres]:
+    postgres = Postgres(tmp_path / "postgres", ports.free_block(1))
+    yield postgres
+    postgres.remove()
+
+
+def ask(postgres: Postgres, statement: str) -> str:
+    command, _ = postgres.shell("postgres", "postgres", "public")
+    return subprocess.run([*command, "-Atc", statement], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def wait_for_starts(supervisor: Supervisor, name: str, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while supervisor.log(name).read_text().count("ready") < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_postgres_keeps_what_was_committed_when_it_is_killed(postgres: Postgres, tmp_path: Path) -> None:
+    server = Server(postgres, tmp_path)
+    server.start()
+    ask(postgres, "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1)")
+    server.kill()
+    server.start()
+    assert ask(postgres, "SELECT id FROM orders") == "1"
+    assert ask(postgres, "SELECT current_setting('fsync'), current_setting('synchronous_commit')") == "on|on"
+    server.stop()
+
+
+def test_postgres_settings_can_be_chosen_for_a_test(tmp_path: Path) -> None:
+    postgres = Postgres(tmp_path / "postgres", ports.free_block(1), settings={"fsync": "off"})
+    server = Server(postgres, tmp_path)
+    server.start()
+    assert ask(postgres, "SHOW fsync") == "off"
+    server.stop()
+    postgres.remove()
+
+
+def test_a_lock_file_with_somebody_elses_process_id_does_not_stop_postgres(postgres: Postgres, tmp_path: Path) -> None:
+    postgres.prepare()
+    (postgres.home / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    server = Server(postgres, tmp_path)
+    server.start()
+    server.stop()
+
+
+def test_kafka_starts_with_an_empty_data_folder_and_again_when_killed(tmp_path: Path) -> None:
+    kafka = Kafka(tmp_path / "kafka", ports.free_block(2), cache=HOME / "cache")
+    server = Server(kafka, tmp_path)
+    server.start()
+    topics = "org.apache.kafka.tools.TopicCommand"
+    subprocess.run(kafka.tool(topics, "--create", "--topic", "events"), check=True, capture_output=True)
+    server.kill()
+    server.start()
+    listed = subprocess.run(kafka.tool(topics, "--list"), check=True, capture_output=True, text=True)
+    assert listed.stdout.split() == ["events"]
+    server.stop()
+
+
+def test_the_class_cache_is_used() -> None:
+    distribution = Distribution(HOME / "cache")
+    distribution.prepare()
+    java, *rest = distribution.command("kafka.tools.StorageTool", "random-uuid", heap="64m")
+    strict = [java, "-XX:AOTMode=on", *rest]  # Dies where the default mode would only be slow.
+    assert subprocess.run(strict, check=False, capture_output=True).returncode == 0
+
+
+def test_supervisord_restarts_the_dead_and_stops_the_last_group_first(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with spaces"
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(NOTES_ITS_STOP)
+    programs = {name: [Program(name, [sys.executable, str(script), name], folder=folder)] for name in ("first", "last")}
+    supervisor = Supervisor(folder, programs)
+    supervisor.start()
+    for name in programs:
+        supervisor.start_program(name)
+        wait_for_starts(supervisor, name, 1)
+    os.kill(supervisor.processes()["first"]["pid"], signal.SIGKILL)
+    wait_for_starts(supervisor, "first", 2)
+
+    supervisor.shutdown()
+
+    assert (folder / "stopped").read_text().split() == ["last", "first"]
+    assert survivors(folder) == []
+    supervisor.remove()
+
+
+def test_a_stack_starts_nothing_when_one_of_its_ports_is_taken(tmp_path: Path) -> None:
+    chosen = Ports.free()
+    stack = Stack("test", tmp_path / "stack", chosen)
+    with socket.create_server((ports.LOOPBACK, chosen.payments)), pytest.raises(Problem, match="PAYMENTS_PORT"):
+        stack.up()
+    assert not stack.supervisor.is_running()

@@ -1,0 +1,133 @@
+"""What a user may choose about the embedded stack, and what must be right before it can be started."""
+
+import re
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from local import bootstrap, config, nginx
+from local.problem import Problem
+from local.services import services
+
+REQUIREMENTS = bootstrap.PROJECT / "requirements"
+
+
+def pinned(name: str) -> dict[str, str]:
+    text = (REQUIREMENTS / f"{name}.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ \\]+)", text, re.MULTILINE))
+
+
+def test_a_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_PORT", "many")
+    with pytest.raises(Problem, match=r"^KAFKA_PORT=many: .*integer.*$"):
+        config.load()
+
+
+def test_a_stack_name_cannot_leave_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACK_NAME", "../../etc")
+    with pytest.raises(Problem, match="STACK_NAME"):
+        config.load()
+
+
+def test_only_names_that_are_given_are_filled_in() -> None:
+    template = "listen ${GATEWAY_PORT}; set $host ${request_id} ${OTHER};"
+    assert nginx.fill_in(template, {"GATEWAY_PORT": "80"}) == "listen 80; set $host ${request_id} ${OTHER};"
+
+
+def test_only_orders_may_go_without_a_token() -> None:
+    environments = {one.name: one.program().environment for one in services({"orders": 1, "payments": 2}, 3, 4)}
+    assert environments["orders"]["REQUIRE_TOKEN"] == "false"
+    assert "REQUIRE_TOKEN" not in environments["payments"]
+    assert (
+        environments["payments"]["PROVIDER_DATABASE_URL"] == "postgresql://provider_user:provider@127.0.0.1:3/quickbite"
+    )
+
+
+@pytest.mark.parametrize("name", ["run", "local", "dev"])
+def test_a_lock_names_hashes_and_no_addresses(name: str) -> None:
+    text = (REQUIREMENTS / f"{name}.txt").read_text()
+    assert text.count("--hash=sha256:") >= len(pinned(name)) > 20
+    assert not re.search(r"://|--index|--find-links|@ ", text)
+
+
+def test_the_locks_agree() -> None:
+    run, local, dev = map(pinned, ("run", "local", "dev"))
+    assert run.items() <= local.items() <= dev.items()
+
+
+@pytest.mark.parametrize("name", ["run", "local", "dev"])
+def test_a_lock_has_all_that_was_asked_for(name: str) -> None:
+    asked = re.findall(r"^[a-z0-9-]+", (REQUIREMENTS / f"{name}.in").read_text(), re.MULTILINE)
+    assert {one for one in asked if one != "-r"} <= pinned(name).keys()
+
+
+def test_an_old_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit, match=r"^QuickBite needs Python 3.11 or newer, this is 3.9. .*PYTHON=.*$"):
+        bootstrap.main("local")
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for Docker's client."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path / "docker"
+
+
+@pytest.mark.parametrize(("answer", "chosen"), [("exit 0", "compose"), ("exit 1", "local")])
+def test_compose_is_chosen_only_where_an_engine_answers(docker: Path, answer: str, chosen: str) -> None:
+    docker.write_text(f"#!/bin/sh\n{answer}\n")
+    docker.chmod(stat.S_IRWXU)
+    assert bootstrap.stack() == chosen
+
+
+def test_the_embedded_stack_is_chosen_where_there_is_no_docker(docker: Path) -> None:
+    assert not docker.exists()
+    assert bootstrap.stack() == "local"
+
+
+@pytest.fixture
+def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete virtual environment as far as the stamp can tell."""
+    for name in ("local", "dev"):
+        (tmp_path / "requirements").mkdir(exist_ok=True)
+        (tmp_path / "requirements" / f"{name}.txt").write_text("pytest==1")
+    venv = tmp_path / ".venv"
+    monkeypatch.setattr(bootstrap, "PROJECT", tmp_path)
+    monkeypatch.setattr(bootstrap, "VENV", venv)
+    monkeypatch.setattr(bootstrap, "STAMP", venv / "installed.json")
+    monkeypatch.setattr(bootstrap, "run", lambda *_: (venv / "bin").mkdir(parents=True, exist_ok=True))
+    bootstrap.install("dev")
+    (venv / "bin" / "python").touch()
+    return venv
+
+
+def test_what_is_installed_is_not_installed_again(venv: Path) -> None:
+    assert venv.exists()
+    assert not bootstrap.needed("dev")
+    assert not bootstrap.needed("local")
+
+
+@pytest.mark.parametrize("missing", ["installed.json", "bin/python"])
+def test_an_unfinished_environment_is_made_again(venv: Path, missing: str) -> None:
+    (venv / missing).unlink()
+    assert bootstrap.needed("dev")
+
+
+def test_a_new_lock_is_installed(venv: Path) -> None:
+    venv.with_name("requirements").joinpath("dev.txt").write_text("pytest==2")
+    assert bootstrap.needed("dev")
+    assert not bootstrap.needed("local")
+
+
+def test_a_failed_installation_leaves_no_stamp(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        sys.exit("no network")
+
+    monkeypatch.setattr(bootstrap, "run", fail)
+    venv.with_name("requirements").joinpath("dev.txt").write_text("pytest==2")
+    with pytest.raises(SystemExit):
+        bootstrap.install("dev")
+    assert bootstrap.needed("local")
