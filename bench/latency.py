@@ -10,7 +10,7 @@ from bench import report, servers, shop
 from bench.client import Connection
 from bench.saga import all_final
 
-RATES = (1, 10, 100, 500, 1000, 1500, 2000)
+RATES = (100, 1000)
 SECONDS = 10.0
 MAX_OPEN = 4000
 

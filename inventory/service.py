@@ -9,7 +9,7 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged, ProductCreated
 from inventory import domain, store
 from inventory.domain import Change, Reservation
-from shared import outbox
+from shared import events
 from shared.db import Connection
 
 
@@ -50,8 +50,7 @@ async def _settle(
 
 
 async def _write(conn: Connection, changes: Sequence[Change]) -> None:
-    if moves := domain.moves(changes):
-        await store.move(conn, moves)
-    if changed := [change.after for change in changes if change.after != change.before]:
-        await store.put(conn, changed)
-    await outbox.append(conn, [fact for change in changes for fact in change.facts])
+    changed = [change.after for change in changes if change.after != change.before]
+    if changed:
+        facts = [events.encode(fact) for change in changes for fact in change.facts]
+        await store.write(conn, domain.moves(changes), changed, facts)

@@ -5,7 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from inventory.domain import Place, Reservation, Status
+from shared import db, outbox
 from shared.db import Connection
+from shared.events import Encoded
 
 # A lock on nothing: only who asks for it waits here. A transaction that locks one row of stock, once, need not ask.
 _TAKE_TURN = "select pg_advisory_xact_lock(hashtextextended(current_schema() || ' stock', 0))"
@@ -14,20 +16,20 @@ _TAKE_TURN = "select pg_advisory_xact_lock(hashtextextended(current_schema() || 
 # Locks are taken in the order of skus, so that two who each make one such call cannot deadlock.
 _LOCK = "select sku, available from stock where sku = any($1::text[]) order by sku for update"
 
-# The rows are locked by `lock`, and the table's checks refuse what would take more than there is. Tables grow under
-# cached plans: `= any` keeps to the index whichever join is planned.
-_MOVE = """
-update stock s set available = s.available + m.available, held = s.held + m.held, sold = s.sold + m.sold
-  from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) m(sku, available, held, sold)
- where s.sku = m.sku and s.sku = any($1::text[])
-"""
-
-# Only who holds the lock of an order's key writes its row, so what was read before is what is replaced here.
-_PUT = """
-insert into reservations (order_id, sku, quantity, status, reason, version)
-select * from unnest($1::bigint[], $2::text[], $3::int[], $4::text[], $5::text[], $6::int[])
-on conflict (order_id) do update set status = excluded.status, reason = excluded.reason, version = excluded.version,
-   updated_at = now()
+# The rows of stock are locked by `lock`, and the table's checks refuse what would take more than there is; only who
+# holds the lock of an order's key writes its reservation, so what was read before is what is replaced here. Tables
+# grow under cached plans: `= any` keeps to the index whichever join is planned.
+_WRITE = f"""
+with moved as (
+  update stock s set available = s.available + m.available, held = s.held + m.held, sold = s.sold + m.sold
+    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) m(sku, available, held, sold)
+   where s.sku = m.sku and s.sku = any($1::text[])),
+written as (
+  insert into reservations (order_id, sku, quantity, status, reason, version)
+  select * from unnest($5::bigint[], $6::text[], $7::int[], $8::text[], $9::text[], $10::int[])
+  on conflict (order_id) do update set status = excluded.status, reason = excluded.reason, version = excluded.version,
+     updated_at = now())
+{outbox.insert_sql(11)}
 """
 
 
@@ -41,12 +43,6 @@ async def lock(conn: Connection, skus: Collection[str]) -> dict[str, int]:
     return {row["sku"]: row["available"] for row in await conn.fetch(_LOCK, list(skus))}
 
 
-async def move(conn: Connection, moves: Mapping[str, Counter[Place]]) -> None:
-    """Move units of locked stock from place to place."""
-    rows = [(sku, moved["available"], moved["held"], moved["sold"]) for sku, moved in sorted(moves.items())]
-    await conn.execute(_MOVE, *zip(*rows, strict=True))
-
-
 async def get(conn: Connection, order_ids: Sequence[int]) -> dict[int, Reservation]:
     """Read reservations; those that do not exist are not in the answer."""
     rows = await conn.fetch(
@@ -55,10 +51,16 @@ async def get(conn: Connection, order_ids: Sequence[int]) -> dict[int, Reservati
     return {row["order_id"]: _reservation(row) for row in rows}
 
 
-async def put(conn: Connection, reservations: Sequence[Reservation]) -> None:
-    """Store reservations as they now stand, in the caller's transaction, which holds their keys' locks."""
-    rows = [(r.order_id, r.sku, r.quantity, r.status, r.reason, r.version) for r in reservations]
-    await conn.execute(_PUT, *zip(*rows, strict=True))
+async def write(
+    conn: Connection,
+    moves: Mapping[str, Counter[Place]],
+    reservations: Sequence[Reservation],
+    events: Sequence[Encoded],
+) -> None:
+    """Move units of locked stock, store reservations as they now stand, and say so, in the caller's transaction."""
+    moved = [(sku, m["available"], m["held"], m["sold"]) for sku, m in sorted(moves.items())]
+    stored = [(r.order_id, r.sku, r.quantity, r.status, r.reason, r.version) for r in reservations]
+    await conn.execute(_WRITE, *db.columns(moved, 4), *db.columns(stored, 6), *outbox.columns(events))
 
 
 async def add_skus(conn: Connection, skus: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ from alembic import context
 from sqlalchemy import Connection, MetaData, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from shared.tables import Xid8
+
 ADMIN = "admin"
 DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 
@@ -31,6 +33,7 @@ def _migrate(connection: Connection) -> None:
         connection.execute(text(f"set role {section}_user"))
         connection.execute(text(f"set search_path to {section}"))
         connection.commit()
+    connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]  # or autogenerate would not know it
     context.configure(
         connection=connection,
         target_metadata=_metadata(),

@@ -10,7 +10,7 @@ from contracts.orders import CancelReason
 from contracts.products import ProductChanged, ProductCreated
 from orders import domain, store
 from orders.domain import Order, Product, Request, Status
-from shared import db, errors, events, outbox
+from shared import db, errors, events
 from shared.db import Connection
 
 _ID_BLOCK = 64
@@ -122,10 +122,9 @@ async def _finish(
     if missing := set(ids) - orders.keys():
         raise UnknownIds(missing)
     changes = [transition(orders[id_]) for id_ in sorted(orders)]
-    changed = [(order, facts) for order, facts in changes if facts]
+    changed = [order for order, facts in changes if facts]
     if changed:
-        await store.finish(conn, [order for order, _ in changed])
-        await outbox.append(conn, [fact for _, facts in changed for fact in facts])
+        await store.finish(conn, changed, [events.encode(fact) for _, facts in changes for fact in facts])
 
 
 async def cancel(conn: Connection, order_id: int) -> Order:

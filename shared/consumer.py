@@ -126,10 +126,9 @@ class Handling:
         keys = sorted({r.key for r in batch})
         token = events.traces.set(events.traces_of(batch))
         try:
-            async with db.transaction(self._pool) as conn:
-                await db.lock_keys(conn, keys)
+            async with db.transaction(self._pool, keys) as conn:
                 claim = await inbox.claim(conn, self._consumer, [r.event_id for r in batch], keys)
-                fresh = list({r.event_id: r for r in batch if r.event_id in claim.fresh}.values())  # each in its first place
+                fresh = list({r.event_id: r for r in batch if r.event_id in claim.fresh}.values())  # in first places
                 behind = [r for r in fresh if _lane(r) in claim.blocked]
                 if behind:
                     waiting = "waits behind an earlier event of its key"
@@ -147,8 +146,7 @@ class Handling:
 
     async def _park(self, parked: list[Parked]) -> None:
         keys = {one.key for one in parked}
-        async with db.transaction(self._pool) as conn:
-            await db.lock_keys(conn, keys)
+        async with db.transaction(self._pool, keys) as conn:
             ids = [one.event_id for one in parked if one.event_id is not None]
             await inbox.claim(conn, self._consumer, ids, [])
             await parking.park(conn, self._consumer, parked)

@@ -4,9 +4,10 @@ What must stay true: no statement, and no connecting, waits longer than its boun
 queries nor cancels, so callers who promised an answer also bound their own waiting (see `shared/web.py`).
 """
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
+from zlib import crc32
 
 import asyncpg
 import orjson
@@ -25,13 +26,9 @@ ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 STATEMENT_SECONDS = 2.5  # under the 3 s in which every request is answered
 CONNECT_SECONDS = 2.5
 
-# One advisory lock per key, taken in one order everywhere, so that two batches cannot deadlock. The subquery is
-# sorted before the volatile function above it runs. Taking them assigns no xid: whoever gets the lock later gets
-# the higher xid, so the outbox's (xid, id) order is the key's order.
-_LOCK_KEYS = """
-select pg_advisory_xact_lock(h) from (
-  select distinct hashtextextended(current_schema() || ':' || k, 0) h from unnest($1::text[]) k order by h) sorted
-"""
+# One advisory lock per key, in one order everywhere, so that two batches cannot deadlock: an array is unnested in its
+# order. Taking them assigns no xid: whoever gets a lock later gets the higher xid, so (xid, id) is the key's order.
+_LOCK_KEYS = "select pg_advisory_xact_lock(hashtext(current_schema()), k) from unnest('{{{}}}'::int[]) k"
 
 
 async def _prepare(conn: Plain) -> None:
@@ -50,7 +47,10 @@ async def _keep(_conn: Connection) -> None:
 async def connect(url: str, **settings: str) -> Plain:
     """Open one connection, for a loop that owns it; `settings` are Postgres' own. Raises one of `ERRORS`."""
     conn: Plain = await asyncpg.connect(
-        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings={"jit": "off", "enable_seqscan": "off", **settings}
+        url,
+        timeout=CONNECT_SECONDS,
+        command_timeout=STATEMENT_SECONDS,
+        server_settings={"jit": "off", "enable_seqscan": "off", **settings},
     )
     await _prepare(conn)
     return conn
@@ -83,19 +83,38 @@ async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """Borrow a connection (waiting at most `CONNECT_SECONDS`) and open a transaction on it."""
-    async with pool.acquire(timeout=CONNECT_SECONDS) as conn, conn.transaction():
-        yield conn
+async def transaction(pool: Pool, keys: Collection[str] = ()) -> AsyncIterator[Connection]:
+    """Borrow a connection (waiting at most `CONNECT_SECONDS`) and open a transaction on it, with the keys' locks.
+
+    BEGIN and the locks are one round trip: at a hundred events a second round trips are most of what an event costs.
+    """
+    async with pool.acquire(timeout=CONNECT_SECONDS) as conn:
+        await conn.execute(f"begin; {_lock_sql(keys)}" if keys else "begin")
+        try:
+            yield conn
+        except BaseException:
+            with suppress(*ERRORS):  # a connection that is gone has rolled back
+                await conn.execute("rollback")
+            raise
+        await conn.execute("commit")
 
 
-async def lock_keys(conn: Connection, keys: Iterable[str]) -> None:
+async def lock_keys(conn: Connection, keys: Collection[str]) -> None:
     """Wait for, and hold until the transaction ends, the right to write events of these keys.
 
     Must be the transaction's first statement. Without it a transaction that got its xid early and wrote its event
     late is published before the event it followed, because relays read in the order of xids.
     """
-    await conn.execute(_LOCK_KEYS, list(keys))
+    await conn.execute(_lock_sql(keys))
+
+
+def _lock_sql(keys: Collection[str]) -> str:
+    return _LOCK_KEYS.format(",".join(map(str, sorted({crc32(key.encode()) - 2**31 for key in keys}))))
+
+
+def columns(rows: Sequence[Sequence[object]], width: int) -> tuple[Sequence[object], ...]:
+    """Turn rows into as many arrays as they are wide, for `unnest`; no rows are as many empty arrays."""
+    return tuple(zip(*rows, strict=True)) if rows else ((),) * width
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -77,7 +77,7 @@ class RestoredElsewhere(Exception):
     """The database was restored into another cluster, whose transaction ids start anew: cursors mean nothing here."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Cursor:
     """How far a lane is published, and the epoch in which this relay may say so."""
 
@@ -93,9 +93,11 @@ class Lanes:
         self.owner, self.lease_seconds = owner, lease_seconds
         self.held: dict[int, Cursor] = {}
         self.total = 0
+        self._moved: set[int] = set()
 
     async def renew(self, conn: Plain) -> None:
         """Prolong the leases, take a fair share of the free lanes, give back what is more. Raises `RestoredElsewhere`."""
+        await self.advance(conn)
         async with conn.transaction():
             total, living, foreign = await _one(conn, _SEEN, self.owner, self.lease_seconds)
             if foreign:
@@ -116,17 +118,26 @@ class Lanes:
         """Where each held lane stands."""
         return {lane: (cursor.xid, cursor.id) for lane, cursor in self.held.items()}
 
-    async def advance(self, conn: Plain, ends: Positions) -> None:
-        """Move lanes' cursors to rows up to which Kafka has acknowledged everything; forget lanes that were lost."""
-        epochs = [self.held[lane].epoch for lane in ends]
-        moved = await conn.fetch(_ADVANCE, self.owner, list(ends), *_split(ends), epochs)
-        for lane in ends.keys() - {row["lane"] for row in moved}:
+    def note(self, ends: Positions) -> None:
+        """Remember up to where Kafka has acknowledged everything; `advance` makes it so in the database."""
+        for lane, (xid, id_) in ends.items():
+            self.held[lane] = Cursor(xid, id_, self.held[lane].epoch)
+        self._moved |= ends.keys()
+
+    async def advance(self, conn: Plain, ends: Positions | None = None) -> None:
+        """Move the cursors in the database to `ends` and what was noted before; forget lanes that were lost."""
+        self.note(ends or {})
+        moved, self._moved = {lane: self.held[lane] for lane in self._moved}, set()
+        if not moved:
+            return
+        xids, ids, epochs = zip(*((c.xid, c.id, c.epoch) for c in moved.values()), strict=True)
+        kept = {row["lane"] for row in await conn.fetch(_ADVANCE, self.owner, list(moved), xids, ids, epochs)}
+        for lane in moved.keys() - kept:
             del self.held[lane]
-        for row in moved:
-            self.held[row["lane"]] = Cursor(*ends[row["lane"]], self.held[row["lane"]].epoch)
 
     async def give_back(self, conn: Plain) -> None:
         """Let other relays have the lanes at once, instead of when the leases run out."""
+        await self.advance(conn)
         await conn.execute(_GIVE_BACK, self.owner, list(self.held))
         await conn.execute("delete from outbox_relays where owner = $1", self.owner)
         self.held = {}
@@ -139,11 +150,8 @@ def ends_of(rows: Sequence[Row]) -> Positions:
 
 async def read(conn: Plain, after: Positions, limit: int) -> list[Row]:
     """Read up to `limit` rows of each lane from behind its position, in the order of each lane."""
-    return await conn.fetch(_READ, list(after), *_split(after), limit)
-
-
-def _split(positions: Positions) -> tuple[list[int], list[int]]:
-    return [xid for xid, _ in positions.values()], [id_ for _, id_ in positions.values()]
+    xids, ids = zip(*after.values(), strict=True)
+    return await conn.fetch(_READ, list(after), xids, ids, limit)
 
 
 async def held_back_by(conn: Plain) -> Row | None:

@@ -7,7 +7,7 @@ transactional outbox (Richardson, Microservices Patterns, 2018); `shared/lanes.p
 
 from collections.abc import Sequence
 
-from shared import events
+from shared import db, events
 from shared.db import Connection
 from shared.events import Encoded, Event
 
@@ -52,10 +52,10 @@ async def append_encoded(conn: Connection, rows: Sequence[Encoded]) -> None:
         await conn.execute(_INSERT, *columns(rows))
 
 
-def columns(rows: Sequence[Encoded]) -> tuple[tuple[object, ...], ...]:
+def columns(rows: Sequence[Encoded]) -> tuple[Sequence[object], ...]:
     """Turn rows into the seven arrays that `insert_sql` takes. Raises `TooLarge`."""
     for row in rows:
         limit = MAX_BYTES * 2 if row.topic.endswith(DEAD_LETTER_SUFFIX) else MAX_BYTES
         if len(row.value) + len(row.key) > limit:
             raise TooLarge(f"{row.type} of {row.key:.60} has {len(row.value)} bytes; Kafka takes {limit} at most")
-    return tuple(zip(*rows, strict=True))
+    return db.columns(rows, len(Encoded._fields))

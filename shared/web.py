@@ -67,7 +67,7 @@ async def body(request: web.Request) -> dict[str, Any]:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             value = orjson.loads(await request.read())
-    except (orjson.JSONDecodeError, TimeoutError, web.RequestPayloadError):
+    except (orjson.JSONDecodeError, TimeoutError, ConnectionError, web.RequestPayloadError):  # the client's fault, all
         raise errors.Invalid("invalid json") from None
     if not isinstance(value, dict | None):
         raise errors.Invalid("invalid json")

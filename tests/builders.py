@@ -21,7 +21,7 @@ _offsets = count()
 async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 20.0, pause: float = 0.02) -> Any:
     """Wait for a fact, not for a time; returns what `check` found."""
     async with asyncio.timeout(seconds):
-        while not (found := await check()):
+        while not (found := await check()):  # noqa: ASYNC110  # nobody announces the fact
             await asyncio.sleep(pause)
     return found
 

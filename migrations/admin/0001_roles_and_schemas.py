@@ -36,6 +36,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the schemas; the roles too, where no other database of the cluster needs them."""
     for service in reversed(SERVICES):
+        op.execute(f"drop table if exists {service}.alembic_version")  # empty, if the section is at its base
         op.execute(f"drop schema {service}")
         op.execute(
             f"""

@@ -28,6 +28,7 @@ def upgrade() -> None:
           provider_ref text,
           version integer not null,
           attempts integer not null,
+          trace text,
           created_at timestamptz not null default now(),
           updated_at timestamptz not null default now()
         )"""
@@ -35,6 +36,9 @@ def upgrade() -> None:
     op.execute("comment on column payments.claim is 'a random token: who may record what the provider says'")
     op.execute("comment on column payments.claimed_until is 'from then on anybody may take it over'")
     op.execute("comment on column payments.attempts is 'calls in a row that were not answered'")
+    op.execute(
+        "comment on column payments.trace is 'the traceparent of the intent, carried on by what follows from it'"
+    )
     op.execute("create index payments_open on payments (claimed_until) where status in ('PENDING', 'REFUNDING')")
     delivery_v1.upgrade("payments.events")
 

@@ -1,0 +1,184 @@
+"""What tests stand on: one real Postgres and one real Kafka a run, and a database of its own for each test."""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import structlog
+from asyncpg import Pool
+
+from contracts import topics
+from local import ports
+from local.kafka import Kafka
+from local.postgres import Postgres
+from local.process import Server
+from shared import db
+
+# Plain tracebacks: structlog's own, with every local variable, take most of a second each.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
+ROOT = Path(__file__).parent.parent
+PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of one test; each service has its own role in it."""
+
+    name: str
+    port: int
+
+    def url_of(self, role: str, password: str) -> str:
+        return f"postgresql://{role}:{password}@127.0.0.1:{self.port}/{self.name}"
+
+    @property
+    def admin_url(self) -> str:
+        return self.url_of("postgres", "postgres")
+
+    def url_for(self, service: str) -> str:
+        return self.url_of(f"{service}_user", service)
+
+
+@dataclass(frozen=True)
+class ServiceDatabase:
+    """A database as one service sees it."""
+
+    url: str
+    provider_url: str
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A Kafka broker of a test's own, which it may kill and start again at the same address."""
+
+    server: Server
+    address: str
+
+
+StartBroker = Callable[[str], Broker]
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Iterator[Path]:
+    """A folder that no other run has now; what an earlier run left there is ended when a server starts in it."""
+    for n in count(1):
+        folder = ROOT / ".local" / "test" / str(n)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+            return
+
+
+@pytest.fixture(scope="session")
+def postgres(run_folder: Path) -> Iterator[int]:
+    """A Postgres server without fsync, which tests that kill nothing do not need; gives its port."""
+    port = ports.free_block(1)
+    engine = Postgres(run_folder / "postgres", port, settings={"fsync": "off", "deadlock_timeout": "200ms"})
+    engine.remove()
+    server = Server(engine, run_folder / "postgres")
+    server.start()
+    yield port
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def start_broker(run_folder: Path) -> Iterator[StartBroker]:
+    """Start brokers, each new and empty, that end with the run; gives the server, to be killed, and its address."""
+    with ExitStack() as stack:
+
+        def start(name: str) -> Broker:
+            root, port = run_folder / name, ports.free_block(2)
+            shutil.rmtree(root, ignore_errors=True)
+            server = Server(Kafka(root, port, cache=ROOT / ".local" / "cache"), root)
+            stack.callback(server.stop)
+            server.start()
+            return Broker(server, f"127.0.0.1:{port}")
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def kafka(start_broker: StartBroker) -> str:
+    """The run's broker, which no test kills; gives its address. Tests take topics of their own."""
+    return start_broker("kafka").address
+
+
+@pytest.fixture(scope="session")
+def template(postgres: int) -> Database:
+    """A migrated and seeded database, from which each test's own is cut."""
+    made = Database("template_quickbite", postgres)
+
+    async def create() -> None:
+        conn = await asyncpg.connect(Database("postgres", postgres).admin_url)
+        await conn.execute(f"create database {made.name}")
+        await conn.close()
+
+    asyncio.run(create())
+    command = [sys.executable, "-m", "migrations", "up", "--seed"]
+    environment = {**os.environ, "ADMIN_DATABASE_URL": made.admin_url}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)  # noqa: S603  # our own program
+    return made
+
+
+@pytest.fixture
+async def database(template: Database) -> AsyncIterator[Database]:
+    made = Database(f"test_{uuid4().hex[:12]}", template.port)
+    conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
+    await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
+    yield made
+    await conn.execute(f"drop database {made.name} with (force)")
+    await conn.close()
+
+
+@pytest.fixture
+def inventory_db(database: Database) -> ServiceDatabase:
+    return ServiceDatabase(database.url_for("inventory"), "")
+
+
+@pytest.fixture
+def payments_db(database: Database) -> ServiceDatabase:
+    return ServiceDatabase(database.url_for("payments"), database.url_for("provider"))
+
+
+OpenPool = Callable[[str], Awaitable[Pool]]
+
+
+@pytest.fixture
+async def open_pool(database: Database) -> AsyncIterator[OpenPool]:
+    """Open pools as services do: `pool = await open_pool("orders")`."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(service: str) -> Pool:
+            return await stack.enter_async_context(db.pool(database.url_for(service), size=8, name="test"))
+
+        yield opened
+
+
+@pytest.fixture
+async def pool(open_pool: OpenPool) -> Pool:
+    """The pool of the orders service."""
+    return await open_pool("orders")
+
+
+@pytest.fixture
+async def shop_topics(kafka: str) -> str:
+    """The shop's topics exist; gives the broker's address."""
+    await topics.create(kafka, PARTITIONS, 1)
+    return kafka

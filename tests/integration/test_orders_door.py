@@ -1,0 +1,186 @@
+"""The door of orders: one statement for many callers, also from several processes, without doubles or deadlocks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from asyncpg import Pool
+
+from orders import domain, service, store
+from orders.domain import Request
+from orders.service import Catalogue, Door, Placed
+from shared import db, events
+from shared.batching import Batcher
+from shared.errors import KeyReused
+
+LATER = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def pool(open_pool: Any) -> Pool:
+    made: Pool = await open_pool("orders")
+    return made
+
+
+def burgers(key: str | None = None, **changes: Any) -> Request:
+    return Request(**({"user_id": "u1", "sku": "burger", "quantity": 2, "idempotency_key": key} | changes))
+
+
+@asynccontextmanager
+async def running(url: str, **changes: Any) -> AsyncIterator[Batcher[Request, Placed]]:
+    batcher = Batcher(url, Door(60.0).place, name="orders", **changes)
+    stop = asyncio.Event()
+    task = asyncio.create_task(batcher.run(stop))
+    try:
+        yield batcher
+    finally:
+        stop.set()
+        await task
+
+
+async def test_two_instances_of_the_door_never_give_an_id_twice(database: Any, pool: Pool) -> None:
+    url = database.url_for("orders")
+    async with running(url, max_batch=7) as one, running(url, max_batch=11) as other:
+        answers = await asyncio.gather(*(door.submit(burgers()) for _ in range(500) for door in (one, other)))
+    ids = [answer.order_id for answer in answers]
+    assert len(set(ids)) == 1000
+    assert not any(answer.replayed for answer in answers)
+    row = await pool.fetchrow(
+        "select count(*), count(distinct id), (select count(distinct key) from outbox) from orders"
+    )
+    assert tuple(row) == (1000, 1000, 1000)
+
+
+async def test_two_instances_that_get_the_same_keys_place_each_once(database: Any, pool: Pool) -> None:
+    url = database.url_for("orders")
+    keys = [uuid4().hex for _ in range(40)]
+    async with running(url, max_batch=16) as one, running(url, max_batch=16) as other:
+        answers = await asyncio.gather(
+            *(door.submit(burgers(key)) for key in keys for door in (one, other)),
+            *(door.submit(burgers(key)) for key in reversed(keys) for door in (other, one)),
+        )
+    assert len({answer.order_id for answer in answers}) == 40
+    assert sum(not answer.replayed for answer in answers) == 40
+    assert await pool.fetchval("select count(*) from outbox") == 40
+
+
+async def test_batches_with_keys_in_opposite_orders_do_not_deadlock(pool: Pool) -> None:
+    async def placed(requests: list[Request]) -> None:
+        async with pool.acquire() as conn, conn.transaction():
+            await Door(60.0).place(conn, requests)
+
+    for round_ in range(5):
+        keys = [f"{round_}-{n:04}" for n in range(500)]
+        await asyncio.gather(placed([burgers(key) for key in keys]), placed([burgers(key) for key in reversed(keys)]))
+    assert await pool.fetchval("select count(*) from orders") == 5 * 500
+
+
+async def test_rows_that_are_not_sorted_deadlock(pool: Pool) -> None:
+    """Why the door sorts: each transaction holds one key's row and asks for the other's."""
+
+    async def placed(conn: Any, key: str) -> None:
+        (order_id,) = await store.take_ids(conn, 1)
+        now = datetime.now(UTC)
+        order = domain.place(order_id, burgers(key), None, now, now + LATER)
+        await store.place(conn, [order], [key], [events.encode(domain.created(order))])
+
+    async with pool.acquire() as one, pool.acquire() as other:
+        first = one.transaction()
+        await first.start()
+        second = other.transaction()
+        await second.start()
+        await placed(one, "A")
+        await placed(other, "B")
+        ends = await asyncio.gather(
+            _then_rolled_back(placed(one, "B"), first),
+            _then_rolled_back(placed(other, "A"), second),
+            return_exceptions=True,
+        )
+        assert [type(end) for end in ends if end is not None] == [asyncpg.DeadlockDetectedError]
+
+
+async def _then_rolled_back(work: Any, transaction: Any) -> None:
+    try:
+        await work
+    finally:
+        await transaction.rollback()
+
+
+async def test_the_same_batch_written_again_changes_nothing_and_is_answered_the_same(pool: Pool) -> None:
+    door = Door(60.0)
+    requests = [burgers(), burgers("k"), burgers("k"), burgers("k", quantity=3)]
+    async with pool.acquire() as conn:
+        first = await door.place(conn, requests)
+        again = await door.place(conn, requests)
+    assert first[:3] == [Placed(1, False), Placed(2, False), Placed(2, True)]
+    assert again[:3] == first[:3]
+    assert isinstance(first[3], KeyReused)
+    assert isinstance(again[3], KeyReused)
+    assert await pool.fetchval("select count(*) from orders") == 2
+    assert await pool.fetchval("select count(*) from outbox") == 2
+
+
+async def test_a_request_that_cannot_be_written_does_not_fail_its_neighbours(database: Any, pool: Pool) -> None:
+    async with running(database.url_for("orders"), workers=1) as door:
+        answers = await asyncio.gather(
+            door.submit(burgers()), door.submit(burgers(note="\0")), door.submit(burgers()), return_exceptions=True
+        )
+    assert [type(a) for a in answers[::2]] == [Placed, Placed]
+    assert isinstance(answers[1], Exception)
+    assert await pool.fetchval("select count(*) from orders") == 2
+
+
+async def test_a_repeated_key_is_found_by_index_however_many_orders_there_are(pool: Pool) -> None:
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute(
+            "insert into orders (user_id, product, expires_at, idempotency_key) "
+            "select 'u' || n % 100, '{}', now(), case when n % 2 = 0 then n::text end from generate_series(1, 20000) n"
+        )
+    await pool.execute("analyze orders")
+    plan = await pool.fetch("explain " + store._FIND, [1, 2], ["u0", "u1"], ["200", None])
+    assert "Seq Scan" not in "\n".join(row[0] for row in plan)
+
+
+async def test_the_catalogue_is_remembered_for_a_second_and_then_read_again(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(service.time, "monotonic", lambda: now)
+    catalogue = Catalogue()
+    async with pool.acquire() as conn:
+        assert (await catalogue.find(conn, {"burger", "nothing"}))["nothing"] is None
+        await conn.execute("update products set price_cents = 1 where sku = 'burger'")
+        found = (await catalogue.find(conn, {"burger"}))["burger"]
+        assert found is not None
+        assert found.price_cents == 850
+        now += 1.1
+        found = (await catalogue.find(conn, {"burger"}))["burger"]
+        assert found is not None
+        assert found.price_cents == 1
+
+
+async def test_two_workers_share_a_catalogue_that_is_full(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_CATALOGUE_SIZE", 2)
+    catalogue = Catalogue()
+
+    async def find(*skus: str) -> set[str]:
+        async with pool.acquire() as conn:
+            return set(await catalogue.find(conn, set(skus)))
+
+    await find("burger", "pizza")
+    first = asyncio.create_task(find("burger", "pizza", "fries"))  # asks for fries, and remembers the others
+    real = store.products
+
+    async def slow(conn: db.Connection, skus: Any) -> Any:
+        if "fries" in skus:
+            for sku in "abcd":  # it is full, and forgets everything
+                await find(sku)
+        return await real(conn, skus)
+
+    monkeypatch.setattr(store, "products", slow)
+    assert await first == {"burger", "pizza", "fries"}

@@ -1,0 +1,559 @@
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+
+from contracts.inventory import InventoryReserved
+from contracts.orders import OrderCancelled
+from payments import consumer, provider, store
+from payments.domain import Answer, NoAnswer, Status
+from payments.provider import Faults, SimulatedProvider
+from payments.worker import Limits, Provider, Worker
+from shared import db
+from shared.consumer import Handling
+from shared.db import Pool
+from shared.events import Event
+from tests.builders import eventually, record
+
+CLAIM_SECONDS = Limits().claim_seconds
+EXPIRES_AT = datetime.now(UTC) + timedelta(minutes=1)
+
+
+def reserved(order_id: int = 1, **changes: Any) -> InventoryReserved:
+    fields: dict[str, Any] = {"version": 1, "order_id": order_id, "user_id": "u1", "sku": "burger", "quantity": 2}
+    money = {"amount_cents": 1700, "currency": "EUR", "expires_at": EXPIRES_AT}
+    return InventoryReserved(**(fields | money | changes))
+
+
+def cancelled(order_id: int = 1) -> OrderCancelled:
+    return OrderCancelled(version=2, order_id=order_id, sku="burger", quantity=2, reason="cancelled_by_customer")
+
+
+Hook = Callable[[str], Awaitable[None]]
+
+
+async def nothing(_: str) -> None:
+    """Let the call go on."""
+
+
+@dataclass
+class Watched:
+    """A provider whose calls tell the test of themselves before they are made and before they are answered."""
+
+    real: Provider
+    before: Hook = nothing
+    after: Hook = nothing
+    calls: list[str] = field(default_factory=list)
+
+    async def _watch(self, name: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        self.calls.append(name)
+        await self.before(name)
+        answer = await call()
+        await self.after(name)
+        return answer
+
+    async def charge(self, key: str, amount_cents: int, currency: str) -> Answer:
+        return await self._watch("charge", lambda: self.real.charge(key, amount_cents, currency))
+
+    async def get(self, key: str) -> Answer | None:
+        return await self.real.get(key)
+
+    async def void(self, key: str) -> Answer:
+        return await self._watch("void", lambda: self.real.void(key))
+
+    async def refund(self, key: str) -> Answer:
+        return await self._watch("refund", lambda: self.real.refund(key))
+
+
+class Shop:
+    """One instance of the service after another, beside one provider, at a time that only the test moves."""
+
+    def __init__(self, pool: Pool, ledger: Pool, provider: Provider) -> None:
+        self.pool, self.ledger, self.provider = pool, ledger, Watched(provider)
+        self.time = datetime.now(UTC)
+        self.start()
+
+    def start(self, limits: Limits | None = None) -> None:
+        """Begin anew, as after a crash: all that was in memory is lost."""
+        self.worker = Worker(self.pool, self.provider, limits=limits or Limits(poll_seconds=0), now=lambda: self.time)
+        self.handling = Handling(self.pool, "payments", consumer.handlers(self.worker), self.worker.committed)
+
+    async def deliver(self, *events: Event) -> None:
+        await self.handling.handle([record(event) for event in events])
+
+    async def work(self) -> None:
+        """Let the worker do what it can do now."""
+        while await self.worker.run_once():
+            pass
+
+    async def settle(self) -> None:
+        """Let time pass until nothing waits for the provider any more."""
+        await self.work()
+        while await self.pool.fetchval("select count(*) from payments where status in ('PENDING', 'REFUNDING')"):
+            self.pass_time(CLAIM_SECONDS)
+            await self.work()
+
+    def pass_time(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+    async def statuses(self) -> dict[int, str]:
+        return dict(await self.pool.fetch("select order_id, status from payments"))
+
+    async def told(self) -> dict[int, list[str]]:
+        """What was said about each order, in the order in which relays read it."""
+        said: dict[int, list[str]] = {}
+        for row in await self.pool.fetch("select key, type from outbox order by xid, id"):
+            said.setdefault(int(row["key"]), []).append(row["type"].removeprefix("Payment"))
+        return said
+
+    async def movements(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for key, kind in await self.ledger.fetch("select key, kind from movements order by key, n"):
+            found.setdefault(int(key.removeprefix("order:")), []).append(kind)
+        return found
+
+    async def outcome(self, order_id: int = 1) -> tuple[str | None, list[str], list[str]]:
+        """Give the payment's status, its events, and what the ledger says."""
+        statuses, told, movements = await self.statuses(), await self.told(), await self.movements()
+        return statuses.get(order_id), told.get(order_id, []), movements.get(order_id, [])
+
+
+@asynccontextmanager
+async def running(*loops: Callable[[asyncio.Event], Any]) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for loop in loops:
+            group.create_task(loop(stop))
+        yield
+        stop.set()
+
+
+@pytest.fixture
+async def pools(payments_db: Any) -> AsyncIterator[tuple[Pool, Pool]]:
+    async with (
+        db.pool(payments_db.url, size=8, name="test") as pool,
+        db.pool(payments_db.provider_url, size=2, name="test") as ledger,
+    ):
+        yield pool, ledger
+
+
+@pytest.fixture
+async def shop(payments_db: Any, pools: tuple[Pool, Pool]) -> AsyncIterator[Shop]:
+    provider = SimulatedProvider(payments_db.provider_url)
+    async with running(provider.run):
+        yield Shop(*pools, provider)
+
+
+NO_MONEY = ([], ["void"], ["capture", "refund"], ["decline"])
+HISTORIES = {
+    Status.SUCCEEDED: (["Succeeded"], (["capture"],)),
+    Status.FAILED: (["Failed"], NO_MONEY),
+    Status.CANCELLED: ([], NO_MONEY),
+    Status.REFUNDED: (["Succeeded", "Refunded"], (["capture", "refund"],)),
+}
+
+
+async def check(shop: Shop) -> Counter[str]:
+    """Payments, events and ledger tell one story of each order; returns how many there are of each end."""
+    statuses, told, movements = await shop.statuses(), await shop.told(), await shop.movements()
+    refs = dict(await shop.pool.fetch("select order_id, provider_ref from payments where provider_ref is not null"))
+    captures = await shop.ledger.fetch("select key, ref, amount_cents from movements where kind = 'capture'")
+    assert {f"order:{order_id}": ref for order_id, ref in refs.items()} == {row["key"]: row["ref"] for row in captures}
+    assert {row["amount_cents"] for row in captures} <= {1700}
+    assert movements.keys() <= statuses.keys()
+    for order_id, status in statuses.items():
+        events, ledgers = HISTORIES[Status(status)]
+        assert (status, told.get(order_id, [])) == (status, events), order_id
+        assert movements.get(order_id, []) in ledgers, (order_id, status)
+    return Counter(statuses.values())
+
+
+async def test_a_reserved_order_is_charged(shop: Shop) -> None:
+    await shop.deliver(reserved())
+    assert await shop.outcome() == ("PENDING", [], [])
+    await shop.work()
+    assert await shop.outcome() == ("SUCCEEDED", ["Succeeded"], ["capture"])
+    assert await check(shop) == {"SUCCEEDED": 1}
+    value = await shop.pool.fetchval("select convert_from(value, 'utf8')::jsonb from outbox")
+    ref = await shop.ledger.fetchval("select ref from movements")
+    assert value == {"version": 1, "order_id": 1, "amount_cents": 1700, "currency": "EUR", "provider_ref": ref}
+
+
+async def test_an_order_above_the_limit_is_declined_and_its_cancellation_changes_nothing(shop: Shop) -> None:
+    await shop.deliver(reserved(amount_cents=50_001))
+    await shop.work()
+    assert await shop.pool.fetchval("select reason from payments") == "payment_declined"
+    await shop.deliver(cancelled())
+    await shop.work()
+    assert await shop.outcome() == ("FAILED", ["Failed"], ["decline"])
+    assert shop.provider.calls == ["charge"]
+
+
+async def test_500_charges_of_which_20_percent_go_wrong_are_made_once_each(
+    payments_db: Any, pools: tuple[Pool, Pool]
+) -> None:
+    faults = Faults(timeout_ratio=0.07, error_ratio=0.07, double_ratio=0.07, seed=1)
+    provider = SimulatedProvider(payments_db.provider_url, faults=faults)
+    shop = Shop(*pools, provider)
+    shop.start(Limits(call_seconds=0.5, poll_seconds=0.02))
+    shop.worker.now = lambda: datetime.now(UTC)
+    async with running(provider.run, shop.worker.run):
+        for first in range(1, 501, 100):
+            await shop.deliver(
+                *[reserved(n, amount_cents=50_001 if n % 10 == 0 else 1700) for n in range(first, first + 100)]
+            )
+            await shop.deliver(*[cancelled(n) for n in range(first, first + 100, 3)])
+
+        async def is_settled() -> bool:
+            return not set(await shop.statuses()).symmetric_difference(range(1, 501)) and not (
+                await shop.pool.fetchval("select count(*) from payments where status in ('PENDING', 'REFUNDING')")
+            )
+
+        await eventually(is_settled)
+    ends = await check(shop)
+    assert ends["SUCCEEDED"] == 300
+    assert ends["CANCELLED"] + ends["REFUNDED"] > 100
+    assert len(shop.provider.calls) > 520
+
+
+async def cancel_before_it_is_reserved(shop: Shop) -> None:
+    await shop.deliver(cancelled())
+    await shop.deliver(reserved())
+
+
+async def cancel_in_the_same_batch(shop: Shop) -> None:
+    await shop.deliver(reserved(), cancelled())
+
+
+async def cancel_before_the_call(shop: Shop) -> None:
+    await shop.deliver(reserved())
+    await shop.deliver(cancelled())
+
+
+async def cancel_before_the_charge_arrives(shop: Shop) -> None:
+    shop.provider.before = once("charge", lambda: shop.deliver(cancelled()))
+    await shop.deliver(reserved())
+
+
+async def cancel_before_the_charge_is_answered(shop: Shop) -> None:
+    shop.provider.after = once("charge", lambda: shop.deliver(cancelled()))
+    await shop.deliver(reserved())
+
+
+async def cancel_after_a_lost_answer(shop: Shop) -> None:
+    shop.provider.after = once("charge", lose_the_answer)
+    await shop.deliver(reserved())
+    await shop.work()
+    await shop.deliver(cancelled())
+
+
+async def cancel_and_lose_the_answers_to_charge_and_void(shop: Shop) -> None:
+    async def lose(name: str) -> None:
+        if shop.provider.calls.count(name) == 1:
+            await lose_the_answer()
+
+    shop.provider.before = once("charge", lambda: shop.deliver(cancelled()))
+    shop.provider.after = lose
+    await shop.deliver(reserved())
+
+
+async def cancel_what_is_being_declined(shop: Shop) -> None:
+    shop.provider.before = once("charge", lambda: shop.deliver(cancelled()))
+    await shop.deliver(reserved(amount_cents=50_001))
+
+
+async def cancel_what_is_voided_for_its_deadline(shop: Shop) -> None:
+    shop.provider.after = once("charge", lose_the_answer)
+    await shop.deliver(reserved())
+    await shop.work()
+    shop.pass_time(60)
+    shop.provider.after = once("void", lambda: shop.deliver(cancelled()))
+
+
+async def cancel_after_success(shop: Shop) -> None:
+    await shop.deliver(reserved())
+    await shop.work()
+    await shop.deliver(cancelled())
+
+
+async def cancel_again_during_the_refund(shop: Shop) -> None:
+    shop.provider.before = once("refund", lambda: shop.deliver(cancelled()))
+    await cancel_after_success(shop)
+
+
+async def cancel_and_lose_the_answer_to_the_refund(shop: Shop) -> None:
+    shop.provider.after = once("refund", lose_the_answer)
+    await cancel_after_success(shop)
+
+
+async def lose_the_answer() -> None:
+    raise NoAnswer("lost")
+
+
+def once(name: str, act: Callable[[], Awaitable[None]]) -> Hook:
+    """Act at the first call of this name."""
+    left = [name]
+
+    async def hook(called: str) -> None:
+        if called in left:
+            left.remove(called)
+            await act()
+
+    return hook
+
+
+CANCELLED: tuple[str, list[str]] = ("CANCELLED", [])
+REFUNDED = ("REFUNDED", ["Succeeded", "Refunded"])
+POINTS = {
+    cancel_before_it_is_reserved: (*CANCELLED, []),
+    cancel_in_the_same_batch: (*CANCELLED, ["void"]),
+    cancel_before_the_call: (*CANCELLED, ["void"]),
+    cancel_before_the_charge_arrives: (*CANCELLED, ["capture", "refund"]),
+    cancel_before_the_charge_is_answered: (*CANCELLED, ["capture", "refund"]),
+    cancel_after_a_lost_answer: (*CANCELLED, ["capture", "refund"]),
+    cancel_and_lose_the_answers_to_charge_and_void: (*CANCELLED, ["capture", "refund"]),
+    cancel_what_is_being_declined: (*CANCELLED, ["decline"]),
+    cancel_what_is_voided_for_its_deadline: (*CANCELLED, ["capture", "refund"]),
+    cancel_after_success: (*REFUNDED, ["capture", "refund"]),
+    cancel_again_during_the_refund: (*REFUNDED, ["capture", "refund"]),
+    cancel_and_lose_the_answer_to_the_refund: (*REFUNDED, ["capture", "refund"]),
+}
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.__name__)
+async def test_an_order_cancelled_at_any_point_costs_nothing(
+    shop: Shop, point: Callable[[Shop], Awaitable[None]]
+) -> None:
+    await point(shop)
+    await shop.settle()
+    await shop.deliver(cancelled())
+    await shop.settle()
+    assert await shop.outcome() == POINTS[point]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
+async def test_however_often_and_in_whatever_order_events_come_the_end_is_consistent(
+    shop: Shop, together: bool
+) -> None:
+    kinds = (reserved, cancelled) if together else (reserved, cancelled, None)
+    words = [word for length in range(2, 6) for word in product(kinds, repeat=length) if set(word) == set(kinds)]
+    for n, word in enumerate(words, start=1):
+        if together:
+            await shop.deliver(*[kind(n) for kind in word if kind])
+            continue
+        for kind in word:
+            await (shop.deliver(kind(n)) if kind else shop.work())
+    await shop.settle()
+
+    statuses = await shop.statuses()
+    for n, word in enumerate(words, start=1):
+        charged = word.index(reserved)
+        in_time = not together and charged < word.index(cancelled) and None in word[charged : word.index(cancelled)]
+        assert statuses[n] == ("REFUNDED" if in_time else "CANCELLED"), word
+    assert sum((await check(shop)).values()) == len(words)
+    assert await shop.pool.fetchval("select count(*) from parked") == 0
+
+
+async def test_the_same_record_again_changes_nothing(shop: Shop) -> None:
+    records = [record(reserved(n)) for n in range(1, 4)]
+    for batch in (records, records[1:], [*records, *records]):
+        await shop.handling.handle(batch)
+        await shop.work()
+    assert await check(shop) == {"SUCCEEDED": 3}
+    assert shop.provider.calls == ["charge"] * 3
+
+
+async def test_what_follows_from_an_event_carries_its_trace(shop: Shop) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    came = record(reserved())
+    await shop.handling.handle([came._replace(headers=(*came.headers, ("traceparent", trace.encode())))])
+    await shop.work()
+    assert (await shop.pool.fetchval("select head from outbox")).endswith(trace.encode())
+
+
+async def test_an_order_that_comes_after_its_deadline_is_never_charged(shop: Shop) -> None:
+    await shop.deliver(reserved(expires_at=shop.time))
+    await shop.work()
+    assert await shop.outcome() == ("FAILED", ["Failed"], [])
+    assert shop.provider.calls == []
+
+
+async def test_no_charge_starts_after_the_deadline(shop: Shop) -> None:
+    await shop.deliver(reserved(1))
+    shop.provider.after = once("charge", lose_the_answer)
+    await shop.work()
+    await shop.deliver(reserved(2, expires_at=shop.time + timedelta(seconds=1)))
+    shop.pass_time(60)
+    await shop.settle()
+    assert shop.provider.calls == ["charge", "void", "void"]
+    assert await shop.outcome(1) == ("FAILED", ["Failed"], ["capture", "refund"])
+    assert await shop.outcome(2) == ("FAILED", ["Failed"], ["void"])
+    assert set(await shop.pool.fetch("select reason from payments")) == {("deadline_passed",)}
+
+
+async def test_a_charge_that_is_answered_after_the_deadline_counts(shop: Shop) -> None:
+    async def dawdle() -> None:
+        shop.pass_time(2)
+
+    shop.provider.before = once("charge", dawdle)
+    await shop.deliver(reserved(expires_at=shop.time + timedelta(seconds=1)))
+    await shop.work()
+    assert await shop.outcome() == ("SUCCEEDED", ["Succeeded"], ["capture"])
+
+
+async def test_a_crash_between_intent_and_call_is_made_good_when_the_claim_is_over(shop: Shop) -> None:
+    await shop.deliver(reserved())
+    shop.start()
+    await shop.work()
+    assert await shop.outcome() == ("PENDING", [], [])
+    shop.pass_time(CLAIM_SECONDS)
+    await shop.work()
+    assert await shop.outcome() == ("SUCCEEDED", ["Succeeded"], ["capture"])
+
+
+@pytest.mark.parametrize(
+    ("call", "meanwhile", "end"),
+    [
+        ("charge", "nothing", ("SUCCEEDED", ["Succeeded"], ["capture"])),
+        ("charge", "cancelled", ("CANCELLED", [], ["capture", "refund"])),
+        ("charge", "expired", ("FAILED", ["Failed"], ["capture", "refund"])),
+        ("refund", "nothing", ("REFUNDED", ["Succeeded", "Refunded"], ["capture", "refund"])),
+    ],
+)
+async def test_a_crash_between_call_and_result_is_made_good(
+    shop: Shop, call: str, meanwhile: str, end: tuple[str, list[str], list[str]]
+) -> None:
+    dead = asyncio.Event()
+
+    async def die() -> None:
+        dead.set()
+        await asyncio.Event().wait()
+
+    await shop.deliver(reserved())
+    if call == "refund":
+        await shop.work()
+        await shop.deliver(cancelled())
+    shop.provider.after = once(call, die)
+    process = asyncio.create_task(shop.worker.run(asyncio.Event()))
+    await dead.wait()
+    process.cancel()
+    await asyncio.wait([process])
+
+    shop.start()
+    if meanwhile == "cancelled":
+        await shop.deliver(cancelled())
+    shop.pass_time(60 if meanwhile == "expired" else CLAIM_SECONDS)
+    await shop.work()
+    assert await shop.outcome() == end
+
+
+async def test_a_worker_that_was_given_up_for_dead_cannot_record_what_it_hears(shop: Shop) -> None:
+    frozen, thawed = asyncio.Event(), asyncio.Event()
+
+    async def freeze() -> None:
+        frozen.set()
+        await thawed.wait()
+
+    shop.provider.after = once("charge", freeze)
+    await shop.deliver(reserved())
+    late = shop.worker
+    process = asyncio.create_task(late.run_once())
+    await frozen.wait()
+    shop.pass_time(60)
+    voided = asyncio.Event()
+
+    async def answer_the_late_one_first() -> None:
+        voided.set()
+        thawed.set()
+        await process
+        while await late.run_once():
+            pass
+
+    shop.start()
+    shop.provider.after = once("void", answer_the_late_one_first)
+    await shop.work()
+    assert voided.is_set()
+    assert await shop.outcome() == ("FAILED", ["Failed"], ["capture", "refund"])
+
+
+async def test_an_intent_that_was_rolled_back_is_not_charged(shop: Shop) -> None:
+    async with shop.pool.acquire() as conn:
+        transaction = conn.transaction()
+        await transaction.start()
+        await consumer.handlers(shop.worker)[InventoryReserved](conn, [reserved()])
+        await transaction.rollback()
+    shop.worker.committed()
+    await shop.work()
+    assert (await shop.outcome(), shop.provider.calls) == ((None, [], []), [])
+
+
+async def test_what_finds_no_room_in_memory_is_found_in_the_table(shop: Shop) -> None:
+    shop.start(Limits(calls_at_once=0))
+    await shop.deliver(*[reserved(n) for n in range(1, 11)])
+    await shop.work()
+    assert shop.provider.calls == []
+    shop.start(Limits(calls_at_once=1, poll_seconds=0))
+    await shop.settle()
+    assert await check(shop) == {"SUCCEEDED": 10}
+    assert shop.provider.calls == ["charge"] * 10
+
+
+async def test_workers_that_take_over_at_the_same_time_share_the_work(shop: Shop) -> None:
+    shop.start(Limits(calls_at_once=0))
+    await shop.deliver(*[reserved(n) for n in range(1, 301)])
+    workers = [Worker(shop.pool, shop.provider, now=lambda: shop.time) for _ in range(4)]
+
+    async def work(worker: Worker) -> None:
+        while await worker.run_once():
+            pass
+
+    await asyncio.gather(*map(work, workers))
+    assert await check(shop) == {"SUCCEEDED": 300}
+    assert shop.provider.calls == ["charge"] * 300
+
+
+async def test_a_provider_that_fails_in_an_unheard_of_way_is_asked_again(shop: Shop) -> None:
+    async def explode() -> None:
+        raise ZeroDivisionError
+
+    shop.provider.before = once("charge", explode)
+    await shop.deliver(reserved())
+    await shop.settle()
+    assert (await shop.outcome(), len(shop.provider.calls)) == (("SUCCEEDED", ["Succeeded"], ["capture"]), 2)
+
+
+async def test_a_worker_that_is_stopped_finishes_what_it_has_in_hand(shop: Shop) -> None:
+    stop = asyncio.Event()
+
+    async def end() -> None:
+        stop.set()
+
+    shop.provider.before = once("charge", end)
+    await shop.deliver(*[reserved(n) for n in range(1, 4)])
+    await shop.worker.run(stop)
+    assert await check(shop) == {"SUCCEEDED": 3}
+
+
+async def test_no_statement_reads_a_whole_table_even_if_it_was_planned_while_there_was_nothing(
+    payments_db: Any,
+) -> None:
+    statements = {
+        payments_db.url: (store._ADD, store._SAVE, store._DUE, store._TAKE_OVER, store._GET),
+        payments_db.provider_url: (provider._FIRST, provider._GIVE_BACK, provider._READ),
+    }
+    for url, prepared in statements.items():
+        conn = await db.connect(url, plan_cache_mode="force_generic_plan")
+        for n, sql in enumerate(prepared):
+            await conn.execute(f"prepare s{n} as {sql}")
+            nulls = ", ".join(["null"] * len(set(re.findall(r"\$[0-9]+", sql))))
+            plan = "\n".join(row[0] for row in await conn.fetch(f"explain (costs off) execute s{n} ({nulls})"))
+            for line in re.findall(r"(?:Scan using|Scan on) (?:payments|movements).*\n.*", plan):
+                assert "Index Cond" in line or "Recheck Cond" in line, plan
+        await conn.close()

@@ -1,0 +1,276 @@
+"""Group commit at the door: every caller hears the truth in time, whatever becomes of Postgres."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import asyncpg
+import psutil
+import pytest
+from asyncpg import Pool
+
+from local import ports
+from local.postgres import Postgres
+from local.process import Server
+from shared import db
+from shared.batching import Batcher
+from shared.db import Plain
+from shared.errors import OutcomeUnknown, Refused
+from tests.builders import eventually
+from tests.conftest import Database
+
+Door = Batcher[int, int]
+RunDoor = Callable[..., AbstractAsyncContextManager[Door]]
+
+TABLE = "create table things (id bigint primary key, attempts int not null default 1, check (id <> 13))"
+
+
+async def write(conn: Plain, ids: Sequence[int]) -> list[int | Exception]:
+    """Store each id once; a repetition is counted, as a sign that the same ids came again."""
+    rows = await conn.fetch(
+        """insert into things (id) select unnest($1::bigint[])
+           on conflict (id) do update set attempts = things.attempts + 1 returning id""",
+        ids,
+    )
+    assert len(rows) == len(ids)
+    return [LookupError(id_) if id_ == 404 else id_ * 10 for id_ in ids]
+
+
+@asynccontextmanager
+async def running(door: Door) -> AsyncIterator[Door]:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(door.run(stop))
+        await asyncio.sleep(0)  # its workers have begun
+        try:
+            yield door
+        finally:
+            stop.set()
+
+
+@pytest.fixture
+async def things(pool: Pool) -> Pool:
+    await pool.execute(TABLE)
+    return pool
+
+
+@pytest.fixture
+def url(database: Database, things: Pool) -> str:
+    return database.url_for("orders")
+
+
+async def ids(pool: Pool | Plain) -> list[int]:
+    return [row["id"] for row in await pool.fetch("select id from things order by id")]
+
+
+async def outcome(work: asyncio.Task[int]) -> object:
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001  # that is what is asked
+        return type(error)
+
+
+async def test_each_caller_gets_its_own_result(url: str, things: Pool) -> None:
+    async with running(Batcher(url, write, name="test")) as door:
+        results = await asyncio.gather(*[door.submit(id_) for id_ in range(1000, 2000)])
+
+    assert results == [id_ * 10 for id_ in range(1000, 2000)]
+    assert await ids(things) == list(range(1000, 2000))
+
+
+async def test_many_callers_share_one_statement(url: str, things: Pool) -> None:
+    async with running(Batcher(url, write, name="test", workers=1, max_batch=100)) as door:
+        await asyncio.gather(*[door.submit(id_) for id_ in range(1000, 2000)])
+
+    assert await things.fetchval("select count(distinct xmin::text) from things") <= 11
+
+
+async def test_a_bad_row_does_not_fail_its_neighbours(url: str, things: Pool) -> None:
+    async with running(Batcher(url, write, name="test", workers=1)) as door:
+        tasks = [asyncio.create_task(door.submit(id_)) for id_ in (11, 12, 13, 14)]
+        results = [await outcome(task) for task in tasks]
+
+    assert results == [110, 120, asyncpg.CheckViolationError, 140]
+    assert await ids(things) == [11, 12, 14]
+
+
+async def test_a_result_that_is_an_exception_is_raised_at_its_own_caller(url: str, things: Pool) -> None:
+    async with running(Batcher(url, write, name="test", workers=1)) as door:
+        tasks = [asyncio.create_task(door.submit(id_)) for id_ in (403, 404, 405)]
+        results = [await outcome(task) for task in tasks]
+
+    assert results == [4030, LookupError, 4050]
+
+
+async def test_a_full_queue_refuses(url: str, things: Pool) -> None:
+    door: Door = Batcher(url, write, name="test", max_waiting=5)
+    tasks = [asyncio.create_task(door.submit(id_)) for id_ in range(1, 8)]
+    await asyncio.sleep(0)
+    async with running(door):
+        results = [await outcome(task) for task in tasks]
+
+    assert results == [10, 20, 30, 40, 50, Refused, Refused]
+    assert await ids(things) == [1, 2, 3, 4, 5]
+
+
+async def test_a_caller_that_hangs_up_cancels_nothing(url: str, things: Pool) -> None:
+    door: Door = Batcher(url, write, name="test")
+    task = asyncio.create_task(door.submit(1))
+    await asyncio.sleep(0)
+    task.cancel()
+    async with running(door):
+        assert await door.submit(2) == 20
+
+    assert await ids(things) == [1, 2]
+
+
+async def test_what_waits_is_written_before_the_door_stops_and_nothing_is_taken_afterwards(
+    url: str, things: Pool
+) -> None:
+    door: Door = Batcher(url, write, name="test", workers=1, max_batch=10)
+    tasks = [asyncio.create_task(door.submit(id_)) for id_ in range(101, 201)]
+    async with running(door):
+        pass
+    with pytest.raises(Refused):
+        await door.submit(1)
+
+    assert [await outcome(task) for task in tasks] == [id_ * 10 for id_ in range(101, 201)]
+    assert await ids(things) == list(range(101, 201))
+
+
+async def test_while_a_lock_holds_the_write_callers_are_answered_in_time_and_truly(
+    url: str, things: Pool, database: Database
+) -> None:
+    door: Door = Batcher(url, write, name="test", workers=1, deadline_seconds=0.5)
+    other = await db.connect(database.url_for("orders"))
+    async with running(door):
+        await door.submit(1)
+        began = time.monotonic()
+        async with other.transaction():
+            await other.execute("lock table things in access exclusive mode")
+            sent = asyncio.create_task(door.submit(2))
+            await eventually(lambda: is_waiting_for_a_lock(other))
+            waiting = asyncio.create_task(door.submit(3))
+            results = [await outcome(task) for task in (sent, waiting)]
+        took = time.monotonic() - began
+        assert await door.submit(4) == 40
+    await other.close()
+
+    assert results == [OutcomeUnknown, Refused]
+    assert took < 1.2
+    assert await ids(things) == [1, 2, 4]
+
+
+async def is_waiting_for_a_lock(conn: Plain) -> bool:
+    return await conn.fetchval("select exists (select from pg_locks where not granted)")
+
+
+async def test_a_connection_killed_before_the_answer_is_repeated_with_the_same_ids(
+    url: str, things: Pool, database: Database
+) -> None:
+    killed: list[int] = []
+
+    async def write_and_lose_the_connection(conn: Plain, given: Sequence[int]) -> list[int | Exception]:
+        results = await write(conn, given)  # committed
+        if not killed:
+            killed.append(conn.get_server_pid())
+            await things.execute("select pg_terminate_backend($1)", killed[0])
+            await conn.execute("select 1")  # and here nobody answers
+        return results
+
+    async with running(Batcher(url, write_and_lose_the_connection, name="test", workers=1)) as door:
+        assert await door.submit(7) == 70
+
+    assert [tuple(row) for row in await things.fetch("select id, attempts from things")] == [(7, 2)]
+
+
+async def test_connections_that_die_under_load_lose_and_double_nothing(url: str, things: Pool) -> None:
+    async def kill() -> None:
+        for _ in range(10):
+            await things.execute(
+                """select pg_terminate_backend(pid) from pg_stat_activity
+                    where application_name = 'test door' and datname = current_database()"""
+            )
+            await asyncio.sleep(0.03)
+
+    async with running(Batcher(url, write, name="test", max_batch=20)) as door:
+        killing = asyncio.create_task(kill())
+        results = []
+        for first in range(1000, 3000, 100):
+            results += await asyncio.gather(*[door.submit(id_) for id_ in range(first, first + 100)])
+        await killing
+
+    assert results == [id_ * 10 for id_ in range(1000, 3000)]
+    assert await ids(things) == list(range(1000, 3000))
+
+
+async def test_without_postgres_callers_are_refused_in_time(url: str) -> None:
+    nowhere = f"postgresql://x:x@127.0.0.1:{ports.free_block(1)}/x"
+    async with running(Batcher(nowhere, write, name="test", deadline_seconds=0.4)) as door:
+        began = time.monotonic()
+        results = [await outcome(asyncio.create_task(door.submit(id_))) for id_ in (1, 2)]
+        took = time.monotonic() - began
+
+    assert results == [Refused, Refused]
+    assert took < 1.2
+
+
+@pytest.fixture
+async def own_postgres(run_folder: object) -> AsyncIterator[tuple[Server, str]]:
+    """A server that a test may freeze, with the table; gives its address."""
+    root = run_folder / "own-postgres"  # type: ignore[operator]
+    engine = Postgres(root, ports.free_block(1), settings={"fsync": "off", "shared_buffers": "32MB"})
+    server = Server(engine, root)
+    await asyncio.to_thread(server.start)
+    url = f"postgresql://postgres:postgres@127.0.0.1:{engine.ports[0]}/quickbite"
+    conn = await db.connect(url)
+    await conn.execute(f"drop table if exists things; {TABLE}")
+    await conn.close()
+    yield server, url
+    signal_all(server, signal.SIGCONT)
+    await asyncio.to_thread(server.stop)
+
+
+def signal_all(server: Server, what: signal.Signals) -> None:
+    process = psutil.Process(server.pid)
+    for one in (process, *process.children(recursive=True)):
+        os.kill(one.pid, what)
+
+
+async def test_a_frozen_postgres_answers_nobody_and_the_door_answers_all_in_time_and_truly(
+    own_postgres: tuple[Server, str],
+) -> None:
+    server, url = own_postgres
+    door: Door = Batcher(url, write, name="test", workers=1, deadline_seconds=1.0)
+    async with running(door):
+        await door.submit(1)
+        signal_all(server, signal.SIGSTOP)
+        began = time.monotonic()
+        sent = asyncio.create_task(door.submit(2))
+        await eventually(lambda: is_taken(door))
+        waiting = asyncio.create_task(door.submit(3))
+        results = [await outcome(task) for task in (sent, waiting)]
+        took = time.monotonic() - began
+        signal_all(server, signal.SIGCONT)
+        assert await eventually(lambda: answers(door, 4)) == 40
+    conn = await db.connect(url)
+    written = await ids(conn)
+    await conn.close()
+
+    assert results == [OutcomeUnknown, Refused]
+    assert took < 1.4
+    assert written == [1, 2, 4]
+
+
+async def is_taken(door: Door) -> bool:
+    return bool(door._taken) and all(item.sent for item in door._taken)
+
+
+async def answers(door: Door, id_: int) -> int | None:
+    try:
+        return await door.submit(id_)
+    except (OutcomeUnknown, Refused):
+        return None

@@ -1,0 +1,558 @@
+"""What a consumer does with records: once, together with their effects, in order of each key, and never stuck."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+import pytest
+from asyncpg import Pool
+from uuid_utils.compat import uuid7
+
+from contracts.orders import OrderConfirmed, OrderCreated
+from contracts.products import ProductChanged
+from shared import db, inbox, outbox
+from shared.consumer import MAX_ATTEMPTS, Handling, TryAgain
+from shared.db import Connection
+from shared.errors import UnknownAggregate
+from shared.events import Record
+from tests.builders import order_confirmed, order_created, record
+
+Break = Callable[[Any], None]
+
+
+class Ledger:
+    """A service whose effect is a row for each event, and whose own events say so."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[tuple[int, int]]]] = []
+        self.break_: Break = lambda event: None
+
+    async def write(self, conn: Connection, given: list[Any]) -> None:
+        self.calls.append((type(given[0]).__name__, [(e.order_id, e.version) for e in given]))
+        for event in given:
+            self.break_(event)
+        rows = [(e.order_id, e.version) for e in given]
+        await conn.executemany("insert into effects (order_id, version) values ($1, $2)", rows)
+        await outbox.append(conn, [order_confirmed(order_id, version) for order_id, version in rows])
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+async def handling(pool: Pool, ledger: Ledger) -> Handling:
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    return Handling(pool, "ledger", {OrderCreated: ledger.write, OrderConfirmed: ledger.write})
+
+
+def fail_for(*order_ids: int, error: Exception | None = None) -> Break:
+    def check(event: Any) -> None:
+        if event.order_id in order_ids:
+            raise error or LookupError(f"cannot handle {event.order_id}")
+
+    return check
+
+
+async def handle_to_the_end(handling: Handling, records: Sequence[Record]) -> int:
+    """Repeat as the consumer does; says how often it took."""
+    for attempt in range(1, 10):
+        try:
+            await handling.handle(records)
+        except TryAgain:
+            continue
+        return attempt
+    raise AssertionError("never done")
+
+
+async def effects(pool: Pool) -> list[tuple[int, int]]:
+    return [tuple(row) for row in await pool.fetch("select order_id, version from effects order by n")]
+
+
+async def parked(pool: Pool) -> list[tuple[str, int, bool]]:
+    rows = await pool.fetch("select key, attempts, blocks from parked order by id")
+    return [tuple(row) for row in rows]
+
+
+async def letters(pool: Pool) -> int:
+    return await pool.fetchval("select count(*) from outbox where topic like '%.dlq'")
+
+
+def created(*versions: tuple[int, int]) -> list[Record]:
+    return [record(order_created(order_id, version=version)) for order_id, version in versions]
+
+
+async def test_effects_inbox_rows_and_events_are_committed_together(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    await handling.handle(created((1, 1), (2, 1), (1, 2)))
+
+    counts = "select count(*), (select count(*) from inbox), (select count(distinct xid) from outbox) from outbox"
+    assert sorted(await effects(pool)) == [(1, 1), (1, 2), (2, 1)]
+    assert tuple(await pool.fetchrow(counts)) == (3, 3, 1)
+
+
+async def test_nothing_is_committed_when_the_commit_does_not_come(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(2, error=asyncpg.DeadlockDetectedError("deadlock detected"))
+    with pytest.raises(asyncpg.DeadlockDetectedError):
+        await handling.handle(created((1, 1), (2, 1)))
+
+    for table in ("effects", "inbox", "outbox", "parked"):
+        assert await pool.fetchval(f"select count(*) from {table}") == 0
+
+
+async def test_an_event_delivered_again_has_no_effect(pool: Pool, handling: Handling) -> None:
+    records = created((1, 1), (2, 1))
+    for batch in (records, records, records[:1], records[::-1]):
+        await handling.handle(batch)
+
+    assert await effects(pool) == [(1, 1), (2, 1)]
+
+
+async def test_without_its_inbox_row_it_would_have_one(pool: Pool, handling: Handling) -> None:
+    records = created((1, 1))
+    await handling.handle(records)
+    await pool.execute("delete from inbox")
+    await handling.handle(records)
+
+    assert len(await effects(pool)) == 2
+
+
+async def test_an_event_that_comes_twice_in_a_batch_is_handled_once_and_in_its_first_place(
+    pool: Pool, handling: Handling
+) -> None:
+    first, second = created((1, 1), (1, 2))
+    await handling.handle([first, second, first._replace(offset=99)])
+
+    assert await effects(pool) == [(1, 1), (1, 2)]
+
+
+async def test_another_consumer_of_the_same_service_has_its_own_inbox(pool: Pool, ledger: Ledger) -> None:
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    records = created((1, 1))
+    for name in ("a", "b"):
+        await Handling(pool, name, {OrderCreated: ledger.write}).handle(records)
+
+    assert len(await effects(pool)) == 2
+
+
+async def test_two_members_that_get_the_same_records_at_once_have_the_effect_once(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    other = Handling(pool, "ledger", {OrderCreated: ledger.write})
+    records = created(*[(order_id, 1) for order_id in range(1, 51)])
+    await asyncio.gather(handling.handle(records), other.handle(records[::-1]))
+
+    assert sorted(await effects(pool)) == [(order_id, 1) for order_id in range(1, 51)]
+
+
+async def test_a_batch_is_handled_in_waves_that_keep_each_keys_order_and_group_types(
+    ledger: Ledger, handling: Handling
+) -> None:
+    await handling.handle(
+        [
+            record(order_created(1, version=1)),
+            record(order_created(2, version=1)),
+            record(order_confirmed(1, version=2)),
+            record(order_confirmed(3, version=1)),
+            record(order_created(1, version=3)),
+        ]
+    )
+
+    assert ledger.calls == [
+        ("OrderCreated", [(1, 1), (2, 1)]),
+        ("OrderConfirmed", [(3, 1)]),
+        ("OrderConfirmed", [(1, 2)]),
+        ("OrderCreated", [(1, 3)]),
+    ]
+
+
+async def test_an_event_of_an_unknown_type_is_skipped(pool: Pool, handling: Handling) -> None:
+    changed = ProductChanged(version=1, product_id=1, sku="x", name="X", price_cents=1, currency="EUR", active=True)
+    await handling.handle([record(changed), *created((1, 1))])
+
+    assert await effects(pool) == [(1, 1)]
+    assert await parked(pool) == []
+
+
+async def test_traces_go_from_an_event_to_what_follows_from_it(pool: Pool, handling: Handling) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traced, plain = created((1, 1), (2, 1))
+    await handling.handle([traced._replace(headers=[*traced.headers, ("traceparent", trace.encode())]), plain])
+
+    heads = dict(await pool.fetch("select key, convert_from(head, 'UTF8') from outbox"))
+    assert heads["1"].endswith(trace)
+    assert not heads["2"].endswith(trace)
+
+
+# Bad records: each is made of a good one, and stands between two good ones.
+
+
+def with_value(value: bytes | None) -> Callable[[Record], Record]:
+    return lambda good: good._replace(value=value)
+
+
+def with_field(name: str, value: object) -> Callable[[Record], Record]:
+    def change(good: Record) -> Record:
+        return good._replace(value=orjson.dumps(orjson.loads(good.value or b"") | {name: value}))
+
+    return change
+
+
+def with_raw_field(name: str, raw: bytes) -> Callable[[Record], Record]:
+    def change(good: Record) -> Record:
+        fields = orjson.loads(good.value or b"") | {name: "@"}
+        return good._replace(value=orjson.dumps(fields).replace(b'"@"', raw))
+
+    return change
+
+
+def without_field(name: str) -> Callable[[Record], Record]:
+    def change(good: Record) -> Record:
+        fields = orjson.loads(good.value or b"")
+        del fields[name]
+        return good._replace(value=orjson.dumps(fields))
+
+    return change
+
+
+def with_header(name: str, value: bytes | None) -> Callable[[Record], Record]:
+    def change(good: Record) -> Record:
+        return good._replace(headers=[(n, value if n == name else v) for n, v in good.headers])  # type: ignore[misc]
+
+    return change
+
+
+def without_header(name: str) -> Callable[[Record], Record]:
+    return lambda good: good._replace(headers=[(n, v) for n, v in good.headers if n != name])
+
+
+def with_id(event_id: UUID) -> Callable[[Record], Record]:
+    return with_header("ce_id", str(event_id).encode())
+
+
+def id_of(moment: datetime) -> UUID:
+    made = uuid7()
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | made.int & (1 << 80) - 1)
+
+
+NOW = datetime.now(UTC)
+
+BAD: dict[str, Callable[[Record], Record]] = {
+    "null key": lambda good: good._replace(key=None),
+    "empty key": lambda good: good._replace(key=b""),
+    "wrong key": lambda good: good._replace(key=b"4711"),
+    "key of NUL": lambda good: good._replace(key=b"\x00"),
+    "key of a megabyte of NUL": lambda good: good._replace(key=b"\x00" * 1_000_000),
+    "key that is no UTF-8": lambda good: good._replace(key=b"\xff\xfe"),
+    "null value": with_value(None),
+    "empty value": with_value(b""),
+    "not JSON": with_value(b"hello"),
+    "JSON null": with_value(b"null"),
+    "JSON list": with_value(b"[]"),
+    "JSON scalar": with_value(b"1"),
+    "truncated": lambda good: good._replace(value=(good.value or b"")[:-3]),
+    "trailing garbage": lambda good: good._replace(value=(good.value or b"") + b"}"),
+    "byte order mark": lambda good: good._replace(value=b"\xef\xbb\xbf" + (good.value or b"")),
+    "UTF-16": lambda good: good._replace(value=(good.value or b"").decode().encode("utf-16")),
+    "invalid UTF-8": with_raw_field("note", b'"\xff"'),
+    "depth 100,000": with_raw_field("product", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "missing field": without_field("order_id"),
+    "missing version": without_field("version"),
+    "no fields": with_value(b"{}"),
+    "number as text": with_field("quantity", "2"),
+    "fraction": with_field("quantity", 1.5),
+    "boolean as number": with_field("quantity", True),
+    "zero": with_field("quantity", 0),
+    "negative": with_field("quantity", -1),
+    "2^31": with_field("quantity", 2**31),
+    "2^63": with_raw_field("order_id", str(2**63).encode()),
+    "5,000 digits": with_raw_field("order_id", b"9" * 5000),
+    "NaN": with_raw_field("amount_cents", b"NaN"),
+    "Infinity": with_raw_field("amount_cents", b"Infinity"),
+    "1e999": with_raw_field("amount_cents", b"1e999"),
+    "NUL in text": with_field("note", "a\x00b"),
+    "lone surrogate": with_raw_field("note", b'"\\ud800"'),
+    "not a time": with_field("expires_at", "tomorrow"),
+    "a megabyte of nothing": with_value(b" " * 1_000_000),
+    "a megabyte of NUL": with_value(b"\x00" * 1_000_000),
+    "a megabyte of invalid UTF-8": with_value(b"\xff" * 1_000_000),
+    "no headers": lambda good: good._replace(headers=[]),
+    "no ce_id": without_header("ce_id"),
+    "null ce_id": with_header("ce_id", None),
+    "ce_id that is none": with_header("ce_id", b"1"),
+    "ce_id that is no ASCII": with_header("ce_id", b"\xff" * 16),
+    "no ce_type": without_header("ce_type"),
+    "null ce_type": with_header("ce_type", None),
+    "id that is not v7": with_id(uuid4()),
+    "id from last year": with_id(id_of(NOW - timedelta(days=365))),
+    "id that was forgotten": with_id(id_of(NOW - inbox.RETENTION - timedelta(hours=1))),
+    "id from the future": with_id(id_of(NOW + timedelta(days=2))),
+    "nil id": with_id(UUID(int=0)),
+}
+
+
+async def test_a_bad_record_of_every_kind_is_parked_alone(pool: Pool, handling: Handling) -> None:
+    wrong = {}
+    for kind, spoil in BAD.items():
+        before, good, after = created((1, 1), (1, 2), (1, 3))
+        bad = spoil(good)
+        try:
+            await handling.handle([before, bad, after])
+        except Exception as error:  # noqa: BLE001  # every kind is looked at
+            wrong[kind] = repr(error)[:200]
+            continue
+        rows = await pool.fetch('select attempts, blocks, raw_key, value, partition, "offset" from parked')
+        if [tuple(row) for row in rows] != [(0, False, bad.key, bad.value, bad.partition, bad.offset)]:
+            wrong[kind] = f"parked {len(rows)}"
+        if await effects(pool) != [(1, 1), (1, 3)] or await letters(pool) != 1:
+            wrong[kind] = "effects or dead letter"
+        await pool.execute("delete from parked; delete from effects; delete from outbox")
+    assert wrong == {}
+
+
+HARMLESS: dict[str, Callable[[Record], Record]] = {
+    "unknown field": with_field("colour", "red"),
+    "doubled key": with_raw_field("note", b'"a", "note": "b"'),
+    "unknown type": with_header("ce_type", b"OrderTeleported"),
+    "type of NUL": with_header("ce_type", b"\x00"),
+    "type that is no UTF-8": with_header("ce_type", b"\xff"),
+    "null traceparent": lambda good: good._replace(headers=[*good.headers, ("traceparent", None)]),  # type: ignore[list-item]
+    "trace of NUL": lambda good: good._replace(headers=[*good.headers, ("traceparent", b"\x00" * 100_000)]),
+    "trace that is no ASCII": lambda good: good._replace(headers=[*good.headers, ("traceparent", b"\xff" * 55)]),
+    "doubled header": lambda good: good._replace(headers=good.headers * 2),
+    "right to left": with_field("note", "\u202e\u0430<script>'; drop table orders; --\r\n"),
+}
+
+
+async def test_a_strange_record_that_is_no_mistake_is_not_parked(pool: Pool, handling: Handling) -> None:
+    before, after = created((100, 1), (100, 2))
+    strange = [change(created((n, 1))[0]) for n, change in enumerate(HARMLESS.values(), start=1)]
+    await handling.handle([before, *strange, after])
+
+    assert await parked(pool) == []
+    assert len(await effects(pool)) == len(HARMLESS) + 2 - 3  # three are of unknown types
+
+
+async def test_a_parked_records_time_may_be_anything(pool: Pool, handling: Handling) -> None:
+    for timestamp_ms in (-1, 0, 2**62):
+        (good,) = created((1, 1))
+        await handling.handle([good._replace(value=None, timestamp_ms=timestamp_ms)])
+
+    assert len(await parked(pool)) == 3
+
+
+async def test_a_bad_record_of_any_kind_blocks_no_other(pool: Pool, handling: Handling) -> None:
+    batch: list[Record] = []
+    for n, spoil in enumerate(BAD.values(), start=1):
+        good, to_spoil = created((n, 1), (n, 2))
+        batch += [good, spoil(to_spoil)]
+    await handling.handle(batch)
+
+    assert len(await effects(pool)) == len(await parked(pool)) == await letters(pool) == len(BAD)
+
+
+async def test_parking_twice_is_parking_once(pool: Pool, handling: Handling) -> None:
+    (good,) = created((1, 1))
+    for _ in range(3):
+        await handling.handle([good._replace(value=None)])
+
+    assert len(await parked(pool)) == await letters(pool) == 1
+
+
+async def test_the_dead_letter_says_what_came_and_why_it_was_not_taken(pool: Pool, handling: Handling) -> None:
+    (good,) = created((1, 1))
+    await handling.handle([good._replace(value=b"hello")])
+
+    row = await pool.fetchrow("select topic, key, type, value from outbox")
+    assert row is not None
+    letter = orjson.loads(row["value"])
+    assert (row["topic"], row["key"], row["type"]) == ("orders.events.dlq", "1", "DeadLetter")
+    assert (letter["consumer"], letter["value"], letter["offset"]) == ("ledger", "hello", good.offset)
+    assert "JSON" in letter["error"]
+
+
+async def test_a_failing_event_is_parked_after_its_attempts_and_other_keys_flow(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(3)
+    attempts = await handle_to_the_end(handling, created(*[(order_id, 1) for order_id in range(1, 9)]))
+
+    assert attempts == MAX_ATTEMPTS
+    assert sorted(await effects(pool)) == [(order_id, 1) for order_id in (1, 2, 4, 5, 6, 7, 8)]
+    assert await parked(pool) == [("3", MAX_ATTEMPTS, True)]
+    assert await letters(pool) == 1
+
+
+async def test_other_keys_are_handled_before_the_failing_one_has_used_up_its_attempts(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(3)
+    with pytest.raises(TryAgain):
+        await handling.handle(created((1, 1), (3, 1), (2, 1), (3, 2)))
+
+    assert sorted(await effects(pool)) == [(1, 1), (2, 1)]
+    assert await parked(pool) == []
+
+
+async def test_an_event_that_fails_once_is_handled_and_so_is_what_follows_it(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    records = created((3, 1), (3, 2))
+    ledger.break_ = fail_for(3)
+    with pytest.raises(TryAgain):
+        await handling.handle(records)
+    ledger.break_ = fail_for()
+    await handling.handle(records)
+
+    assert await effects(pool) == [(3, 1), (3, 2)]
+    assert await parked(pool) == []
+
+
+async def test_later_events_of_a_parked_key_park_behind_it_in_order(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    def break_(event: Any) -> None:
+        if (event.order_id, event.version) == (3, 2):
+            raise LookupError
+
+    ledger.break_ = break_
+    await handle_to_the_end(handling, created((3, 1), (3, 2), (3, 3), (4, 1), (3, 4)))
+    await handling.handle(created((3, 5), (4, 2)))
+
+    assert sorted(await effects(pool)) == [(3, 1), (4, 1), (4, 2)]
+    rows = await pool.fetch("select value, attempts, blocks from parked order by id")
+    assert [orjson.loads(row["value"])["version"] for row in rows] == [2, 3, 4, 5]
+    assert [(row["attempts"], row["blocks"]) for row in rows] == [(MAX_ATTEMPTS, True), *[(0, True)] * 3]
+    assert await pool.fetchval("select count(*) from inbox") == 7
+
+
+async def test_a_key_flows_again_once_its_parked_events_are_resolved(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(3)
+    await handle_to_the_end(handling, created((3, 1)))
+    ledger.break_ = fail_for()
+    await pool.execute("update parked set resolved_at = now()")
+    await handling.handle(created((3, 2)))
+
+    assert await effects(pool) == [(3, 2)]
+
+
+async def test_the_same_key_of_another_topic_is_not_blocked(pool: Pool, ledger: Ledger, handling: Handling) -> None:
+    ledger.break_ = fail_for(3)
+    await handle_to_the_end(handling, created((3, 1)))
+    ledger.break_ = fail_for()
+    (elsewhere,) = created((3, 1))
+    await handling.handle([elsewhere._replace(topic="returns.events")])
+
+    assert await effects(pool) == [(3, 1)]
+
+
+TRANSIENT = [
+    asyncpg.DeadlockDetectedError("deadlock detected"),
+    asyncpg.SerializationError("could not serialize"),
+    asyncpg.ConnectionDoesNotExistError("connection was closed"),
+    asyncpg.AdminShutdownError("terminating connection"),
+    asyncpg.TooManyConnectionsError("sorry, too many clients already"),
+    asyncpg.QueryCanceledError("statement timeout"),
+    asyncpg.LockNotAvailableError("lock timeout"),
+    asyncpg.InterfaceError("connection is closed"),
+    ConnectionRefusedError(),
+    TimeoutError(),
+]
+
+
+async def test_trouble_with_postgres_never_parks_an_event(pool: Pool, ledger: Ledger, handling: Handling) -> None:
+    records = created((1, 1), (2, 1))
+    for error in TRANSIENT * MAX_ATTEMPTS:
+        ledger.break_ = fail_for(2, error=error)
+        with pytest.raises(type(error)):
+            await handling.handle(records)
+    ledger.break_ = fail_for()
+    await handling.handle(records)
+
+    assert await effects(pool) == [(1, 1), (2, 1)]
+    assert await parked(pool) == []
+
+
+async def test_a_connection_killed_in_the_middle_of_a_batch_never_parks_an_event(pool: Pool) -> None:
+    async def die(conn: Connection, given: list[OrderCreated]) -> None:
+        async with pool.acquire() as other:
+            await other.execute("select pg_terminate_backend($1)", conn.get_server_pid())
+        await conn.execute("select 1")
+
+    handling = Handling(pool, "ledger", {OrderCreated: die})
+    with pytest.raises(db.ERRORS) as raised:
+        await handling.handle(created((1, 1)))
+
+    assert db.is_transient(raised.value)
+    assert await parked(pool) == []
+
+
+async def test_events_of_unknown_aggregates_are_parked_alone_and_block_nothing(pool: Pool, ledger: Ledger) -> None:
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+
+    async def write(conn: Connection, given: list[OrderCreated]) -> None:
+        if strange := [e for e in given if e.order_id == 3 and e.version < 3]:
+            raise UnknownAggregate(list[object](strange))
+        await ledger.write(conn, given)
+
+    handling = Handling(pool, "ledger", {OrderCreated: write})
+    await handling.handle(created((1, 1), (3, 1), (2, 1), (3, 2), (3, 3)))
+
+    assert sorted(await effects(pool)) == [(1, 1), (2, 1), (3, 3)]
+    assert await parked(pool) == [("3", 1, False)] * 2
+
+
+async def test_a_handler_that_names_the_wrong_events_as_unknown_is_a_handler_that_fails(pool: Pool) -> None:
+    async def confused(conn: Connection, given: list[OrderCreated]) -> None:
+        raise UnknownAggregate([e.model_copy() for e in given])
+
+    handling = Handling(pool, "ledger", {OrderCreated: confused})
+    await handle_to_the_end(handling, created((1, 1), (2, 1)))
+
+    assert await parked(pool) == [("1", MAX_ATTEMPTS, True), ("2", MAX_ATTEMPTS, True)]
+
+
+async def test_a_failing_event_with_a_key_of_any_length_is_parked(pool: Pool) -> None:
+    async def fail(conn: Connection, given: list[ProductChanged]) -> None:
+        raise LookupError
+
+    sku = "".join(str(uuid4()) for _ in range(200))
+    changed = ProductChanged(version=1, product_id=1, sku=sku, name="X", price_cents=1, currency="EUR", active=True)
+    await handle_to_the_end(Handling(pool, "ledger", {ProductChanged: fail}), [record(changed)])
+
+    assert [key for key, *_ in await parked(pool)] == [sku]
+
+
+async def test_an_event_that_the_handler_makes_too_large_is_parked(pool: Pool) -> None:
+    async def inflate(conn: Connection, given: list[OrderCreated]) -> None:
+        await outbox.append(conn, [order_created(given[0].order_id, note="x" * outbox.MAX_BYTES)])
+
+    await handle_to_the_end(Handling(pool, "ledger", {OrderCreated: inflate}), created((1, 1)))
+
+    assert await parked(pool) == [("1", MAX_ATTEMPTS, True)]
+
+
+async def test_commits_are_announced_after_they_are_made(pool: Pool, ledger: Ledger) -> None:
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    told = 0
+
+    def committed() -> None:
+        nonlocal told
+        told += 1
+
+    handling = Handling(pool, "ledger", {OrderCreated: ledger.write}, committed)
+    (good,) = created((1, 1))
+    await handling.handle([good])
+    await handling.handle([good._replace(value=None)])
+
+    assert told == 2

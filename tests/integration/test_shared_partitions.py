@@ -1,0 +1,102 @@
+"""The janitor: the DEFAULT partition catches what finds none of its day, and no insert ever fails for it."""
+
+import asyncio
+from datetime import UTC, date, datetime
+
+import pytest
+from asyncpg import Pool
+from uuid_utils.compat import uuid7
+
+from shared import db, inbox, outbox, partitions
+from shared.lanes import Lanes, read
+from tests.builders import eventually, order_confirmed
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+async def lose_today(pool: Pool) -> None:
+    for table in ("outbox", "inbox"):
+        await pool.execute(f"drop table {table}_{today():%Y%m%d}")
+
+
+async def append(pool: Pool, id_: int) -> None:
+    async with db.transaction(pool) as conn:
+        await outbox.append(conn, [order_confirmed(id_)])
+        await inbox.claim(conn, "test", [uuid7()], [])
+
+
+async def test_what_the_default_partition_caught_moves_to_its_day_and_keeps_its_position(pool: Pool) -> None:
+    await lose_today(pool)
+    for id_ in range(1, 21):
+        await append(pool, id_)
+    before = await pool.fetch("select xid, id, key, event_id from outbox_default order by xid, id")
+
+    made = await partitions.run_once(pool)
+
+    assert made == 2
+    assert len(before) == 20
+    assert await pool.fetch(f"select xid, id, key, event_id from outbox_{today():%Y%m%d} order by xid, id") == before
+    assert await pool.fetchval(f"select count(*) from inbox_{today():%Y%m%d}") == 20
+    for table in ("outbox", "inbox"):
+        assert await pool.fetchval(f"select count(*) from {table}_default") == 0
+
+
+async def test_rows_are_read_in_order_before_and_after_they_moved(pool: Pool) -> None:
+    await lose_today(pool)
+    lanes = Lanes("a", 3.0)
+    for id_ in range(1, 21):
+        await append(pool, id_)
+    async with pool.acquire() as conn:
+        await lanes.renew(conn)
+        caught = await read(conn, lanes.positions, 100)
+        await partitions.run_once(pool)
+        moved = await read(conn, lanes.positions, 100)
+
+    assert len(caught) == 20
+    assert caught == moved
+
+
+async def test_inserts_go_on_while_the_day_is_made(pool: Pool) -> None:
+    await lose_today(pool)
+    made = asyncio.Event()
+
+    async def write(n: int) -> int:
+        written = 0
+        while not made.is_set():
+            await append(pool, n)
+            written += 1
+        return written
+
+    writers = [asyncio.create_task(write(n)) for n in range(1, 7)]
+    await eventually(lambda: pool.fetchval("select exists (select from outbox_default offset 20)"), pause=0)
+    await partitions.run_once(pool)
+    made.set()
+    written = sum(await asyncio.gather(*writers))
+
+    assert await pool.fetchval("select count(*) from outbox") == written
+    assert await pool.fetchval("select count(*) from inbox") == written
+    assert await pool.fetchval("select count(*) from outbox_default") == 0
+
+
+async def test_a_janitor_that_finds_everything_made_changes_nothing(pool: Pool) -> None:
+    assert await partitions.run_once(pool) == 0
+
+
+async def test_two_janitors_at_once_make_each_day_once(pool: Pool) -> None:
+    await lose_today(pool)
+    results = await asyncio.gather(partitions.run_once(pool), partitions.run_once(pool), return_exceptions=True)
+    assert [r for r in results if isinstance(r, Exception) and not isinstance(r, db.ERRORS)] == []
+    assert await partitions.run_once(pool) == 0
+
+
+@pytest.mark.parametrize("days_off", [0, 6])
+async def test_todays_and_next_weeks_rows_have_partitions_of_their_own(pool: Pool, days_off: int) -> None:
+    where = await pool.fetchval(
+        """insert into outbox (lane, hash, event_id, topic, key, type, head, value, occurred_at)
+           values (0, 0, gen_random_uuid(), 'orders.events', '1', 'T', '', '', now() + $1 * interval '1 day')
+           returning tableoid::regclass::text""",
+        days_off,
+    )
+    assert where != "outbox_default"

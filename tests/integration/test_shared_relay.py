@@ -1,0 +1,309 @@
+"""The relay against a real broker: every row arrives, in the order of its key, whatever dies in between."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from asyncpg import Pool
+
+from contracts import topics
+from contracts.orders import TOPIC
+from shared import db, events, lanes, outbox, relay
+from shared.delivery import Hint
+from shared.relay import Relay
+from tests.builders import Tail, eventually, order_confirmed, order_created, tail, versions_by_key
+from tests.conftest import PARTITIONS, Database, StartBroker
+
+MakeRelay = Callable[[str], Relay]
+
+INSERT_RAW = (
+    "insert into outbox (lane, hash, event_id, topic, key, type, head, value) values ($1, $2, $3, $4, $5, $6, $7, $8)"
+)
+
+
+@pytest.fixture
+async def make_relay(database: Database) -> AsyncIterator[MakeRelay]:
+    made: list[Relay] = []
+
+    def make(address: str) -> Relay:
+        made.append(Relay(database.url_for("orders"), address, service="orders", owner="test"))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
+
+
+@asynccontextmanager
+async def running(one: Relay) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            one.wake()
+
+
+async def append(pool: Pool, *new: tuple[int, int]) -> None:
+    async with db.transaction(pool) as conn:
+        await outbox.append(conn, [order_confirmed(id_, version) for id_, version in new])
+
+
+async def append_unchecked(pool: Pool, event: Any, key: str) -> None:
+    """Write a row around the check of its size."""
+    e = events.encode(event)
+    await pool.execute(INSERT_RAW, e.hash % 4, e.hash, e.event_id, e.topic, key, e.type, e.head, e.value)
+
+
+async def drain(one: Relay) -> int:
+    """Take turns until nothing is left."""
+    published = 0
+    while rows := await one.run_once():
+        published += rows
+    return published
+
+
+def has_versions(published: Tail, keys: int, versions: list[int]) -> Callable[[], Any]:
+    async def check() -> bool:
+        found = versions_by_key(await published())
+        return len(found) == keys and all(list(dict.fromkeys(v)) == versions for v in found.values())
+
+    return check
+
+
+async def test_every_row_is_in_kafka_once_with_its_key_headers_partition_and_order(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    async with tail(shop_topics, TOPIC) as published:
+        for version in range(1, 61):
+            await append(pool, *[(key, version) for key in range(1, 51)])
+        assert await drain(make_relay(shop_topics)) == 3000
+        records = await published()
+
+    stored = {str(row["event_id"]): row for row in await pool.fetch("select * from outbox")}
+    assert len(records) == len(stored) == 3000
+    assert set(map(tuple, versions_by_key(records).values())) == {tuple(range(1, 61))}
+    for record in records:
+        headers = dict(record.headers)
+        row = stored.pop(headers["ce_id"].decode())
+        assert (record.key or b"").decode() == row["key"] == headers["ce_subject"].decode()
+        assert record.partition == row["hash"] % PARTITIONS
+        assert record.value == row["value"]
+        assert headers["ce_time"].decode() == events.time_of(row["head"])
+        assert {name: headers[name] for name in ("ce_type", "ce_source", "ce_specversion", "content-type")} == {
+            "ce_type": b"OrderConfirmed",
+            "ce_source": b"/quickbite/orders",
+            "ce_specversion": b"1.0",
+            "content-type": b"application/json",
+        }
+
+
+async def test_more_rows_than_a_turn_takes_are_published_once_and_in_order(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "ROWS_PER_LANE", 7)
+    async with tail(shop_topics, TOPIC) as published:
+        for version in range(1, 31):
+            await append(pool, *[(key, version) for key in range(1, 11)])
+        await drain(make_relay(shop_topics))
+        found = versions_by_key(await published())
+
+    assert found == {str(key): list(range(1, 31)) for key in range(1, 11)}
+
+
+async def test_a_trace_goes_with_the_event(pool: Pool, shop_topics: str, make_relay: MakeRelay) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with tail(shop_topics, TOPIC) as published:
+        token = events.traces.set({"1": trace})
+        await append(pool, (1, 1), (2, 1))
+        events.traces.reset(token)
+        await drain(make_relay(shop_topics))
+        found = {record.key: dict(record.headers).get("traceparent") for record in await published()}
+
+    assert found == {b"1": trace.encode(), b"2": None}
+
+
+async def test_a_relay_that_dies_between_send_and_advance_repeats_and_skips_nothing(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: object) -> None:
+        raise ConnectionError
+
+    async with tail(shop_topics, TOPIC) as published:
+        dying = make_relay(shop_topics)
+        await dying.run_once()
+        await append(pool, *[(key, version) for version in (1, 2, 3) for key in range(1, 21)])
+        monkeypatch.setattr(dying.lanes, "advance", die)
+        dying._advance_at = 0.0
+        with pytest.raises(ConnectionError):
+            await dying.run_once()
+        monkeypatch.undo()
+        dying.lanes._moved.clear()  # what only its memory knew is gone with it
+        await append(pool, *[(key, 4) for key in range(1, 21)])
+        await dying.close()
+        await drain(make_relay(shop_topics))
+        found = versions_by_key(await published())
+
+    assert found == {str(key): [1, 2, 3, 1, 2, 3, 4] for key in range(1, 21)}
+
+
+async def test_two_relays_publish_everything_in_the_order_of_each_key(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    async with (
+        tail(shop_topics, TOPIC) as published,
+        running(make_relay(shop_topics)),
+        running(make_relay(shop_topics)),
+    ):
+        for version in range(1, 41):
+            await append(pool, *[(key, version) for key in range(1, 21)])
+        await eventually(has_versions(published, 20, list(range(1, 41))))
+
+
+async def test_rows_written_while_kafka_is_down_are_published_when_it_is_back(
+    pool: Pool, make_relay: MakeRelay, start_broker: StartBroker
+) -> None:
+    broker = start_broker("relay-kafka")
+    await topics.create(broker.address, PARTITIONS, 1)
+    async with running(make_relay(broker.address)):
+        await append(pool, *[(key, 1) for key in range(1, 11)])
+        await eventually(lambda: all_is_published(pool))
+        await asyncio.to_thread(broker.server.kill)
+        await append(pool, *[(key, 2) for key in range(1, 11)])
+        await asyncio.to_thread(broker.server.start)
+        await append(pool, *[(key, 3) for key in range(1, 11)])
+        await eventually(lambda: all_is_published(pool))
+
+    async with tail(broker.address, TOPIC, from_the_beginning=True) as published:
+        assert await has_versions(published, 10, [1, 2, 3])()
+    await asyncio.to_thread(broker.server.stop)
+
+
+async def all_is_published(pool: Pool) -> bool:
+    return not await pool.fetchval(
+        "select exists (select from outbox o join outbox_lanes l using (lane) where (o.xid, o.id) > (l.xid, l.id))"
+    )
+
+
+async def test_a_row_too_large_for_kafka_stops_its_key_and_not_its_lane(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    too_large = order_created(1, note=os.urandom(1_200_000).hex())
+    async with tail(shop_topics, TOPIC) as published:
+        await append(pool, *[(key, 1) for key in range(1, 21)])
+        await append_unchecked(pool, too_large, "1")
+        await append(pool, *[(key, 2) for key in range(1, 21)])
+        async with running(make_relay(shop_topics)):
+            await eventually(lambda: all_is_published(pool))
+            await append(pool, (1, 3), (2, 3))
+            await eventually(lambda: all_is_published(pool))
+        found = versions_by_key(await published())
+
+    assert {key: list(dict.fromkeys(versions)) for key, versions in found.items()} == {
+        "1": [1],
+        "2": [1, 2, 3],
+        **{str(key): [1, 2] for key in range(3, 21)},
+    }
+    refused = await pool.fetch("select key, reason from outbox_refused order by xid, id")
+    assert [row["key"] for row in refused] == ["1", "1", "1"]
+    assert "waits" not in refused[0]["reason"]
+
+
+async def test_rows_too_large_in_several_partitions_at_once_are_each_refused_with_their_reason(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    async with tail(shop_topics, TOPIC) as published:
+        for key in range(1, 5):
+            await append_unchecked(pool, order_created(key, note=os.urandom(1_200_000).hex()), str(key))
+        await append(pool, *[(key, 2) for key in range(1, 9)])
+        async with running(make_relay(shop_topics)):
+            await eventually(lambda: all_is_published(pool))
+        found = versions_by_key(await published())
+
+    assert {key: set(versions) for key, versions in found.items()} == {str(key): {2} for key in range(5, 9)}
+    refused = await pool.fetch("select key, reason from outbox_refused order by id")
+    assert [row["key"] for row in refused] == ["1", "2", "3", "4"] * 2
+    assert ["waits" in row["reason"] for row in refused] == [False] * 4 + [True] * 4
+
+
+async def test_a_key_that_is_stopped_stays_stopped_for_the_next_relay(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    await pool.execute("insert into outbox_refused values (0, '1', 1, $1, '1', 'too large')", TOPIC)
+    async with tail(shop_topics, TOPIC) as published:
+        await append(pool, (1, 2), (2, 2))
+        await drain(make_relay(shop_topics))
+        assert versions_by_key(await published()) == {"2": [2]}
+
+
+async def test_the_largest_event_and_the_largest_dead_letter_are_taken_by_kafka(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    letter = b'"' + os.urandom(outbox.MAX_BYTES - 100).hex().encode() + b'"'
+    async with tail(shop_topics, TOPIC) as published, tail(shop_topics, "orders.events.dlq") as letters:
+        async with db.transaction(pool) as conn:
+            await outbox.append(conn, [order_created(1, note=os.urandom(outbox.MAX_BYTES // 2 - 300).hex())])
+            await outbox.append_encoded(conn, [events.envelope("orders.events.dlq", "1", "DeadLetter", letter)])
+        async with running(make_relay(shop_topics)):
+            await eventually(lambda: all_is_published(pool))
+        assert len(await published()) == len(await letters()) == 1
+    assert await pool.fetchval("select count(*) from outbox_refused") == 0
+
+
+async def test_a_notification_wakes_the_relay_of_another_process(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "_IDLE_SECONDS", (60.0,))
+    one, hint, stop = make_relay(shop_topics), Hint(pool, "orders"), asyncio.Event()
+    async with running(one), asyncio.TaskGroup() as group:
+        group.create_task(hint.run(stop, lambda: None))
+        await eventually(lambda: holds_lanes(one))
+        await append(pool, (1, 1))
+        hint.wake()
+        await eventually(lambda: all_is_published(pool), seconds=5)
+        stop.set()
+        hint.wake()
+
+
+async def test_a_relay_that_writes_wakes_the_relay_that_has_the_lane(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_relay(shop_topics), make_relay(shop_topics)
+    for one in (first, second, first, second):
+        one._renew_at = 0.0
+        await one.run_once()
+    monkeypatch.setattr(relay, "_IDLE_SECONDS", (60.0,))
+    async with running(first), running(second):
+        await eventually(lambda: holds_lanes(first))
+        await append(pool, *[(key, 1) for key in range(1, 21)])
+        first.wake()
+        await eventually(lambda: all_is_published(pool), seconds=5)
+
+
+async def holds_lanes(one: Relay) -> bool:
+    return one.lanes.held != {} and one._conn is not None
+
+
+async def test_the_read_sorts_nothing_on_a_large_outbox_that_was_never_analysed(pool: Pool, database: Database) -> None:
+    days = await pool.fetch("select inhrelid::regclass::text t from pg_inherits where inhparent = 'outbox'::regclass")
+    for day in days:
+        await pool.execute(f"alter table {day['t']} set (autovacuum_enabled = off)")
+    await pool.execute(
+        """insert into outbox (lane, hash, event_id, topic, key, type, head, value, occurred_at)
+           select n % 4, n, gen_random_uuid(), 'orders.events', n::text, 'T', 'h', 'v', now() + (n % 3) * interval '1 d'
+             from generate_series(1, 100000) n"""
+    )
+    conn = await db.connect(database.url_for("orders"), **relay._SETTINGS)
+    await conn.execute(f"prepare read as {lanes._READ}")
+    plan = await conn.fetch("explain execute read ('{0,1,2,3}', '{0,0,0,0}', '{0,0,0,0}', 2000)")
+    await conn.close()
+
+    text = "\n".join(row[0] for row in plan)
+    assert "Sort  " not in text
+    assert "Merge Append" in text
+    assert "Seq Scan" not in text

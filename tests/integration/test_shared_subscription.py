@@ -1,0 +1,427 @@
+"""Membership in a group on real brokers: nothing is lost and nothing has its effect twice, whoever comes and goes."""
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import GroupLoadInProgressError
+from asyncpg import Pool
+
+from contracts.orders import OrderConfirmed
+from shared import events
+from shared.consumer import Consumer, Handling
+from shared.db import Connection
+from shared.events import Record
+from shared.kafka import Message, Partition, Publisher, Subscription, Unavailable, clients, create_topics
+from tests.builders import eventually, order_confirmed
+from tests.conftest import Broker, StartBroker
+
+PARTITIONS = 6
+
+
+async def new_topic(address: str) -> str:
+    name = f"test-{uuid4().hex[:8]}"
+    await create_topics(address, {name: {}}, PARTITIONS, 1)
+    return name
+
+
+class Writer:
+    """Publishes events of ascending order ids, each id in the partition of its hash."""
+
+    def __init__(self, address: str, topic: str) -> None:
+        self._publisher, self._topic = Publisher(address), topic
+        self.written = 0
+
+    async def __aenter__(self) -> "Writer":
+        await self._publisher.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._publisher.close()
+
+    async def write(self, count: int) -> None:
+        batches: dict[Partition, list[Message]] = {}
+        for id_ in range(self.written + 1, self.written + count + 1):
+            e = events.encode(order_confirmed(id_))
+            key, static = e.key.encode(), events.static_headers(e.type, "/test")
+            partition = self._topic, e.hash % PARTITIONS
+            batches.setdefault(partition, []).append((key, e.value, events.headers(static, key, e.head)))
+        await self._publisher.send(batches, 10.0)
+        self.written += count
+
+
+def subscription(address: str, group: str, topic: str) -> Subscription:
+    """A member that notices others' coming, going and dying soon."""
+    made = Subscription(address, group, [topic], "", 100)
+    made._consumer._session_timeout_ms, made._consumer._heartbeat_interval_ms = 1500, 100
+    return made
+
+
+class Members:
+    """A service's consumers, each a process in real life, over one database; `seen` counts deliveries."""
+
+    def __init__(self, pool: Pool, address: str, topic: str) -> None:
+        self._pool, self._address, self._topic = pool, address, topic
+        self._running: dict[Consumer, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        self.seen: Counter[int] = Counter()
+
+    async def join(self) -> Consumer:
+        handling = Handling(self._pool, "members", {OrderConfirmed: self._handle})
+        handle = handling.handle
+
+        async def counted(records: Any) -> None:
+            self.seen.update(int(r.key) for r in records)
+            await handle(records)
+
+        handling.handle = counted  # type: ignore[method-assign]
+        consumer = Consumer(lambda: subscription(self._address, "members", self._topic), handling)
+        stop = asyncio.Event()
+        self._running[consumer] = stop, asyncio.create_task(consumer.run(stop))
+        await eventually(lambda: owns_something(consumer))
+        return consumer
+
+    async def leave(self, consumer: Consumer) -> None:
+        stop, task = self._running.pop(consumer)
+        stop.set()
+        await task
+        await consumer.close()
+
+    async def die(self, consumer: Consumer) -> None:
+        """End as kill -9 does: no commit, no leaving."""
+        _, task = self._running.pop(consumer)
+        inner = consumer._subscription._consumer  # type: ignore[union-attr]
+        inner._coordinator._maybe_leave_group = _nothing
+        inner.commit = _nothing
+        consumer._subscription._handled = {}  # type: ignore[union-attr]
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.2)
+        await consumer.close()
+
+    async def close(self) -> None:
+        for consumer in list(self._running):
+            await self.leave(consumer)
+
+    async def _handle(self, conn: Connection, given: list[OrderConfirmed]) -> None:
+        await conn.execute("insert into effects select unnest($1::bigint[])", [e.order_id for e in given])
+
+    async def effects(self) -> Counter[int]:
+        return Counter(row[0] for row in await self._pool.fetch("select order_id from effects"))
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+async def owns_something(consumer: Consumer) -> bool:
+    return consumer._subscription is not None and bool(consumer._subscription.owned)
+
+
+@pytest.fixture
+async def make_members(pool: Pool) -> AsyncIterator[Callable[[str, str], Members]]:
+    await pool.execute("create table effects (order_id bigint)")
+    made: list[Members] = []
+
+    def make(address: str, topic: str) -> Members:
+        made.append(Members(pool, address, topic))
+        return made[-1]
+
+    yield make
+    for members in made:
+        await members.close()
+
+
+@pytest.fixture
+async def broker(start_broker: StartBroker) -> AsyncIterator[Broker]:
+    """A broker that tests may kill, stop and start."""
+    made = await asyncio.to_thread(start_broker, "subscription-kafka")
+    yield made
+    with suppress(ProcessLookupError):
+        os.kill(made.server.pid, signal.SIGCONT)
+    await asyncio.to_thread(made.server.kill)
+
+
+async def all_have_effects(members: Members, count: int) -> bool:
+    return len(await members.effects()) == count
+
+
+async def test_through_twenty_rebalances_nothing_is_lost_and_nothing_has_its_effect_twice(
+    kafka: str, make_members: Callable[[str, str], Members]
+) -> None:
+    topic, over = await new_topic(kafka), asyncio.Event()
+    members = make_members(kafka, topic)
+    stable = await members.join()
+    gate = stable._subscription._gate  # type: ignore[union-attr]
+
+    async def flow() -> None:
+        while not over.is_set():
+            await writer.write(20)
+            await asyncio.sleep(0.01)
+
+    async with Writer(kafka, topic) as writer:
+        flowing = asyncio.create_task(flow())
+        for n in range(1, 100):
+            second, third = await asyncio.gather(members.join(), members.join())
+            await members.leave(second)
+            await (members.die(third) if n % 3 == 0 else members.leave(third))
+            if gate.epoch >= 2 * 20:
+                break
+        over.set()
+        await flowing
+        await eventually(lambda: all_have_effects(members, writer.written))
+
+    effects = await members.effects()
+    assert set(effects) == set(range(1, writer.written + 1))
+    assert max(effects.values()) == 1
+    assert writer.written > 500
+    print(f"rebalances {gate.epoch // 2}, records {writer.written}, deliveries {members.seen.total()}")  # noqa: T201
+
+
+async def test_members_that_leave_properly_leave_nothing_to_be_read_twice(
+    kafka: str, make_members: Callable[[str, str], Members]
+) -> None:
+    topic = await new_topic(kafka)
+    members = make_members(kafka, topic)
+    await members.join()
+    async with Writer(kafka, topic) as writer:
+        for _ in range(4):
+            await writer.write(200)
+            other = await members.join()
+            await writer.write(200)
+            await members.leave(other)
+        await eventually(lambda: all_have_effects(members, writer.written))
+
+    assert members.seen.total() == writer.written
+
+
+async def test_consuming_goes_on_after_the_broker_was_killed(
+    broker: Broker, make_members: Callable[[str, str], Members]
+) -> None:
+    topic = await new_topic(broker.address)
+    members = make_members(broker.address, topic)
+    await members.join()
+    async with Writer(broker.address, topic) as writer:
+        await writer.write(500)
+        await eventually(lambda: all_have_effects(members, 500))
+    await asyncio.to_thread(broker.server.kill)
+    await asyncio.to_thread(broker.server.start)
+    async with Writer(broker.address, topic) as later:
+        later.written = 500
+        await later.write(500)
+    await eventually(lambda: all_have_effects(members, 1000), seconds=30)
+
+    assert max((await members.effects()).values()) == 1
+
+
+async def poll_some(member: Subscription) -> list[Record]:
+    """Handle until something came; gives it."""
+    found: list[Record] = []
+
+    async def keep(records: list[Record]) -> None:
+        found.extend(records)
+
+    async def came() -> bool:
+        await member.handle(await member.poll(0.2), keep)
+        return bool(found)
+
+    await eventually(came)
+    return found
+
+
+async def test_after_a_broker_restart_a_member_starts_from_its_committed_offset(broker: Broker) -> None:
+    topic = await new_topic(broker.address)
+    first = subscription(broker.address, "group", topic)
+    await first.start()
+    async with Writer(broker.address, topic) as writer:
+        await writer.write(300)
+        read = 0
+        while read < 300:
+            read += len(await poll_some(first))
+    await first.close()
+    for _ in range(2):
+        await asyncio.to_thread(broker.server.kill)
+        await asyncio.to_thread(broker.server.start)
+        assert await committed(broker.address, topic) == 300
+
+    member = subscription(broker.address, "group", topic)
+    await start_again_and_again(member)
+    async with Writer(broker.address, topic) as writer:
+        await writer.write(1)
+    records = await poll_some(member)
+    await member.close()
+    assert len(records) == 1
+
+
+async def committed(address: str, topic: str) -> int:
+    """Ask as early as possible for the sum of the group's offsets."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, group_id="group", enable_auto_commit=False)
+    await consumer.start()
+    partitions = [TopicPartition(topic, n) for n in range(PARTITIONS)]
+    consumer.assign(partitions)
+    offsets = [await consumer.committed(partition) for partition in partitions]
+    await clients.hard_stop(consumer, consumer._client, [])
+    return sum(filter(None, offsets))
+
+
+async def start_again_and_again(member: Subscription) -> None:
+    await eventually(lambda: started(member))
+
+
+async def started(member: Subscription) -> bool:
+    try:
+        await member.start()
+    except Unavailable:
+        return False
+    return True
+
+
+def coordinator_that_is_loading(send: Any) -> Any:
+    """What a coordinator needs to ask for offsets, and a broker that answers COORDINATOR_LOAD_IN_PROGRESS."""
+
+    async def answer(_: object, request: object) -> object:
+        return SimpleNamespace(error_code=14, topics=[("t", [(0, -1, "", 0)])])
+
+    fake = SimpleNamespace(group_id="g", _client=None, coordinator_dead=lambda: None)
+    fake._send_req = (lambda request: answer(fake, request)) if send is None else (lambda request: send(fake, request))
+    return fake
+
+
+async def test_aiokafka_still_reads_a_loading_coordinator_as_no_offset() -> None:
+    """When this fails, aiokafka looks at the error itself and `_send_request_checked` can go."""
+    fake = coordinator_that_is_loading(None)
+
+    assert await GroupCoordinator._do_fetch_commit_offsets(fake, [TopicPartition("t", 0)]) == {}
+
+
+async def test_our_repair_makes_it_an_error_that_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = coordinator_that_is_loading(clients._send_request_checked)
+    monkeypatch.setattr(
+        clients, "_send_request", lambda self, request: coordinator_that_is_loading(None)._send_req(request)
+    )
+
+    with pytest.raises(GroupLoadInProgressError) as raised:
+        await GroupCoordinator._do_fetch_commit_offsets(fake, [TopicPartition("t", 0)])
+    assert raised.value.retriable
+    assert GroupCoordinator._send_req is clients._send_request_checked
+
+
+async def test_offsets_are_committed_by_time_and_not_by_batch(kafka: str) -> None:
+    topic = await new_topic(kafka)
+    member, commits = subscription(kafka, topic, topic), 0
+    await member.start()
+    commit = member._consumer.commit
+
+    async def counted(offsets: Any) -> None:
+        nonlocal commits
+        commits += 1
+        await commit(offsets)
+
+    member._consumer.commit = counted
+    async with Writer(kafka, topic) as writer:
+        began = time.monotonic()
+        for _ in range(20):
+            await writer.write(1)
+            await poll_some(member)
+            await member.commit_if_due()
+        took = time.monotonic() - began
+    assert commits <= 1 + took / 0.2
+
+    async def all_committed() -> bool:
+        await member.commit_if_due()
+        return not member._handled
+
+    await eventually(all_committed)
+    committed = [await member._consumer.committed(TopicPartition(topic, n)) for n in range(PARTITIONS)]
+    await member.close()
+    assert sum(filter(None, committed)) == 20
+
+
+async def test_what_failed_is_given_again_and_is_not_committed(kafka: str) -> None:
+    topic = await new_topic(kafka)
+    member = subscription(kafka, topic, topic)
+    await member.start()
+    async with Writer(kafka, topic) as writer:
+        await writer.write(1)
+
+    async def fail(_: list[Record]) -> None:
+        raise LookupError
+
+    batch = await eventually(lambda: member.poll(0.5))
+    with pytest.raises(LookupError):
+        await member.handle(batch, fail)
+    await member.commit_if_due()
+    await member.close()
+
+    again = subscription(kafka, topic, topic)
+    await again.start()
+    assert len(await poll_some(again)) == 1
+    await again.close()
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["frozen", "gone"])
+async def test_clients_close_within_seconds_whatever_the_broker_does(broker: Broker, is_gone: bool) -> None:
+    topic = await new_topic(broker.address)
+    member, writer = subscription(broker.address, "closing", topic), Writer(broker.address, topic)
+    await member.start()
+    await writer.__aenter__()
+    await writer.write(100)
+    await poll_some(member)
+    if is_gone:
+        await asyncio.to_thread(broker.server.kill)
+    else:
+        await freeze(broker)
+    unsent = asyncio.create_task(writer.write(100))
+    await asyncio.sleep(0)
+
+    took = await asyncio.gather(timed(member.close()), timed(writer._publisher.close()))
+
+    unsent.cancel()
+    await asyncio.wait([unsent], timeout=2)
+    assert max(took) < 8
+    assert [t for t in asyncio.all_tasks() if "aiokafka" in repr(t.get_coro())] == []
+
+
+async def freeze(broker: Broker) -> None:
+    process = psutil.Process(broker.server.pid)
+    process.suspend()
+
+    async def is_frozen() -> bool:
+        return process.status() == psutil.STATUS_STOPPED
+
+    await eventually(is_frozen)
+
+
+async def timed(work: Any) -> float:
+    began = time.monotonic()
+    await work
+    return time.monotonic() - began
+
+
+async def test_a_producer_says_unavailable_in_time_when_the_broker_is_frozen(broker: Broker) -> None:
+    topic = await new_topic(broker.address)
+    async with Writer(broker.address, topic) as writer:
+        await writer.write(1)
+        os.kill(broker.server.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await writer._publisher.send({(topic, 0): [(b"k", b"v", [])]}, 1.0)
+        assert time.monotonic() - began < 2
+
+
+async def test_creating_topics_again_creates_none_and_errors_are_raised(kafka: str) -> None:
+    name = f"test-{uuid4().hex[:8]}"
+    assert await create_topics(kafka, {name: {}}, 2, 1) == [name]
+    assert await create_topics(kafka, {name: {}}, 2, 1) == []
+    with pytest.raises(Unavailable):
+        await create_topics(kafka, {f"{name}-x": {}}, 2, 3)

@@ -1,0 +1,215 @@
+"""Postgres away or frozen: every request is answered in time, by a 503 that says what became of it, and it heals."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+import pytest_asyncio
+
+from local import ports
+from local.postgres import Postgres
+from local.process import Server
+from orders.app import WAITERS
+from shared import web
+from tests.builders import eventually
+from tests.conftest import ROOT
+from tests.service.conftest import Client, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ANSWER_SECONDS = 3.1
+
+
+@pytest.fixture(scope="module")
+def own_postgres(run_folder: Path) -> Iterator[tuple[Server, str]]:
+    """A durable server that a test may freeze and kill; gives it and the address of orders' database."""
+    port = ports.free_block(1)
+    folder = run_folder / f"mortal-{port}"
+    engine = Postgres(folder / "postgres", port)
+    engine.remove()
+    server = Server(engine, folder)
+    server.start()
+    admin = f"postgresql://postgres:postgres@127.0.0.1:{port}/quickbite"
+    command = [sys.executable, "-m", "migrations", "up", "--seed"]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "ADMIN_DATABASE_URL": admin})  # noqa: S603
+    yield server, f"postgresql://orders_user:orders@127.0.0.1:{port}/quickbite"
+    server.stop()
+    engine.remove()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shop(own_postgres: tuple[Server, str]) -> AsyncIterator[Client]:
+    async with serving(own_postgres[1], door_workers=1) as client:
+        accepted = await asyncio.gather(*(place(client, "before") for _ in range(350)))  # opens all connections
+        assert {status for status, _, _ in accepted} == {202}
+        yield client
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """Stop the postmaster and all its children, as a hung disk or hypervisor does."""
+    postmaster = psutil.Process(server.pid)
+    stopped = [postmaster, *postmaster.children(recursive=True)]
+    for process in stopped:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in stopped:
+            process.send_signal(signal.SIGCONT)
+
+
+async def timed(answer: Awaitable[Any]) -> tuple[int, dict[str, Any], float]:
+    started = time.monotonic()
+    got = await answer
+    said = await got.json(content_type=None)
+    seconds = time.monotonic() - started
+    if got.status >= 500:
+        assert got.content_type == "application/problem+json"
+        assert got.headers["Retry-After"]
+        assert said["detail"] == "db error"
+    return got.status, said, seconds
+
+
+async def place(client: Client, user: str) -> tuple[int, dict[str, Any], float]:
+    return await timed(client.post("/v1/orders", json={"userId": user, "sku": "burger", "quantity": 1}))
+
+
+Ask = Callable[[Client], Awaitable[Any]]
+OTHERS: dict[str, Ask] = {
+    "get": lambda client: client.get("/v1/orders/1"),
+    "get and wait": lambda client: client.get("/v1/orders/1?wait=1"),
+    "list": lambda client: client.get("/v1/orders"),
+    "cancel": lambda client: client.post("/v1/orders/1/cancel"),
+    "readyz": lambda client: client.get("/readyz"),
+}
+
+
+async def healed(client: Client) -> None:
+    async def check() -> bool:
+        return (await place(client, "after"))[0] == 202 and (await client.get("/readyz")).status == 200
+
+    await eventually(check)
+
+
+async def placed_by(client: Client) -> list[str]:
+    rows = await client.app[web.POOL].fetch(
+        "select user_id, (select count(*) from outbox where key = o.id::text) as told from orders o"
+    )
+    assert all(row["told"] == 1 for row in rows)
+    return [row["user_id"] for row in rows]
+
+
+async def check_history(client: Client, answers: dict[str, tuple[int, dict[str, Any], float]]) -> set[str]:
+    """What was accepted exists once, what was refused does not exist; gives the kinds of refusal that were seen."""
+    present = await placed_by(client)
+    kinds = set()
+    for user, (status, said, seconds) in answers.items():
+        assert seconds < ANSWER_SECONDS
+        if status == 202:
+            assert present.count(user) == 1
+        else:
+            assert status == 503
+            kinds.add(said["type"])
+            assert said["type"] in {"/problems/refused", "/problems/outcome-unknown"}
+            assert present.count(user) <= (said["type"] != "/problems/refused")
+    return kinds
+
+
+async def test_while_postgres_is_frozen_all_is_answered_in_time_and_afterwards_it_is_as_was_said(
+    shop: Client, own_postgres: tuple[Server, str]
+) -> None:
+    with frozen(own_postgres[0]):
+        users = [f"frozen-{n}" for n in range(300)]  # more than a batch, so that some are never sent
+        orders, others = await asyncio.gather(
+            asyncio.gather(*(place(shop, user) for user in users)),
+            asyncio.gather(*(timed(ask(shop)) for ask in OTHERS.values() for _ in range(4))),
+        )
+    assert {status for status, _, _ in others} == {503}
+    slowest = sorted(seconds for _, _, seconds in others)[-3:]
+    assert slowest[-1] < ANSWER_SECONDS, slowest
+    await healed(shop)
+    kinds = await check_history(shop, dict(zip(users, orders, strict=True)))
+    assert kinds == {"/problems/refused", "/problems/outcome-unknown"}
+    assert (await shop.get("/livez")).status == 200
+
+
+async def test_one_who_waits_while_postgres_freezes_is_answered_three_seconds_later_at_most(
+    shop: Client, own_postgres: tuple[Server, str]
+) -> None:
+    _, said, _ = await place(shop, "waits")
+    answer = asyncio.create_task(timed(shop.get(f"/v1/orders/{said['id']}?wait=0.5")))
+    await eventually(lambda: _waits(shop))
+    with frozen(own_postgres[0]):
+        status, _, seconds = await answer
+    assert (status, seconds < 0.5 + ANSWER_SECONDS) == (503, True)
+    await healed(shop)
+
+
+async def _waits(client: Client) -> bool:
+    return bool(client.app[WAITERS]._waiting)
+
+
+async def test_a_killed_postgres_heals_by_itself_without_a_500(shop: Client, own_postgres: tuple[Server, str]) -> None:
+    server, _ = own_postgres
+    answers: dict[str, tuple[int, dict[str, Any], float]] = {}
+    over = asyncio.Event()
+
+    async def load(name: str) -> None:
+        n = 0
+        while not over.is_set():
+            answers[f"{name}-{n}"] = await place(shop, f"{name}-{n}")
+            n += 1
+
+    clients = [asyncio.create_task(load(f"killed-{n}")) for n in range(20)]
+    await eventually(lambda: _size(answers, 200))
+    await asyncio.to_thread(server.kill)
+    refused = len(answers)
+    others = await asyncio.gather(*(timed(ask(shop)) for ask in OTHERS.values()))
+    assert {status for status, _, _ in others} == {503}
+    assert max(seconds for _, _, seconds in others) < ANSWER_SECONDS
+    await eventually(lambda: _size(answers, refused + 20))
+    await asyncio.to_thread(server.start)
+    await healed(shop)
+    over.set()
+    await asyncio.gather(*clients)
+    await check_history(shop, answers)
+
+
+async def _size(answers: dict[str, Any], least: int) -> bool:
+    return len(answers) >= least
+
+
+async def test_a_postgres_that_ends_all_connections_now_and_then_loses_nothing(
+    shop: Client, own_postgres: tuple[Server, str]
+) -> None:
+    admin = await asyncpg.connect(own_postgres[1].replace("orders_user:orders", "postgres:postgres"))
+    answers: dict[str, tuple[int, dict[str, Any], float]] = {}
+
+    async def load(name: str) -> None:
+        for n in range(30):
+            answers[f"{name}-{n}"] = await place(shop, f"{name}-{n}")
+
+    async def end_them() -> None:
+        while True:
+            await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'orders_user'")
+            await asyncio.sleep(0.05)
+
+    ending = asyncio.create_task(end_them())
+    await asyncio.gather(*(load(f"ended-{n}") for n in range(10)))
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    await admin.close()
+    await healed(shop)
+    assert sum(status == 202 for status, _, _ in answers.values()) > 0
+    await check_history(shop, answers)

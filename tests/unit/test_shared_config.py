@@ -1,0 +1,52 @@
+import pytest
+from pydantic import ValidationError
+
+from shared.config import Settings, complaint
+
+GOOD = {"PORT": "8080", "DATABASE_URL": "postgresql://a:b@c/d"}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "many"),
+        ("PORT", "70000"),
+        ("DATABASE_URL", "mysql://x"),
+        ("LOG_LEVEL", "LOUD"),
+        ("RELAY_LEASE_SECONDS", "0"),
+        ("CONSUMER_BATCH", "0"),
+        ("ONLY", "[]"),
+        ("ONLY", '["relay", "cook"]'),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    said = complaint(raised.value)
+    assert said.startswith(f"wrong setting: {name}")
+    assert "\n" not in said
+
+
+def test_a_wrong_database_address_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://user:hunter2@host/db")
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    assert "hunter2" not in complaint(raised.value)
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "")
+    assert Settings().log_level == "INFO"
+
+
+def test_the_owner_is_the_instance_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().owner
+    monkeypatch.setenv("INSTANCE_ID", "orders-1")
+    assert Settings().owner == "orders-1"

@@ -1,0 +1,48 @@
+import logging
+
+import pytest
+
+from shared import logs
+
+
+@pytest.fixture
+def once() -> logs.OncePer:
+    return logs.OncePer("aiokafka", seconds=10)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    return now
+
+
+def a_record(message: str, *args: object, name: str = "aiokafka.client") -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, "", 0, message, args, None)
+
+
+def test_of_one_kind_one_record_passes_and_the_next_says_how_many_were_held(
+    once: logs.OncePer, clock: list[float]
+) -> None:
+    passed = [once.filter(a_record("cannot connect to %s", n)) for n in range(5)]
+    clock[0] += 11
+    later = a_record("cannot connect to %s", 99)
+
+    assert passed == [True, False, False, False, False]
+    assert once.filter(later)
+    assert later.getMessage() == "cannot connect to 99 [and 4 more like it]"
+
+
+def test_other_kinds_and_other_loggers_pass(once: logs.OncePer, clock: list[float]) -> None:
+    assert once.filter(a_record("one"))
+    assert once.filter(a_record("two"))
+    assert all(once.filter(a_record("x", name="shared.relay")) for _ in range(3))
+
+
+def test_a_message_with_a_percent_sign_survives(once: logs.OncePer, clock: list[float]) -> None:
+    once.filter(a_record("%s", "100 %"))
+    once.filter(a_record("%s", "100 %"))
+    clock[0] += 11
+    later = a_record("%s", "100 %")
+    once.filter(later)
+    assert later.getMessage() == "100 % [and 1 more like it]"
