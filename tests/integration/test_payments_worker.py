@@ -12,8 +12,8 @@ import pytest
 
 from contracts.inventory import InventoryReserved
 from contracts.orders import OrderCancelled
-from payments import consumer, provider, store
-from payments.domain import Answer, NoAnswer, Status
+from payments import consumer, provider, service, store
+from payments.domain import Answer, Claim, NoAnswer, Status
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Provider, Worker
 from shared import db
@@ -505,18 +505,16 @@ async def test_what_finds_no_room_in_memory_is_found_in_the_table(shop: Shop) ->
     assert shop.provider.calls == ["charge"] * 10
 
 
-async def test_workers_that_take_over_at_the_same_time_share_the_work(shop: Shop) -> None:
+async def test_of_two_that_find_the_same_payments_due_one_gets_them(shop: Shop) -> None:
     shop.start(Limits(calls_at_once=0))
-    await shop.deliver(*[reserved(n) for n in range(1, 301)])
-    workers = [Worker(shop.pool, shop.provider, now=lambda: shop.time) for _ in range(4)]
-
-    async def work(worker: Worker) -> None:
-        while await worker.run_once():
-            pass
-
-    await asyncio.gather(*map(work, workers))
-    assert await check(shop) == {"SUCCEEDED": 300}
-    assert shop.provider.calls == ["charge"] * 300
+    await shop.deliver(*[reserved(n) for n in range(1, 4)])
+    found = [await store.due(shop.pool, shop.time, 10) for _ in range(2)]
+    taken = []
+    for token, order_ids in enumerate(found, start=1):
+        async with db.transaction(shop.pool) as conn:
+            claim = Claim(token, shop.time + timedelta(seconds=1))
+            taken.append(await service.take_over(conn, order_ids, claim, shop.time))
+    assert [len(payments) for payments in taken] == [3, 0]
 
 
 async def test_a_provider_that_fails_in_an_unheard_of_way_is_asked_again(shop: Shop) -> None:

@@ -1,0 +1,8 @@
+"""`python -m payments` runs the whole service in one process; `--only consumer,relay` runs some of it."""
+
+from payments.app import create_app
+from payments.config import Settings
+from shared import runtime
+
+if __name__ == "__main__":
+    runtime.run(create_app, Settings, "payments")

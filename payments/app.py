@@ -1,0 +1,63 @@
+"""Wiring: the one file of the service that knows every other."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from aiohttp import web as aio
+
+from payments import consumer
+from payments.config import Settings
+from payments.provider import Faults, SimulatedProvider
+from payments.worker import Limits, Worker
+from shared import db, delivery, runtime, web
+
+SETTINGS = aio.AppKey("SETTINGS", Settings)
+
+
+def create_app(settings: Settings) -> aio.Application:
+    """Build the application; nothing is opened before it starts."""
+    app = web.application()
+    app[SETTINGS] = settings
+    app.cleanup_ctx.append(_lifespan)
+    return app
+
+
+async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
+    settings, tasks = app[SETTINGS], app[runtime.TASKS]
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(db.pool(settings.database_url, size=settings.pool_size, name="payments"))
+        wake = await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, "payments"))
+        calls_here = "worker" in settings.only
+        limits = Limits(
+            calls_at_once=settings.calls_at_once if calls_here else 0,
+            call_seconds=settings.call_seconds,
+            pace_seconds=settings.worker_pace_seconds,
+        )
+        provider = _provider(settings)
+        worker = Worker(pool, provider, wake, limits=limits)
+        if calls_here:
+            stack.push_async_callback(tasks.start("provider", provider.run))
+            stack.push_async_callback(tasks.start("worker", worker.run))
+
+        def committed() -> None:
+            wake()
+            worker.committed()
+
+        handlers = consumer.handlers(worker)
+        await stack.enter_async_context(
+            delivery.incoming(tasks, settings, pool, "payments", consumer.TOPICS, handlers, committed)
+        )
+        app[web.POOL] = pool
+        yield
+
+
+def _provider(settings: Settings) -> SimulatedProvider:
+    faults = Faults(
+        decline_ratio=settings.provider_decline_ratio,
+        slow_seconds=settings.provider_slow_seconds,
+        timeout_ratio=settings.provider_timeout_after_charge_ratio,
+        error_ratio=settings.provider_error_after_charge_ratio,
+        double_ratio=settings.provider_double_ratio,
+        seed=settings.provider_seed,
+    )
+    return SimulatedProvider(settings.provider_database_url, limit_cents=settings.provider_limit_cents, faults=faults)

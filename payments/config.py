@@ -1,0 +1,34 @@
+"""The payments service's settings; the defaults work beside `make up`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared import config
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(config.Settings):
+    """What all services need, how the provider is called, and how the simulated one behaves."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8082
+    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
+        "postgresql://payments_user:payments@127.0.0.1:5433/quickbite"
+    )
+    calls_at_once: Annotated[int, Field(ge=1, le=2000)] = 256
+    call_seconds: Annotated[float, Field(gt=0, le=60)] = 3.0
+    """How long the provider may take to answer; after that the outcome is unknown, and is asked for again."""
+    worker_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
+
+    provider_database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
+        "postgresql://provider_user:provider@127.0.0.1:5433/quickbite"
+    )
+    provider_limit_cents: Annotated[int, Field(ge=0)] = 50_000
+    provider_decline_ratio: Ratio = 0.0
+    provider_slow_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    provider_timeout_after_charge_ratio: Ratio = 0.0
+    provider_error_after_charge_ratio: Ratio = 0.0
+    provider_double_ratio: Ratio = 0.0
+    provider_seed: int | None = None
+    """Makes the provider's misbehaviour the same in every run."""

@@ -1,0 +1,156 @@
+"""A simulated payment provider: its own ledger in its own schema, and all the ways in which a real one lets you down.
+
+What must stay true: the first movement under a key decides, once and for ever, whether it is a capture, a decline or a
+void; a second can only be the refund of a capture. Movements are never changed, so that they can bear witness.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import uuid4
+
+from payments.domain import Answer, Captured, Declined, GivenBack, NoAnswer
+from shared.batching import Batcher
+from shared.db import Plain
+from shared.errors import Unavailable
+
+
+class Kind(StrEnum):
+    """What can happen under a key."""
+
+    CAPTURE = "capture"
+    DECLINE = "decline"
+    VOID = "void"
+    REFUND = "refund"
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How the provider misbehaves; ratios are of calls. It loses answers only after it has done what it was asked."""
+
+    decline_ratio: float = 0.0
+    slow_seconds: float = 0.0
+    timeout_ratio: float = 0.0
+    error_ratio: float = 0.0
+    double_ratio: float = 0.0
+    """Requests that arrive twice, at the same time."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One movement that is asked for; None as its kind only looks."""
+
+    key: str
+    kind: Kind | None
+    amount_cents: int = 0
+    currency: str = ""
+    ref: str = ""
+
+
+# The one guard of "one capture per key": a key that has its first movement keeps it. One that is being made elsewhere
+# is waited for. Rows come sorted, or two batches could deadlock on the primary key.
+_FIRST = """
+insert into movements (key, n, kind, amount_cents, currency, ref)
+select key, 1, kind, amount_cents, currency, ref
+  from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[]) r(key, kind, amount_cents, currency, ref)
+on conflict do nothing returning key
+"""
+
+# Gives back the whole of what was captured, once.
+_GIVE_BACK = """
+insert into movements (key, n, kind, amount_cents, currency, ref)
+select key, 2, 'refund', amount_cents, currency, ref from movements
+ where key = any($1::text[]) and n = 1 and kind = 'capture' order by key
+on conflict do nothing
+"""
+
+_READ = "select key, kind, ref from movements where key = any($1::text[]) order by key, n"
+
+
+class SimulatedProvider:
+    """Answers `charge`, `get`, `void` and `refund` from its ledger, which it writes for many calls at once."""
+
+    def __init__(self, database_url: str, *, limit_cents: int = 50_000, faults: Faults | None = None) -> None:
+        self._limit, self._faults = limit_cents, faults or Faults()
+        self._random = random.Random(self._faults.seed)
+        self._ledger = Batcher[Move, Answer | None](database_url, _write, name="provider")
+
+    async def charge(self, key: str, amount_cents: int, currency: str) -> Answer:
+        """Take the money, unless the key has its answer already. Declines what is above the limit."""
+        declined = amount_cents > self._limit or self._happens(self._faults.decline_ratio)
+        kind = Kind.DECLINE if declined else Kind.CAPTURE
+        return await self._move(Move(key, kind, amount_cents, currency, f"ch_{uuid4().hex}"))
+
+    async def get(self, key: str) -> Answer | None:
+        """Say what became of the key, or None if it was not heard of yet."""
+        return await self._submit(Move(key, None))
+
+    async def void(self, key: str) -> Answer:
+        """Make any later charge of the key fail, and give back one already made."""
+        return await self._move(Move(key, Kind.VOID))
+
+    async def refund(self, key: str) -> Answer:
+        """Give back what was captured under the key."""
+        return await self._move(Move(key, Kind.REFUND))
+
+    async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Keep the ledger until `stop`; calls are answered only meanwhile."""
+        await self._ledger.run(stop, beat)
+
+    async def _move(self, move: Move) -> Answer:
+        faults = self._faults
+        if faults.slow_seconds:
+            await asyncio.sleep(faults.slow_seconds)
+        if self._happens(faults.double_ratio):
+            answer, _ = await asyncio.gather(self._submit(move), self._submit(move))
+        else:
+            answer = await self._submit(move)
+        if self._happens(faults.timeout_ratio):
+            await asyncio.Event().wait()
+        if answer is None or self._happens(faults.error_ratio):
+            raise NoAnswer("500 Internal Server Error")
+        return answer
+
+    async def _submit(self, move: Move) -> Answer | None:
+        try:
+            return await self._ledger.submit(move)
+        except Unavailable as error:
+            raise NoAnswer("503 Service Unavailable") from error
+
+    def _happens(self, ratio: float) -> bool:
+        return ratio > 0 and self._random.random() < ratio
+
+
+async def _write(conn: Plain, moves: Sequence[Move]) -> list[Answer | None]:
+    """Write movements and answer each from what the ledger says of its key; safe to repeat."""
+    firsts = {m.key: m for m in reversed(moves) if m.kind not in {None, Kind.REFUND}}
+    answers: dict[str, Answer] = {}
+    if firsts:
+        rows = [(m.key, m.kind, m.amount_cents, m.currency, m.ref) for _, m in sorted(firsts.items())]
+        for row in await conn.fetch(_FIRST, *zip(*rows, strict=True)):
+            move = firsts[row[0]]
+            answers[move.key] = _answer(move.kind, move.ref)
+    undone = {m.key for m in moves if m.kind in {Kind.VOID, Kind.REFUND}}
+    if undone:
+        await conn.execute(_GIVE_BACK, list(undone))
+    known = {m.key for m in moves} - answers.keys() | undone
+    if known:
+        for key, kind, ref in await conn.fetch(_READ, list(known)):
+            answers[key] = _answer(Kind(kind), ref)
+    return [answers.get(m.key) for m in moves]
+
+
+def _answer(kind: Kind | None, ref: str) -> Answer:
+    """Say what a key's last movement means."""
+    match kind:
+        case Kind.CAPTURE:
+            return Captured(ref)
+        case Kind.DECLINE:
+            return Declined()
+        case Kind.REFUND:
+            return GivenBack(ref)
+        case Kind.VOID | None:
+            return GivenBack(None)
