@@ -74,12 +74,24 @@ logs-local = $(LOCAL) logs -f $(NAME)
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
 
-up-compose = docker compose up --build --detach --wait
+define WELCOME
+
+  orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/docs
+  gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)
+
+Place an order, and see what becomes of it:
+
+  curl -s http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders -H 'content-type: application/json' -d '{"userId":"u1","sku":"burger","quantity":2}'
+  curl -s 'http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders/1?wait=10'
+
+endef
+export WELCOME
+up-compose = docker compose up --build --detach --wait && echo "$$WELCOME"
 down-compose = docker compose down
 reset-compose = docker compose down --volumes
 ps-compose = docker compose ps
 logs-compose = docker compose logs --follow --tail 50 $(NAME)
 events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
-	--include '.*\.events' --from-beginning --formatter-property print.timestamp=true \
-	--formatter-property print.key=true --formatter-property print.headers=true
+	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\
+	$(addsuffix =true,timestamp partition offset key headers))
 psql-compose = docker compose exec --env PGOPTIONS=--search_path=orders db psql --username orders_user quickbite

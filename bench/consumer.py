@@ -42,7 +42,9 @@ async def _publish(url: str, bootstrap: str) -> None:
 
 async def _stock(url: str) -> None:
     conn = await asyncpg.connect(url)
-    await conn.execute("insert into stock (sku, available) select 'sku' || n, 1000000 from generate_series(0, $1) n", SKUS)
+    await conn.execute(
+        "insert into stock (sku, available) select 'sku' || n, 1000000 from generate_series(0, $1) n", SKUS
+    )
     await conn.close()
 
 

@@ -69,7 +69,10 @@ async def measure(run: servers.Servers) -> None:
     for n in range(ROUNDS):
         report.ratio(f"round {n + 1}, ratio", found[2 * n].per_second / found[2 * n + 1].per_second, 3, 5)
     conn = await asyncpg.connect(url)
-    orders, rows = await conn.fetchval("select count(*) from orders"), await conn.fetchval("select count(*) from outbox")
+    orders, rows = (
+        await conn.fetchval("select count(*) from orders"),
+        await conn.fetchval("select count(*) from outbox"),
+    )
     await conn.close()
     report.audit("answers = orders = outbox rows", sum(rate.count for rate in found), orders, rows)
 

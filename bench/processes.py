@@ -15,7 +15,9 @@ from bench.servers import FOLDER, ROOT
 
 
 @contextmanager
-def running(name: str, module: str, *arguments: str, port: int, environment: Mapping[str, str]) -> Iterator[psutil.Process]:
+def running(
+    name: str, module: str, *arguments: str, port: int, environment: Mapping[str, str]
+) -> Iterator[psutil.Process]:
     """Run a module until the block ends; starts the block when `/readyz` answers 200."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     variables = {**os.environ, **environment, "PORT": str(port), "LOG_LEVEL": "WARNING"}

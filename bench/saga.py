@@ -51,13 +51,19 @@ async def _measure(made: shop.Shop) -> None:
     found = await all_final(made, ORDERS + 500)
     rate = Rate("whole sagas, HTTP to CONFIRMED", ORDERS, time.perf_counter() - started)
     used = made.cpu() - cpu
-    report.show("saga: everything on the same two cores, generator included", Rate("orders accepted", ORDERS, accepted), rate)
+    report.show(
+        "saga: everything on the same two cores, generator included", Rate("orders accepted", ORDERS, accepted), rate
+    )
     report.ratio("whole sagas, thousands a second", rate.per_second / 1000, 2.5, 6)
-    report.most("CPU of services, Postgres and Kafka per order, at saturation", used.total() / ORDERS * 1e6, "us", 800, 400)
+    report.most(
+        "CPU of services, Postgres and Kafka per order, at saturation", used.total() / ORDERS * 1e6, "us", 800, 400
+    )
     print("  of which", ", ".join(f"{name} {seconds / ORDERS * 1e6:.0f} us" for name, seconds in used.items()))
     report.audit("orders = CONFIRMED", ORDERS + 500, found["CONFIRMED"])
     # OrderCreated, OrderConfirmed; InventoryReserved; PaymentSucceeded
-    report.audit("outbox rows by service", 2 * (ORDERS + 500), found["orders"], 2 * found["inventory"], 2 * found["payments"])
+    report.audit(
+        "outbox rows by service", 2 * (ORDERS + 500), found["orders"], 2 * found["inventory"], 2 * found["payments"]
+    )
 
 
 def main(run: servers.Servers) -> None:

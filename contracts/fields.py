@@ -1,4 +1,4 @@
-"""Types that events are made of, as narrow as Postgres' own, so that a bad event is refused before any handler sees it."""
+"""Types that events are made of, as narrow as Postgres' own: a bad event is refused before any handler sees it."""
 
 from typing import Annotated
 

@@ -33,6 +33,6 @@ async def create(bootstrap_servers: str, partitions: int, replication: int) -> l
 
 
 if __name__ == "__main__":
-    settings = Settings()
-    created = asyncio.run(create(settings.kafka_bootstrap_servers, settings.topic_partitions, settings.topic_replication))
+    wanted = Settings()
+    created = asyncio.run(create(wanted.kafka_bootstrap_servers, wanted.topic_partitions, wanted.topic_replication))
     print(f"created {', '.join(created)}" if created else "all topics exist")

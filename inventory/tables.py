@@ -1,9 +1,6 @@
-"""The inventory schema: stock, reservations, and the toolkit's tables."""
+"""The inventory schema: stock and reservations; `migrations/metadata.py` adds the toolkit's tables."""
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
-
-from contracts.inventory import TOPIC
-from shared import tables
 
 metadata = MetaData(schema="inventory")
 
@@ -28,5 +25,3 @@ reservations = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
-
-tables.delivery(metadata, TOPIC)

@@ -1,4 +1,4 @@
-"""The toolkit's tables as of version 1: what the first revision of every service makes. Never changed, only followed."""
+"""The toolkit's tables as of version 1, made by every service's first revision: never changed, only followed."""
 
 from datetime import UTC, datetime
 

@@ -5,27 +5,19 @@
 
 import asyncio
 import os
-from importlib import import_module
 
 from alembic import context
-from sqlalchemy import Connection, MetaData, pool, text
+from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.tables import Xid8
+from migrations import metadata
+from migrations.metadata import Xid8
 
 ADMIN = "admin"
 DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 
 section = context.config.config_ini_section
 schema = "public" if section == ADMIN else section
-
-
-def _metadata() -> MetaData | None:
-    if section == ADMIN:
-        return None
-    if section == "provider":  # it is simulated by payments
-        return import_module("payments.tables").ledger
-    return import_module(f"{section}.tables").metadata
 
 
 def _migrate(connection: Connection) -> None:
@@ -36,7 +28,7 @@ def _migrate(connection: Connection) -> None:
     connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]  # or autogenerate would not know it
     context.configure(
         connection=connection,
-        target_metadata=_metadata(),
+        target_metadata=metadata.of(section),
         version_table="alembic_version",
         version_table_schema=schema,
         include_schemas=True,

@@ -54,7 +54,8 @@ _REPLICATE = """
 insert into products (sku, product_id, name, price_cents, currency, active, version)
 select * from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bool[], $7::int[])
 on conflict (sku) do update set product_id = excluded.product_id, name = excluded.name,
-   price_cents = excluded.price_cents, currency = excluded.currency, active = excluded.active, version = excluded.version
+   price_cents = excluded.price_cents, currency = excluded.currency, active = excluded.active,
+   version = excluded.version
  where products.version < excluded.version
 """
 

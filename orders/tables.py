@@ -1,10 +1,7 @@
-"""The orders schema: orders, the replica of the catalogue, and the toolkit's tables."""
+"""The orders schema: orders and the replica of the catalogue; `migrations/metadata.py` adds the toolkit's tables."""
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
-
-from contracts.orders import TOPIC
-from shared import tables
 
 metadata = MetaData(schema="orders")
 
@@ -50,5 +47,3 @@ products = Table(
     Column("active", Boolean, nullable=False),
     Column("version", Integer, nullable=False),
 )
-
-tables.delivery(metadata, TOPIC)

@@ -1,5 +1,9 @@
 """What payments does when others speak: one function per event type, over a list, in the batch's transaction."""
 
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
 from pydantic import BaseModel
 
 from contracts.inventory import TOPIC as INVENTORY
@@ -7,11 +11,24 @@ from contracts.inventory import InventoryReserved
 from contracts.orders import TOPIC as ORDERS
 from contracts.orders import OrderCancelled
 from payments import service
-from payments.worker import Worker
+from payments.domain import Claim
 from shared.consumer import Handler
 from shared.db import Connection
 
 TOPICS = (INVENTORY, ORDERS)
+
+
+class Worker(Protocol):
+    """Who calls the provider for what the handlers claim."""
+
+    def now(self) -> datetime:
+        """Tell the time by which claims and deadlines are judged."""
+
+    def claim(self, count: int) -> Claim:
+        """Make a claim for so many payments."""
+
+    def stage(self, claim: Claim, order_ids: Sequence[int]) -> None:
+        """Remember what is claimed by a transaction that has yet to commit."""
 
 
 def handlers(worker: Worker) -> dict[type[BaseModel], Handler]:

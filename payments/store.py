@@ -17,7 +17,6 @@ _COLUMNS = (
     "order_id, status, amount_cents, currency, expires_at, claim, claimed_until, "
     "cancel_requested, reason, provider_ref, version, attempts, trace"
 )
-_NO_EVENTS: tuple[Sequence[object], ...] = ((),) * 7
 
 # The one guard of "one payment per order": a row that is there, be it a tombstone, stays as it is and is not returned.
 _ADD = f"""
@@ -87,7 +86,7 @@ async def save(conn: Connection, payments: Sequence[Payment], facts: Sequence[Ev
     ]
     token = events.traces.set({str(p.order_id): p.trace for p in payments if p.trace})
     try:
-        encoded = outbox.columns([events.encode(fact) for fact in facts]) or _NO_EVENTS
+        encoded = outbox.columns([events.encode(fact) for fact in facts])
     finally:
         events.traces.reset(token)
     await conn.execute(_SAVE, *zip(*rows, strict=True), *encoded)

@@ -1,9 +1,6 @@
-"""The payments schema: payments and the toolkit's tables. And, apart from it, the simulated provider's own ledger."""
+"""The payments schema, and apart from it the simulated provider's ledger; `migrations/metadata.py` adds the toolkit."""
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, MetaData, SmallInteger, Table, Text, text
-
-from contracts.payments import TOPIC
-from shared import tables
 
 metadata = MetaData(schema="payments")
 ledger = MetaData(schema="provider")
@@ -28,8 +25,6 @@ payments = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Index("payments_open", "claimed_until", postgresql_where=text("status IN ('PENDING', 'REFUNDING')")),
 )
-
-tables.delivery(metadata, TOPIC)
 
 movements = Table(
     "movements",

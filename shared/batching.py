@@ -70,7 +70,7 @@ class Batcher(Generic[In, Out]):
         self._stop = asyncio.Event()
 
     async def submit(self, value: In) -> Out:
-        """Have the value written, and wait at most `deadline_seconds`. Raises `Refused`, `OutcomeUnknown`, or its own error."""
+        """Have the value written, within the deadline. Raises `Refused`, `OutcomeUnknown`, or its own error."""
         if self._stop.is_set() or len(self._queue) >= self._max_waiting:
             raise Refused("db error")
         item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), time.monotonic() + self._deadline)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # generic in its stubs only
 else:
     Plain, Connection, Pool = asyncpg.Connection, asyncpg.Connection | PoolConnectionProxy, asyncpg.Pool
 
-ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# InternalClientError: what a connection says to whoever uses it between Postgres' last word and the end of its socket.
+ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """All that talking to Postgres raises when it is not a bug of ours; `is_transient` tells trouble from mistakes."""
 
 STATEMENT_SECONDS = 2.5  # under the 3 s in which every request is answered
@@ -61,7 +62,7 @@ async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
     """Yield a pool that connects when it is first used, so that a service starts while Postgres is away."""
     settings = {
         "jit": "off",
-        "enable_seqscan": "off",  # a plan that was cached while a table was tiny must not read it whole when it is large
+        "enable_seqscan": "off",  # a plan cached while a table was tiny must not read it whole once it is large
         "application_name": name,
         "idle_in_transaction_session_timeout": "10s",  # an open write transaction holds every relay's cursor back
     }
@@ -124,7 +125,7 @@ def is_unavailable(error: BaseException) -> bool:
         return state.startswith(("08", "57P", "53")) or state == "57014"
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # asyncpg's complaint about an argument is both
-    return isinstance(error, OSError | TimeoutError)
+    return isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError)
 
 
 def is_transient(error: BaseException) -> bool:

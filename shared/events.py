@@ -100,7 +100,7 @@ def envelope(topic: str, key: str, type_: str, value: bytes) -> Encoded:
 
 
 def static_headers(type_: str, source: str) -> Headers:
-    """Headers that all events of one type have in common; made once per type, because they are the relay's main cost."""
+    """Headers that all events of one type have in common; made once per type: headers are the relay's main cost."""
     return [
         ("ce_type", type_.encode()),
         ("ce_source", source.encode()),

@@ -47,7 +47,7 @@ with gone as (delete from outbox_relays where seen_until < now() - interval '1 m
      me as (insert into outbox_relays values ($1, now() + $2 * interval '1 s')
             on conflict (owner) do update set seen_until = excluded.seen_until)
 select (select count(*) from outbox_lanes), 1 + count(*) filter (where owner <> $1 and seen_until > now()),
-       (select count(*) from outbox_lanes where system_identifier <> (select system_identifier from pg_control_system()))
+       (select count(*) from outbox_lanes l, pg_control_system() c where l.system_identifier <> c.system_identifier)
   from outbox_relays
 """
 
@@ -96,7 +96,7 @@ class Lanes:
         self._moved: set[int] = set()
 
     async def renew(self, conn: Plain) -> None:
-        """Prolong the leases, take a fair share of the free lanes, give back what is more. Raises `RestoredElsewhere`."""
+        """Prolong leases, take a fair share of the free lanes, give back what is more. Raises `RestoredElsewhere`."""
         await self.advance(conn)
         async with conn.transaction():
             total, living, foreign = await _one(conn, _SEEN, self.owner, self.lease_seconds)

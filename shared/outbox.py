@@ -23,7 +23,7 @@ def insert_sql(first: int, where: str = "true") -> str:
     """Write the statement that appends rows given as seven arrays in `$first` … `$first + 6`; see `columns`.
 
     `where` may look at `row.key`, so that a larger statement appends only for what it really changed. The lane comes
-    from the hash, so all events of one key are in one lane; how many lanes there are is how many rows `outbox_lanes` has.
+    from the hash, so all events of one key are in one lane; there are as many lanes as rows in `outbox_lanes`.
     """
     types = ("int[]", "uuid[]", "text[]", "text[]", "text[]", "bytea[]", "bytea[]")
     arrays = ", ".join(f"${first + n}::{type_}" for n, type_ in enumerate(types))
@@ -56,6 +56,8 @@ def columns(rows: Sequence[Encoded]) -> tuple[Sequence[object], ...]:
     """Turn rows into the seven arrays that `insert_sql` takes. Raises `TooLarge`."""
     for row in rows:
         limit = MAX_BYTES * 2 if row.topic.endswith(DEAD_LETTER_SUFFIX) else MAX_BYTES
+        if len(row.key) > events.MAX_KEY:
+            raise TooLarge(f"the key of a {row.type} has {len(row.key)} characters; {events.MAX_KEY} at most")
         if len(row.value) + len(row.key) > limit:
             raise TooLarge(f"{row.type} of {row.key:.60} has {len(row.value)} bytes; Kafka takes {limit} at most")
     return db.columns(rows, len(Encoded._fields))

@@ -21,7 +21,8 @@ _PARK = """
 insert into parked (consumer, aggregate_type, key, type, event_id, topic, partition, "offset", recorded_at, raw_key,
                     headers, value, error, attempts, blocks)
 select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::int[], $8::bigint[],
-                         $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::int[], $15::bool[])
+                         $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::int[],
+                         $15::bool[])
 on conflict do nothing returning topic, partition, "offset"
 """
 

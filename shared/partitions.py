@@ -48,7 +48,8 @@ def statements(day: date) -> Iterator[tuple[str, list[str]]]:
                 f"lock table only {table} in share row exclusive mode",
                 f"lock table {table}_default in access exclusive mode",
                 f"create table {name} (like {table} including defaults including constraints)",
-                f"with moved as (delete from {table}_default where {column} >= {low} and {column} < {high} returning *) "
+                f"with moved as ("
+                f"delete from {table}_default where {column} >= {low} and {column} < {high} returning *) "
                 f"insert into {name} select * from moved",  # all names are ours
                 f"alter table {table} attach partition {name} for values from ({low}) to ({high})",
             ],

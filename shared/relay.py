@@ -135,6 +135,7 @@ class Relay:
             metrics.RELAY_LANES.set(len(self.lanes.held))
             if set(self.lanes.held) != before:
                 log.info("relay holds lanes", lanes=sorted(self.lanes.held), of=self.lanes.total)
+            if set(self.lanes.held) != before or self._sender.stopped:
                 self._sender.stopped = {(r["topic"], r["key"]) for r in await conn.fetch(_STOPPED)}
         if now >= self._watch_at:
             self._watch_at = now + _WATCH_EVERY_SECONDS
@@ -172,6 +173,7 @@ class Relay:
         for row, reason in refused:
             where = [row[name] for name in ("lane", "xid", "id", "topic", "key")]
             await conn.execute(_REFUSE, *where, reason)
+            self._sender.stopped.add((row["topic"], row["key"]))
             metrics.OUTBOX_REFUSED.inc()
             log.error("Kafka refused an outbox row for good", topic=row["topic"], key=row["key"], reason=reason)
 

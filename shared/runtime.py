@@ -109,7 +109,7 @@ async def _serve(app: web.Application, settings: config.Settings) -> int:
 
 
 def spare_collections() -> None:
-    """Make garbage collection rare: what exists by now stays, and batches make much that is no garbage (20 % of CPU)."""
+    """Make garbage collection rare: what exists now stays, and batches make much that is no garbage (20 % of CPU)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

@@ -35,7 +35,7 @@ class Sender:
         self.stopped: set[tuple[str, str]] = set()
 
     async def send(self, rows: Sequence[Row]) -> list[Refusal]:
-        """Have all rows acknowledged, but for those that are returned. Raises `kafka.Unavailable`: then send all again."""
+        """Have all rows acknowledged, but for those returned. Raises `kafka.Unavailable`: then send all again."""
         publisher = await self._started()
         batches, refused = await self._batches(publisher, rows)
         careful = {partition: batches.pop(partition) for partition in self._careful & batches.keys()}
@@ -74,17 +74,17 @@ class Sender:
         return self._statics.setdefault(type_, events.static_headers(type_, self._source))
 
     async def _send_singly(self, partition: Partition, batch: Sequence[Row]) -> list[Refusal]:
-        refused = []
+        refused, stopped = [], set[tuple[str, str]]()
         for row in batch:
             topic_key = (row["topic"], row["key"])
-            if topic_key in self.stopped:
+            if topic_key in stopped:
                 refused.append(Refusal(row, _BEHIND))
                 continue
             try:
                 await (await self._started()).send({partition: [self._message(row)]}, SEND_SECONDS)
             except kafka.Rejected as error:
                 refused.append(Refusal(row, error.reason))
-                self.stopped.add(topic_key)
+                stopped.add(topic_key)
                 await self.close()
         return refused
 

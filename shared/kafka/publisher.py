@@ -86,7 +86,7 @@ class Publisher:
         return batch, taken
 
     async def close(self) -> None:
-        """Stop within a few seconds, whatever the broker does; what was not acknowledged may or may not be in the log."""
+        """Stop within seconds, whatever the broker does; what was not acknowledged may or may not be in the log."""
         producer = self._producer
         await hard_stop(
             producer,

@@ -539,19 +539,18 @@ async def test_a_worker_that_is_stopped_finishes_what_it_has_in_hand(shop: Shop)
     assert await check(shop) == {"SUCCEEDED": 3}
 
 
-async def test_no_statement_reads_a_whole_table_even_if_it_was_planned_while_there_was_nothing(
-    payments_db: Any,
-) -> None:
+async def test_no_statement_reads_a_whole_table_even_if_it_was_planned_while_there_was_little(payments_db: Any) -> None:
     statements = {
         payments_db.url: (store._ADD, store._SAVE, store._DUE, store._TAKE_OVER, store._GET),
         payments_db.provider_url: (provider._FIRST, provider._GIVE_BACK, provider._READ),
     }
-    for url, prepared in statements.items():
-        conn = await db.connect(url, plan_cache_mode="force_generic_plan")
+    for (url, prepared), prepare in product(statements.items(), ["select 1", "analyze"]):
+        conn = await db.connect(url, plan_cache_mode="force_generic_plan", client_min_messages="error")
+        await conn.execute(prepare)
         for n, sql in enumerate(prepared):
             await conn.execute(f"prepare s{n} as {sql}")
             nulls = ", ".join(["null"] * len(set(re.findall(r"\$[0-9]+", sql))))
             plan = "\n".join(row[0] for row in await conn.fetch(f"explain (costs off) execute s{n} ({nulls})"))
-            for line in re.findall(r"(?:Scan using|Scan on) (?:payments|movements).*\n.*", plan):
-                assert "Index Cond" in line or "Recheck Cond" in line, plan
+            for scan in re.findall(r"Scan .*\b(?:payments|movements).*\n.*", plan):
+                assert "Cond: (" in scan, plan
         await conn.close()

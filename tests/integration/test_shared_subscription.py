@@ -412,7 +412,7 @@ async def test_a_producer_says_unavailable_in_time_when_the_broker_is_frozen(bro
     topic = await new_topic(broker.address)
     async with Writer(broker.address, topic) as writer:
         await writer.write(1)
-        os.kill(broker.server.pid, signal.SIGSTOP)
+        await freeze(broker)
         began = time.monotonic()
         with pytest.raises(Unavailable):
             await writer._publisher.send({(topic, 0): [(b"k", b"v", [])]}, 1.0)

@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
@@ -18,9 +17,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from migrations import seed
+from migrations import metadata, seed
 from migrations.__main__ import SECTIONS
-from shared.tables import Xid8
+from migrations.metadata import Xid8
 from tests.conftest import ROOT, Database
 
 ROLES = [section for section in SECTIONS if section != "admin"]
@@ -95,14 +94,14 @@ async def test_every_section_goes_down_and_up_alone(database: Database, monkeypa
 
 
 def metadata_of(section: str) -> MetaData:
-    if section == "provider":
-        return import_module("payments.tables").ledger  # type: ignore[no-any-return]
-    return import_module(f"{section}.tables").metadata  # type: ignore[no-any-return]
+    found = metadata.of(section)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("service", ROLES)
 async def test_the_tables_of_a_service_are_those_of_its_migrations(database: Database, service: str) -> None:
-    metadata = metadata_of(service)
+    wanted = metadata_of(service)
     url = database.admin_url.replace("postgresql://", "postgresql+asyncpg://")
 
     def named(name: str | None, kind: str, _: Any) -> bool:
@@ -113,7 +112,7 @@ async def test_the_tables_of_a_service_are_those_of_its_migrations(database: Dat
     def compare(connection: Connection) -> list[Any]:
         connection.dialect.ischema_names["xid8"] = Xid8  # as env.py does
         options = {"include_schemas": True, "include_name": named, "compare_type": True}
-        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), wanted))
 
     engine = create_async_engine(url)
     async with engine.connect() as connection:
@@ -123,7 +122,7 @@ async def test_the_tables_of_a_service_are_those_of_its_migrations(database: Dat
 
 @pytest.mark.parametrize("service", ROLES)
 async def test_defaults_and_nullability_are_as_the_tables_say(database: Database, service: str) -> None:
-    metadata = metadata_of(service)
+    wanted = metadata_of(service)
     conn = await asyncpg.connect(database.admin_url)
     rows = await conn.fetch(
         "select table_name, column_name, is_nullable = 'YES', column_default is not null or is_identity = 'YES' "
@@ -137,7 +136,7 @@ async def test_defaults_and_nullability_are_as_the_tables_say(database: Database
             column.nullable,
             column.server_default is not None or (column is table.autoincrement_column),
         )
-        for table in metadata.tables.values()
+        for table in wanted.tables.values()
         for column in table.columns
     }
     assert believed == {name: fact for name, fact in migrated.items() if name[0] != "alembic_version"}

@@ -1,8 +1,10 @@
-"""The toolkit's tables as SQLAlchemy metadata, one set per service schema; the migrations build the same.
+"""What each schema should have: the service's own tables and the toolkit's; the migrated schema is compared with it.
 
-Statements name them without a schema: each service's role has its own schema as its search path.
+At run time nobody needs it: statements are SQL, and those of the toolkit name tables without a schema, because each
+service's role has its own schema as its search path.
 """
 
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import (
@@ -36,11 +38,19 @@ class Xid8(UserDefinedType[int]):
         return "XID8"
 
 
-def delivery(metadata: MetaData, topic: str) -> None:
-    """Add the toolkit's tables to a service's metadata; its outbox takes events of `topic` and dead letters only."""
-    _outbox(metadata, topic)
-    _lanes(metadata)
-    _inbox(metadata)
+def of(section: str) -> MetaData | None:
+    """Give all that a section's schema has, but for partitions; the admin's has nothing of its own."""
+    if section == "admin":
+        return None
+    if section == "provider":  # it is simulated by payments
+        ledger: MetaData = import_module("payments.tables").ledger
+        return ledger
+    metadata: MetaData = import_module(f"{section}.tables").metadata
+    if f"{section}.outbox" not in metadata.tables:
+        _outbox(metadata, f"{section}.events")
+        _lanes(metadata)
+        _inbox(metadata)
+    return metadata
 
 
 def _outbox(metadata: MetaData, topic: str) -> None:

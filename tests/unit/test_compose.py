@@ -1,0 +1,99 @@
+"""The stack in Docker: the same processes and settings as the embedded one, and an image that has all they need."""
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from local import distribution, postgres, services
+
+ROOT = services.PROJECT
+COMPOSE = (ROOT / "compose.yaml").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+# Where processes find each other is each stack's own affair, and copies of a container share no name.
+OWN_AFFAIRS = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED"}
+
+
+def section(name: str) -> str:
+    """The text of a service or of an `x-…` block, with the blocks that it merges in."""
+    found = re.search(rf"^( *){name}:.*\n((?:\1 .*\n|\n)+)", COMPOSE, re.MULTILINE)
+    assert found, f"compose.yaml has no {name}"
+    merged = "".join(section(anchor) for anchor in anchors(found[2]))
+    return found[2] + merged
+
+
+def anchors(text: str) -> Iterator[str]:
+    for alias in re.findall(r"\*([a-z-]+)$", text, re.MULTILINE):
+        found = re.search(rf"^(x-[a-z-]+): &{alias}$", COMPOSE, re.MULTILINE)
+        assert found, f"compose.yaml has no &{alias}"
+        yield found[1]
+
+
+def environment(name: str) -> dict[str, str]:
+    return dict(re.findall(r'^ +([A-Z0-9_]+): *"?([^"\n]*)"?$', section(name), re.MULTILINE))
+
+
+def copied() -> set[str]:
+    return set(re.findall(r"^COPY ([a-z]+) \1$", DOCKERFILE, re.MULTILINE))
+
+
+def imported() -> set[str]:
+    files = [file for package in copied() for file in (ROOT / package).rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in whole | parts}
+
+
+# But for the listeners: the broker in Docker has one more, for the host.
+@pytest.mark.parametrize("name", sorted(name for name in distribution.PROPERTIES if "listener" not in name))
+def test_kafka_has_the_same_properties(name: str) -> None:
+    variable = f"KAFKA_{name.replace('.', '_').upper()}"
+    assert environment("kafka")[variable] == distribution.PROPERTIES[name]
+
+
+def test_postgres_has_the_same_settings() -> None:
+    settings = dict(re.findall(r"-c, ([a-z_]+)=([^],]+)", section("db")))
+    assert settings == {name: value for name, value in postgres.SETTINGS.items() if name != "listen_addresses"}
+
+
+@pytest.mark.parametrize("name", ["orders", "inventory", "payments"])
+def test_a_service_is_told_the_same(name: str) -> None:
+    default = {"orders": 8080, "inventory": 8081, "payments": 8082}
+    (embedded,) = (one.program().environment for one in services.services(default, 1, 2) if one.name == name)
+    composed = environment(name)
+    assert embedded.keys() - OWN_AFFAIRS <= composed.keys()
+    for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS"}:
+        assert composed[variable] == embedded[variable]
+
+
+def test_the_same_jobs_run() -> None:
+    for job in services.jobs(1, 2):
+        assert f"command: [python, -m, {', '.join(job.arguments)}]" in section(job.name)
+
+
+def test_only_the_gateway_is_public() -> None:
+    published = re.findall(r'^ +ports: \["(.+)"\]$', COMPOSE, re.MULTILINE)
+    assert len(published) == COMPOSE.count("ports:") == 6
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
+
+
+def test_the_image_has_every_package_of_ours_that_its_packages_import() -> None:
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert imported() & ours <= copied()
+
+
+def test_the_image_has_every_package_of_others_that_its_packages_import() -> None:
+    locked = (ROOT / "requirements" / "run.txt").read_text()
+    installed = set(re.findall(r"^([a-z0-9-]+)==", locked, re.MULTILINE))
+    known = packages_distributions()
+    wanted = {known[name][0].lower().replace("_", "-") for name in imported() if name in known}
+    assert wanted <= installed
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert allowed == copied() | {"alembic.ini", "requirements/run.txt"}
