@@ -20,7 +20,7 @@ class Singly:
     def __init__(self, app: aio.Application) -> None:
         self._app, self._door = app, Door(60)
 
-    async def submit(self, request: Request) -> Placed:
+    async def submit(self, request: Request, _seconds: float) -> Placed:
         async with self._app[web.POOL].acquire() as conn, conn.transaction():
             (placed,) = await self._door.place(conn, [request])
         if isinstance(placed, Exception):

@@ -1,6 +1,8 @@
 """HTTP in: the tutorial's API. Parse, call one use case, answer."""
 
 import re
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +13,8 @@ from orders.domain import Order, Request, Status
 from orders.service import Placed
 from shared import db, errors, web
 
-PLACE: aio.AppKey[Callable[[Request], Awaitable[Placed]]] = aio.AppKey("PLACE")
+PLACE: aio.AppKey[Callable[[Request, float], Awaitable[Placed]]] = aio.AppKey("PLACE")
+UNDER_WAY: aio.AppKey["Counter[tuple[str, str | None]]"] = aio.AppKey("UNDER_WAY")
 WAIT: aio.AppKey[Callable[[int, float], Awaitable[None]]] = aio.AppKey("WAIT")
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 
@@ -31,7 +34,7 @@ async def create(request: aio.Request) -> aio.Response:
     wanted = _parse(await web.body(request))
     wanted.idempotency_key = _key(request)
     wanted.trace = web.trace_of(request)
-    placed = await request.app[PLACE](wanted)
+    placed = await _place(request, wanted)
     headers = {"Location": f"/v1/orders/{placed.order_id}"}
     if placed.replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -43,10 +46,12 @@ async def get(request: aio.Request) -> aio.Response:
     """Show an order, at once or, with `?wait=`, as soon as it is final."""
     order_id = web.path_id(request)
     seconds = _wait(request)
-    order = await web.within(_read(request, order_id))
+    left = web.seconds_left(request)
+    until = time.monotonic() + seconds + left
+    order = await web.within(_read(request, order_id), left)
     if seconds and order.status is Status.PENDING:
         await request.app[WAIT](order_id, seconds)
-        order = await web.within(_read(request, order_id))
+        order = await web.within(_read(request, order_id), until - time.monotonic())
     return web.json(_shown(order))
 
 
@@ -75,6 +80,24 @@ async def cancel(request: aio.Request) -> aio.Response:
         order = await service.cancel(conn, order_id)
     request.app[COMMITTED]()
     return web.json(_shown(order), 202)
+
+
+async def _place(request: aio.Request, wanted: Request) -> Placed:
+    """Place the order, and if that takes too long, say whether an earlier request with the same key is the reason."""
+    key = (wanted.user_id, wanted.idempotency_key)
+    under_way = request.app[UNDER_WAY]
+    doubled = wanted.idempotency_key is not None and under_way[key] > 0
+    under_way[key] += 1
+    try:
+        return await request.app[PLACE](wanted, web.seconds_left(request))
+    except errors.OutcomeUnknown:
+        if doubled:
+            raise errors.Conflict("the first request with this Idempotency-Key is still under way") from None
+        raise
+    finally:
+        under_way[key] -= 1
+        if not under_way[key]:
+            del under_way[key]
 
 
 async def _read(request: aio.Request, order_id: int) -> Order:

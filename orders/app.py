@@ -1,5 +1,6 @@
 """Wiring: the one file of the service that knows every other."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -54,7 +55,7 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
             )
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("door", door.run))
-            app[api.PLACE] = door.submit
+            app[api.PLACE], app[api.UNDER_WAY] = door.submit, Counter()
         app[web.POOL], app[WAITERS], app[api.WAIT], app[api.COMMITTED] = pool, waiters, waiters.wait, committed
         yield
 

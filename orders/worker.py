@@ -55,6 +55,7 @@ class Waiters:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._waiting: dict[int, set[asyncio.Future[None]]] = {}
+        self._callers = 0
         self._woken = asyncio.Event()
         self._over = False
 
@@ -62,18 +63,20 @@ class Waiters:
         """Return when the order is final, when the time is over, or when the process drains. Raises `Unavailable`."""
         if self._over:
             return
-        if len(self._waiting) >= _MAX_WAITING:
+        if self._callers >= _MAX_WAITING:
             raise errors.Unavailable("too many are waiting")
+        self._callers += 1
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(order_id, set()).add(future)
         self._woken.set()
         try:
             await asyncio.wait([future], timeout=seconds)
         finally:
-            waiting = self._waiting.get(order_id, set())
+            self._callers -= 1
+            waiting = self._waiting[order_id]
             waiting.discard(future)
             if not waiting:
-                self._waiting.pop(order_id, None)
+                del self._waiting[order_id]
 
     def wake(self) -> None:
         """Say that orders may have become final."""

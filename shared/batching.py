@@ -69,11 +69,12 @@ class Batcher(Generic[In, Out]):
         self._more = asyncio.Event()
         self._stop = asyncio.Event()
 
-    async def submit(self, value: In) -> Out:
-        """Have the value written, within the deadline. Raises `Refused`, `OutcomeUnknown`, or its own error."""
+    async def submit(self, value: In, seconds: float | None = None) -> Out:
+        """Have the value written, within so many seconds. Raises `Refused`, `OutcomeUnknown`, or its own error."""
         if self._stop.is_set() or len(self._queue) >= self._max_waiting:
             raise Refused("db error")
-        item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), time.monotonic() + self._deadline)
+        deadline = time.monotonic() + (self._deadline if seconds is None else seconds)
+        item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), deadline)
         self._queue.append(item)
         self._more.set()
         return await asyncio.shield(item.done)
@@ -166,9 +167,7 @@ class Batcher(Generic[In, Out]):
         while not self._stop.is_set() or self._queue or self._taken:
             beat()
             now = time.monotonic()
-            while self._queue and self._queue[0].deadline <= now:
-                self._queue.popleft().give_up()
-            for item in self._taken:
+            for item in (*self._queue, *self._taken):
                 if item.deadline <= now:
                     item.give_up()
             await asyncio.sleep(_REAP_SECONDS)

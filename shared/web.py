@@ -27,8 +27,9 @@ POOL = web.AppKey("POOL", db.Pool)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-ANSWER_SECONDS = 2.9
+ANSWER_SECONDS = 2.8
 MAX_BODY_BYTES = 64 * 1024
+_ANSWER_BY = web.RequestKey("answer_by", float)
 
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 _TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
@@ -65,7 +66,7 @@ def json(value: object, status: int = 200, **headers: str) -> web.Response:
 async def body(request: web.Request) -> dict[str, Any]:
     """Read a JSON object; `null` counts as an empty one. Raises `Invalid` for everything else, within the deadline."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds_left(request)):
             value = orjson.loads(await request.read())
     except (orjson.JSONDecodeError, TimeoutError, ConnectionError, web.RequestPayloadError):  # the client's fault, all
         raise errors.Invalid("invalid json") from None
@@ -114,7 +115,12 @@ def trace_of(request: web.Request) -> str | None:
     return trace if _TRACE.fullmatch(trace) else None
 
 
-async def within(work: Awaitable[T], seconds: float = ANSWER_SECONDS) -> T:
+def seconds_left(request: web.Request) -> float:
+    """Say how long the answer may still take: reading the body and working on it share one deadline."""
+    return max(0.0, request[_ANSWER_BY] - time.monotonic())
+
+
+async def within(work: Awaitable[T], seconds: float) -> T:
     """Await work, but not longer than so, and without waiting for its query to notice. Raises `Unavailable`."""
     task = asyncio.ensure_future(work)
     try:
@@ -132,7 +138,7 @@ def bounded(handler: Handler) -> Handler:
     """Make a handler answer 503 when it would need too long."""
 
     async def wrapped(request: web.Request) -> web.StreamResponse:
-        return await within(handler(request))
+        return await within(handler(request), seconds_left(request))
 
     return wrapped
 
@@ -140,7 +146,8 @@ def bounded(handler: Handler) -> Handler:
 @web.middleware
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn facts and surprises into problem+json, and time the answer."""
-    started = time.perf_counter()
+    started = time.monotonic()
+    request[_ANSWER_BY] = started + ANSWER_SECONDS
     try:
         response = await handler(request)
     except errors.Fact as fact:
@@ -162,9 +169,11 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request failed", path=request.path)
         response = problem(500, "internal", "internal error")
+    if request.app[TASKS].draining:
+        response.force_close()
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
-    metrics.REQUESTS.labels(route, request.method, response.status).observe(time.perf_counter() - started)
+    metrics.REQUESTS.labels(route, request.method, response.status).observe(time.monotonic() - started)
     return response
 
 
