@@ -28,7 +28,9 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
         )
         wake = await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, "inventory"))
         await stack.enter_async_context(
-            delivery.incoming(tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake)
+            delivery.incoming(
+                tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake, also_lock=consumer.TURN
+            )
         )
         app[web.POOL] = pool
         yield

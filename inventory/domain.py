@@ -7,10 +7,12 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from contracts.inventory import InventoryRejected, InventoryReleased, InventoryReserved, RejectReason
-from contracts.orders import OrderCreated
+from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from shared.events import Event
 
 Place = Literal["available", "held", "sold"]
+Wish = OrderCreated | OrderConfirmed | OrderCancelled
+"""What names an order, a sku and a quantity."""
 
 
 class Status(StrEnum):

@@ -8,26 +8,26 @@ from collections.abc import Callable, Sequence
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged, ProductCreated
 from inventory import domain, store
-from inventory.domain import Change, Reservation
+from inventory.domain import Change, Reservation, Wish
 from shared import events
 from shared.db import Connection
 
 
 async def reserve(conn: Connection, orders: Sequence[OrderCreated]) -> None:
     """Hold stock for new orders, first come first served, or reject them, and say which."""
-    reservations = await _get(conn, orders)
-    available = await store.lock(conn, {r.sku for r in reservations})
-    await _write(conn, domain.allocate(zip(reservations, orders, strict=True), available))
+    found = await _lock(conn, orders)
+    available = {r.sku: units for r, units in found if units is not None}
+    await _write(conn, domain.allocate([(r, order) for (r, _), order in zip(found, orders, strict=True)], available))
 
 
 async def confirm(conn: Connection, orders: Sequence[OrderConfirmed]) -> None:
     """Turn what is held for orders into sales."""
-    await _settle(conn, await _get(conn, orders), domain.confirm)
+    await _settle(conn, orders, domain.confirm)
 
 
 async def cancel(conn: Connection, orders: Sequence[OrderCancelled]) -> None:
     """Make what is held for orders available again, and say so."""
-    await _settle(conn, await _get(conn, orders), domain.cancel)
+    await _settle(conn, orders, domain.cancel)
 
 
 async def make_room(conn: Connection, products: Sequence[ProductCreated | ProductChanged]) -> None:
@@ -35,18 +35,14 @@ async def make_room(conn: Connection, products: Sequence[ProductCreated | Produc
     await store.add_skus(conn, sorted({p.sku for p in products}))
 
 
-async def _get(conn: Connection, orders: Sequence[OrderCreated | OrderConfirmed | OrderCancelled]) -> list[Reservation]:
-    """Give each order's reservation, in order: as it stands, or one that was not heard of."""
-    known = await store.get(conn, [o.order_id for o in orders])
-    return [known.get(o.order_id) or Reservation(o.order_id, o.sku, o.quantity) for o in orders]
+async def _lock(conn: Connection, orders: Sequence[Wish]) -> list[tuple[Reservation, int | None]]:
+    """Lock the stock and give each order's reservation, as it stands or not heard of, and what there is of its sku."""
+    found = await store.lock(conn, orders)
+    return [(r or Reservation(o.order_id, o.sku, o.quantity), n) for (r, n), o in zip(found, orders, strict=True)]
 
 
-async def _settle(
-    conn: Connection, reservations: Sequence[Reservation], transition: Callable[[Reservation], Change]
-) -> None:
-    changes = [transition(reservation) for reservation in reservations]
-    await store.lock(conn, domain.moves(changes).keys())
-    await _write(conn, changes)
+async def _settle(conn: Connection, orders: Sequence[Wish], transition: Callable[[Reservation], Change]) -> None:
+    await _write(conn, [transition(reservation) for reservation, _ in await _lock(conn, orders)])
 
 
 async def _write(conn: Connection, changes: Sequence[Change]) -> None:

@@ -1,20 +1,25 @@
 """Every SQL statement of the inventory service."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inventory.domain import Place, Reservation, Status
+from inventory.domain import Place, Reservation, Status, Wish
 from shared import db, outbox
 from shared.db import Connection
 from shared.events import Encoded
 
-# A lock on nothing: only who asks for it waits here. A transaction that locks one row of stock, once, need not ask.
-_TAKE_TURN = "select pg_advisory_xact_lock(hashtextextended(current_schema() || ' stock', 0))"
-
-# Says how much may be given away, and guards it: nobody else changes these rows before the caller's transaction ends.
-# Locks are taken in the order of skus, so that two who each make one such call cannot deadlock.
-_LOCK = "select sku, available from stock where sku = any($1::text[]) order by sku for update"
+# Says how each order stands and how much of its sku may be given away, and guards it: nobody else changes these rows
+# of stock before the caller's transaction ends. They are locked in the order of skus.
+_LOCK = """
+with locked as materialized (
+  select sku, available from stock where sku = any($2::text[]) order by sku for update)
+select r.order_id, r.sku, r.quantity, r.status, r.reason, r.version, l.available
+  from unnest($1::bigint[], $2::text[]) with ordinality o(order_id, sku, n)
+  left join reservations r on r.order_id = o.order_id and r.order_id = any($1)
+  left join locked l on l.sku = o.sku
+ order by o.n
+"""
 
 # The rows of stock are locked by `lock`, and the table's checks refuse what would take more than there is; only who
 # holds the lock of an order's key writes its reservation, so what was read before is what is replaced here. Tables
@@ -33,22 +38,10 @@ written as (
 """
 
 
-async def take_turn(conn: Connection) -> None:
-    """Wait until no other transaction that called this is open, and keep others waiting until this one ends."""
-    await conn.execute(_TAKE_TURN)
-
-
-async def lock(conn: Connection, skus: Collection[str]) -> dict[str, int]:
-    """Lock stock in the caller's transaction; returns what is available of each sku that is known."""
-    return {row["sku"]: row["available"] for row in await conn.fetch(_LOCK, list(skus))}
-
-
-async def get(conn: Connection, order_ids: Sequence[int]) -> dict[int, Reservation]:
-    """Read reservations; those that do not exist are not in the answer."""
-    rows = await conn.fetch(
-        "select order_id, sku, quantity, status, reason, version from reservations where order_id = any($1)", order_ids
-    )
-    return {row["order_id"]: _reservation(row) for row in rows}
+async def lock(conn: Connection, orders: Sequence[Wish]) -> list[tuple[Reservation | None, int | None]]:
+    """Lock the stock that orders name; returns, for each, its reservation if any, and what is available of its sku."""
+    rows = await conn.fetch(_LOCK, [o.order_id for o in orders], [o.sku for o in orders])
+    return [(None if row["order_id"] is None else _reservation(row), row["available"]) for row in rows]
 
 
 async def write(

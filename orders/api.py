@@ -15,7 +15,8 @@ from shared import db, errors, web
 
 PLACE: aio.AppKey[Callable[[Request, float], Awaitable[Placed]]] = aio.AppKey("PLACE")
 UNDER_WAY: aio.AppKey["Counter[tuple[str, str | None]]"] = aio.AppKey("UNDER_WAY")
-WAIT: aio.AppKey[Callable[[int, float], Awaitable[None]]] = aio.AppKey("WAIT")
+READ: aio.AppKey[Callable[[int, float], Awaitable[Order]]] = aio.AppKey("READ")
+WAIT: aio.AppKey[Callable[[int, float], Awaitable[Order | None]]] = aio.AppKey("WAIT")
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
@@ -46,12 +47,11 @@ async def get(request: aio.Request) -> aio.Response:
     """Show an order, at once or, with `?wait=`, as soon as it is final."""
     order_id = web.path_id(request)
     seconds = _wait(request)
-    left = web.seconds_left(request)
-    until = time.monotonic() + seconds + left
-    order = await web.within(_read(request, order_id), left)
+    until = time.monotonic() + seconds + web.seconds_left(request)
+    order = await _read(request, order_id, web.seconds_left(request))
     if seconds and order.status is Status.PENDING:
-        await request.app[WAIT](order_id, seconds)
-        order = await web.within(_read(request, order_id), until - time.monotonic())
+        final = await request.app[WAIT](order_id, seconds)
+        order = final or await _read(request, order_id, until - time.monotonic())
     return web.json(_shown(order))
 
 
@@ -100,9 +100,11 @@ async def _place(request: aio.Request, wanted: Request) -> Placed:
             del under_way[key]
 
 
-async def _read(request: aio.Request, order_id: int) -> Order:
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        return await service.get(conn, order_id)
+async def _read(request: aio.Request, order_id: int, seconds: float) -> Order:
+    try:
+        return await request.app[READ](order_id, seconds)
+    except errors.Unavailable:
+        raise errors.Unavailable("db error") from None  # reading has no outcome that could be unknown
 
 
 def _parse(data: dict[str, Any]) -> Request:

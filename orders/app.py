@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web as aio
 
-from orders import api, consumer
+from orders import api, consumer, service
 from orders.config import Settings
 from orders.service import Door
 from orders.worker import Sweeper, Waiters
@@ -55,7 +55,9 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
             )
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("door", door.run))
-            app[api.PLACE], app[api.UNDER_WAY] = door.submit, Counter()
+            reader = Batcher(settings.database_url, service.read, name="orders reader", workers=1)
+            stack.push_async_callback(tasks.start("reader", reader.run))
+            app[api.PLACE], app[api.UNDER_WAY], app[api.READ] = door.submit, Counter(), reader.submit
         app[web.POOL], app[WAITERS], app[api.WAIT], app[api.COMMITTED] = pool, waiters, waiters.wait, committed
         yield
 

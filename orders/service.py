@@ -146,10 +146,16 @@ async def cancel_overdue(conn: Connection, ids: Sequence[int]) -> None:
 
 async def get(conn: Connection, order_id: int) -> Order:
     """Read one order. Raises `OrderNotFound`."""
-    found = await store.get(conn, [order_id])
-    if order_id not in found:
-        raise OrderNotFound
-    return found[order_id]
+    (found,) = await read(conn, [order_id])
+    if isinstance(found, OrderNotFound):
+        raise found
+    return found
+
+
+async def read(conn: Connection, ids: Sequence[int]) -> list[Order | OrderNotFound]:
+    """Read orders for many callers by one statement; one answer per id, in order."""
+    found = await store.get(conn, ids)
+    return [found.get(id_) or OrderNotFound() for id_ in ids]
 
 
 async def replicate(conn: Connection, changes: Sequence[ProductCreated | ProductChanged]) -> None:

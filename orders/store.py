@@ -102,10 +102,10 @@ async def finish(conn: Connection, orders: Sequence[Order], events: Sequence[Enc
     await conn.execute(_FINISH, *columns, *outbox.columns(events))
 
 
-async def final(conn: Connection, ids: Sequence[int]) -> list[int]:
-    """Say which of these orders are final."""
-    rows = await conn.fetch("select id from orders where id = any($1) and status <> 'PENDING'", ids)
-    return [row[0] for row in rows]
+async def final(conn: Connection, ids: Sequence[int]) -> list[Order]:
+    """Read those of these orders that are final."""
+    rows = await conn.fetch(f"select {_COLUMNS} from orders where id = any($1) and status <> 'PENDING'", ids)
+    return [_order(row) for row in rows]
 
 
 async def overdue(conn: Connection, limit: int) -> list[int]:

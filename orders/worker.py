@@ -7,6 +7,7 @@ from random import uniform
 import structlog
 
 from orders import service, store
+from orders.domain import Order
 from shared import db, errors
 from shared.backoff import wait
 from shared.db import Pool
@@ -15,7 +16,7 @@ log = structlog.get_logger()
 
 _SWEEP_BATCH = 500
 _POLL_SECONDS = 0.05
-_POLL_PACE_SECONDS = 0.005
+_POLL_PACE_SECONDS = 0.01
 _MAX_WAITING = 10_000
 _IDLE_SECONDS = 0.25  # how long stopping may go unnoticed while nobody waits
 
@@ -54,19 +55,19 @@ class Waiters:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._waiting: dict[int, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[int, set[asyncio.Future[Order | None]]] = {}
         self._callers = 0
         self._woken = asyncio.Event()
         self._over = False
 
-    async def wait(self, order_id: int, seconds: float) -> None:
-        """Return when the order is final, when the time is over, or when the process drains. Raises `Unavailable`."""
+    async def wait(self, order_id: int, seconds: float) -> Order | None:
+        """Give the order once it is final; None when the time is over or the process drains. Raises `Unavailable`."""
         if self._over:
-            return
+            return None
         if self._callers >= _MAX_WAITING:
             raise errors.Unavailable("too many are waiting")
         self._callers += 1
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Order | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(order_id, set()).add(future)
         self._woken.set()
         try:
@@ -77,6 +78,7 @@ class Waiters:
             waiting.discard(future)
             if not waiting:
                 del self._waiting[order_id]
+        return future.result() if future.done() else None
 
     def wake(self) -> None:
         """Say that orders may have become final."""
@@ -95,9 +97,10 @@ class Waiters:
             return 0
         async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
             final = await store.final(conn, list(self._waiting))
-        for future in [f for id_ in final for f in self._waiting.get(id_, ())]:
-            if not future.done():
-                future.set_result(None)
+        for order in final:
+            for future in self._waiting.get(order.id, ()):
+                if not future.done():
+                    future.set_result(order)
         return len(final)
 
     async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:

@@ -57,9 +57,9 @@ async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, no
 async def settle(conn: Connection, outcomes: Sequence[tuple[Payment, Outcome]], until: datetime) -> list[Payment]:
     """Record what the provider said, and the facts that follow; returns what needs another call, claimed `until` then.
 
-    What was taken over by another meanwhile is left to that one, who asks the same provider under the same key.
+    The caller's transaction holds the locks of the orders' keys. What was taken over by another meanwhile is left to
+    that one, who asks the same provider under the same key.
     """
-    await db.lock_keys(conn, [str(asked.order_id) for asked, _ in outcomes])
     known = await store.get(conn, [asked.order_id for asked, _ in outcomes])
     saved: list[Payment] = []
     again: list[Payment] = []

@@ -196,7 +196,8 @@ class Worker:
     async def _record(self) -> None:
         batch = list(islice(self._outcomes, _MAX_BATCH))
         if batch:
-            async with db.transaction(self._pool) as conn:
+            keys = [str(asked.order_id) for asked, _ in batch]
+            async with db.transaction(self._pool, keys) as conn:
                 again = await service.settle(conn, batch, self.now() + self._claim_time)
             for _ in batch:
                 self._outcomes.popleft()

@@ -43,6 +43,7 @@ class Handling:
 
     `handlers` maps event models to functions over lists; each is called in the batch's transaction, with the keys of
     its events locked, and with events of one key in their order. `committed` is called after each commit.
+    With `also_lock`, batches take turns with all that lock the same: for handlers that share rows between keys.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Handling:
         consumer: str,
         handlers: Mapping[type[BaseModel], Handler],
         committed: Callable[[], None] = lambda: None,
+        also_lock: Sequence[str] = (),
     ) -> None:
         self._pool, self._consumer, self._handlers, self._committed = pool, consumer, handlers, committed
+        self._also_lock = also_lock
         self._models = {model.__name__: model for model in handlers}
         self._attempts: dict[UUID, int] = {}
 
@@ -126,7 +129,7 @@ class Handling:
         keys = sorted({r.key for r in batch})
         token = events.traces.set(events.traces_of(batch))
         try:
-            async with db.transaction(self._pool, keys) as conn:
+            async with db.transaction(self._pool, [*keys, *self._also_lock]) as conn:
                 claim = await inbox.claim(conn, self._consumer, [r.event_id for r in batch], keys)
                 fresh = list({r.event_id: r for r in batch if r.event_id in claim.fresh}.values())  # in first places
                 behind = [r for r in fresh if _lane(r) in claim.blocked]

@@ -55,6 +55,7 @@ async def incoming(
     topics: Sequence[str],
     handlers: Mapping[type[BaseModel], Handler],
     committed: Callable[[], None],
+    also_lock: Sequence[str] = (),
 ) -> AsyncIterator[None]:
     """Run the consumer, if this process is to; `committed` is called after each of its commits."""
     async with AsyncExitStack() as stack:
@@ -64,7 +65,9 @@ async def incoming(
                 servers, batch = settings.kafka_bootstrap_servers, settings.consumer_batch
                 return Subscription(servers, service, topics, settings.instance_id, batch)
 
-            consumer = Consumer(subscribe, Handling(pool, service, handlers, committed), settings.consumer_pace_seconds)
+            consumer = Consumer(
+                subscribe, Handling(pool, service, handlers, committed, also_lock), settings.consumer_pace_seconds
+            )
             stack.push_async_callback(consumer.close)
             stack.push_async_callback(tasks.start("consumer", consumer.run))
         yield

@@ -68,9 +68,11 @@ class Relay:
 
     async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
         """Publish until `stop`; trouble with Postgres or Kafka is waited out, for ever, with back-off and jitter."""
-        backoff, idle = Backoff(), 0
+        backoff, idle, started = Backoff(), 0, 0.0
         while not stop.is_set():
             beat()
+            if (early := started + self._pace - time.monotonic()) > 0:
+                await asyncio.sleep(early)
             started = time.monotonic()
             self._woken.clear()
             try:
@@ -86,7 +88,6 @@ class Relay:
                 # Rows that follow come with a hint. A hint without rows means that somebody's open write hides them.
                 seconds = _ADVANCE_EVERY_SECONDS if published else _IDLE_SECONDS[min(idle, len(_IDLE_SECONDS) - 1)]
                 idle = 0 if await wait(self._woken, seconds) else idle + 1
-            await asyncio.sleep(max(0.0, started + self._pace - time.monotonic()))
 
     async def run_once(self) -> int:
         """Take one turn: leases if due, read, publish, move the cursors. Returns how many rows were done with.

@@ -28,7 +28,7 @@ async def pool(inventory_db: Any) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 def handling(pool: Pool) -> Handling:
-    return Handling(pool, "inventory", consumer.HANDLERS)
+    return Handling(pool, "inventory", consumer.HANDLERS, also_lock=consumer.TURN)
 
 
 def confirmed(order: OrderCreated) -> OrderConfirmed:
@@ -199,17 +199,18 @@ async def test_without_the_row_lock_both_buyers_are_promised_the_last_one(
         await two_buyers_of_the_last_burger(pool)
 
 
-async def two_instances_cross(pool: Pool) -> list[BaseException | None]:
+async def two_instances_cross(pool: Pool, turn: tuple[str, ...]) -> list[BaseException | None]:
     """Each sells what the other is about to reserve, in transactions that overlap."""
     await supply(pool, burger=10, pizza=10)
     sold = {sku: order_created(n, sku=sku) for n, sku in enumerate(("burger", "pizza"), start=1)}
-    await deliver(Handling(pool, "inventory", consumer.HANDLERS), *sold.values())
+    await deliver(Handling(pool, "inventory", consumer.HANDLERS, also_lock=consumer.TURN), *sold.values())
 
     async def confirm_and_linger(conn: db.Connection, events: list[OrderConfirmed]) -> None:
         await consumer.on_order_confirmed(conn, events)
         await asyncio.sleep(0.2)
 
-    lingering = Handling(pool, "inventory", {**consumer.HANDLERS, OrderConfirmed: confirm_and_linger})
+    handlers = {**consumer.HANDLERS, OrderConfirmed: confirm_and_linger}
+    lingering = Handling(pool, "inventory", handlers, also_lock=turn)
     return await asyncio.gather(
         deliver(lingering, confirmed(sold["burger"]), order_created(3, sku="pizza")),
         deliver(lingering, confirmed(sold["pizza"]), order_created(4, sku="burger")),
@@ -218,13 +219,12 @@ async def two_instances_cross(pool: Pool) -> list[BaseException | None]:
 
 
 async def test_two_instances_that_need_the_same_skus_in_opposite_orders_take_turns(pool: Pool) -> None:
-    assert await two_instances_cross(pool) == [None, None]
+    assert await two_instances_cross(pool, consumer.TURN) == [None, None]
     assert await stock(pool) == {"burger": (6, 2, 2), "pizza": (6, 2, 2)}
 
 
-async def test_without_turns_two_instances_deadlock(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_TAKE_TURN", "select 1")
-    assert any(isinstance(error, asyncpg.DeadlockDetectedError) for error in await two_instances_cross(pool))
+async def test_without_turns_two_instances_deadlock(pool: Pool) -> None:
+    assert any(isinstance(error, asyncpg.DeadlockDetectedError) for error in await two_instances_cross(pool, ()))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -241,7 +241,7 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
             lanes[n % 3 if random.random() < 0.9 else random.randrange(3)].append(event)
 
     async def instance(events: list[Event], sizes: Random) -> None:
-        handling = Handling(pool, "inventory", consumer.HANDLERS)
+        handling = Handling(pool, "inventory", consumer.HANDLERS, also_lock=consumer.TURN)
         events.sort(key=lambda _: sizes.random())
         while events:
             batch = [record(events.pop()) for _ in range(min(len(events), sizes.randint(1, 40)))]

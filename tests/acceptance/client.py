@@ -1,0 +1,227 @@
+"""A load client that writes down what it asked, when, and what it was told: the checker's outside witness.
+
+What must stay true: a call is in the history before it is sent, so that one whose answer was lost counts as unknown.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import uuid4
+
+import aiohttp
+import orjson
+
+Outcome = Literal["ok", "failed", "unknown"]
+
+ANSWER_SECONDS = 3.1
+"""In which every request is answered, over and above the time for which it asked to wait."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request; `status` is None as long as there is no answer."""
+
+    kind: str
+    started: float
+    key: str | None = None
+    body: dict[str, Any] | None = None
+    order_id: int | None = None
+    wait: float = 0.0
+    status: int | None = None
+    answer: dict[str, Any] = field(default_factory=dict)
+    retry_after: str | None = None
+    error: str = ""
+    connected: bool = True
+    ended: float = float("inf")
+
+    @property
+    def problem(self) -> str:
+        return str(self.answer.get("type", "")).removeprefix("/problems/")
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the client may conclude: done, certainly not done, or nobody knows."""
+        if self.status is not None and self.status < 300:
+            return "ok"
+        if not self.connected or self.problem == "refused" or (self.status and 400 <= self.status < 500):
+            return "failed"
+        return "unknown"
+
+    @property
+    def seconds(self) -> float:
+        """How long the answer took, beyond what the caller asked to wait for."""
+        return max(0.0, self.ended - self.started - self.wait)
+
+
+History = list[Call]
+
+
+class Client:
+    """Asks one of the doors, in turn; every customer's request has an idempotency key of its own."""
+
+    def __init__(self, session: aiohttp.ClientSession, doors: Sequence[str], history: History) -> None:
+        self._session, self._doors, self.history = session, doors, history
+        self._turn = 0
+
+    async def place(self, body: dict[str, Any], key: str | None = None) -> Call:
+        return await self._call("place", "POST", "/v1/orders", body=body, key=key or uuid4().hex)
+
+    async def insist(self, body: dict[str, Any], seconds: float = 30.0, *, only_unanswered: bool = False) -> Call:
+        """Place an order, and repeat with the same key until it is accepted or the time is over.
+
+        With `only_unanswered` a 503 is taken as it is.
+        """
+        key, until = uuid4().hex, time.monotonic() + seconds
+        while True:
+            call = await self.place(body, key)
+            repeat = call.status is None or (call.status == 503 and not only_unanswered)
+            if not repeat or time.monotonic() > until:
+                return call
+            await asyncio.sleep(random.uniform(0.05, 0.3))
+
+    async def get(self, order_id: int, wait: float = 0.0) -> Call:
+        query = f"?wait={wait:g}" if wait else ""
+        return await self._call("get", "GET", f"/v1/orders/{order_id}{query}", order_id=order_id, wait=wait)
+
+    async def cancel(self, order_id: int) -> Call:
+        return await self._call("cancel", "POST", f"/v1/orders/{order_id}/cancel", order_id=order_id)
+
+    async def ask(self, path: str) -> Call:
+        """Ask for something else."""
+        return await self._call(path, "GET", path)
+
+    async def follow(self, order_id: int, seconds: float = 30.0) -> dict[str, Any]:
+        """Poll an order until it is final, or the time is over; returns what was seen last."""
+        until, seen = time.monotonic() + seconds, dict[str, Any]()
+        while time.monotonic() < until:
+            call = await self.get(order_id, wait=2)
+            seen = call.answer if call.status == 200 else seen
+            if seen.get("status", "PENDING") != "PENDING":
+                break
+            await asyncio.sleep(0.1)
+        return seen
+
+    async def _call(
+        self,
+        kind: str,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None = None,
+        key: str | None = None,
+        order_id: int | None = None,
+        wait: float = 0.0,
+    ) -> Call:
+        call = Call(kind, time.monotonic(), key, body, order_id, wait)
+        self.history.append(call)
+        self._turn += 1
+        url = self._doors[self._turn % len(self._doors)] + path
+        headers = {"Idempotency-Key": key} if key else {}
+        timeout = aiohttp.ClientTimeout(total=wait + 15)  # far longer than promised, to see by how much
+        try:
+            async with self._session.request(method, url, json=body, headers=headers, timeout=timeout) as response:
+                raw = await response.read()
+                call.answer = orjson.loads(raw) if "json" in response.content_type else {}
+                call.retry_after = response.headers.get("Retry-After")
+                call.status = response.status
+        except aiohttp.ClientConnectorError as error:
+            call.connected, call.error = False, repr(error)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            call.error = repr(error)
+        call.ended = time.monotonic()
+        return call
+
+
+@asynccontextmanager
+async def opened(doors: Sequence[str], history: History, *, keep_alive: bool = True) -> AsyncIterator[Client]:
+    """A client for `doors`, such as `http://127.0.0.1:8080`."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Client(session, doors, history)
+
+
+def wish(chance: random.Random) -> dict[str, Any]:
+    """What some customer orders: mostly what ends CONFIRMED, and some of what does not."""
+    sku = chance.choices(["burger", "pizza", "fries", "sushi", "lobster", "unicorn"], [40, 20, 20, 10, 5, 5])[0]
+    quantity = 100 if sku == "sushi" else chance.randint(1, 3)
+    return {"userId": f"u{chance.randrange(50)}", "sku": sku, "quantity": quantity, "note": f"n{chance.random():.6f}"}
+
+
+class Load:
+    """Customers who arrive at a rate, whatever the system does; each insists, follows the order, and some cancel.
+
+    >>> async with Load(client, per_second=10): ...
+    """
+
+    def __init__(self, client: Client, per_second: float, *, seed: int = 1, **choices: Any) -> None:
+        self._client, self._pause, self._chance = client, 1 / per_second, random.Random(seed)
+        self._choices = {"give_up": 0.1, "cancel": 0.1, "follow_seconds": 60.0, "only_unanswered": False} | choices
+        self._customers: set[asyncio.Task[None]] = set()
+        self.count = 0
+
+    async def __aenter__(self) -> "Load":
+        self._arriving = asyncio.create_task(self._arrive())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._arriving.cancel()
+        await asyncio.gather(self._arriving, return_exceptions=True)
+        async with asyncio.timeout(100):
+            await asyncio.gather(*self._customers)
+
+    async def run(self, count: int) -> None:
+        """Have so many customers come, and wait until all of them are served."""
+        self._arriving = asyncio.create_task(self._arrive(count))
+        await self._arriving
+        async with asyncio.timeout(100):
+            await asyncio.gather(*self._customers)
+
+    async def _arrive(self, most: float = float("inf")) -> None:
+        due = time.monotonic()
+        while self.count < most:
+            self.count += 1
+            self._customers.add(asyncio.create_task(self._serve(wish(self._chance), self._chance.random())))
+            due += self._pause
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def _serve(self, body: dict[str, Any], luck: float) -> None:
+        choices = self._choices
+        if luck < choices["give_up"]:
+            call = await self._client.place(body)
+        else:
+            call = await self._client.insist(body, only_unanswered=choices["only_unanswered"])
+        if call.outcome == "ok":
+            if luck > 1 - choices["cancel"]:
+                await asyncio.sleep(luck % 0.01 * 10)
+                await self._client.cancel(call.answer["id"])
+            await self._client.follow(call.answer["id"], choices["follow_seconds"])
+
+
+def ids(history: History) -> list[int]:
+    """The orders that were accepted."""
+    return sorted({call.answer["id"] for call in history if call.kind == "place" and call.outcome == "ok"})
+
+
+def slowest(history: History) -> Call:
+    """The call whose answer took longest."""
+    return max(history, key=lambda call: call.seconds)
+
+
+def wrong_answers(history: History) -> list[str]:
+    """Find 5xx other than a 503 that says what it means and when to come again."""
+    allowed = {"place": {"refused", "outcome-unknown"}}
+    return [
+        f"{call.kind} {call.key or call.order_id or ''}: {call.status} {call.answer}"
+        for call in history
+        if call.status is not None
+        and call.status >= 500
+        and not (
+            call.status == 503
+            and call.retry_after
+            and call.problem in allowed.get(call.kind, {"refused", "outcome-unknown", "unavailable"})
+        )
+    ]

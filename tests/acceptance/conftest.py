@@ -1,0 +1,220 @@
+"""The whole system as real processes, one stack for all acceptance tests, and what tests may do to it.
+
+Every test ends with `system.settled()`: it waits for quiet and has the checker look at all that happened so far.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local import ports, services
+from local.process import survivors
+from local.stack import Ports, Stack
+from tests.acceptance import checker, client
+from tests.acceptance.checker import Facts, Poison
+from tests.acceptance.client import Client, History
+from tests.builders import eventually
+
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+STOP_SECONDS = 10.0
+
+
+@dataclass
+class Instance:
+    """A process of a service that the supervisor does not know, and does not start again."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end, as a deploy does; returns its exit code. Raises `TimeoutExpired`."""
+        self.process.terminate()
+        return self.process.wait(STOP_SECONDS)
+
+
+@dataclass
+class System:
+    """The stack, what clients were told so far, and what was put into Kafka behind everybody's back."""
+
+    stack: Stack
+    histories: list[History] = field(default_factory=list)
+    poison: list[Poison] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def database_url(self) -> str:
+        return f"postgresql://postgres:postgres@127.0.0.1:{self.stack.ports.postgres}/quickbite"
+
+    @property
+    def kafka(self) -> str:
+        return f"127.0.0.1:{self.stack.ports.kafka}"
+
+    @property
+    def orders_url(self) -> str:
+        return f"http://127.0.0.1:{self.stack.ports.orders}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.stack.ports.gateway}"
+
+    @asynccontextmanager
+    async def customers(self, *doors: str, keep_alive: bool = True) -> AsyncIterator[Client]:
+        """A client whose calls the checker will see; it goes to both doors in turn, unless told otherwise."""
+        history: History = []
+        self.histories.append(history)
+        async with client.opened(doors or (self.orders_url, self.gateway_url), history, keep_alive=keep_alive) as made:
+            yield made
+
+    async def settled(self) -> Facts:
+        """Wait for quiet, and let the checker look at everything since the stack was started."""
+        self.measure("quiet after", await checker.quiet(self.database_url, self.kafka))
+        facts = await checker.gather(self.database_url, self.kafka)
+        facts.history, facts.poison = [call for history in self.histories for call in history], self.poison
+        found = checker.complaints(facts)
+        assert not found, f"{len(found)} complaints:\n" + "\n".join(found[:20])
+        return facts
+
+    def measure(self, what: str, seconds: float) -> None:
+        self.measured.setdefault(what, []).append(seconds)
+
+    async def crash(self, name: str) -> float:
+        """Kill -9 a program; returns after how many seconds it serves again, started by nobody but the supervisor."""
+        return await asyncio.to_thread(self._crash, name)
+
+    def _crash(self, name: str) -> float:
+        before, started = self.stack.pid(name), time.monotonic()
+        os.kill(before, signal.SIGKILL)
+        while self.stack.supervisor.processes()[name]["pid"] in {0, before}:
+            time.sleep(0.01)
+        self.stack.wait_ready(name)
+        seconds = time.monotonic() - started
+        self.measure(f"kill {name}", seconds)
+        return seconds
+
+    @asynccontextmanager
+    async def frozen(self, name: str) -> AsyncIterator[None]:
+        """Stop a program and all its children (SIGSTOP), and let them go on at the end."""
+        main = psutil.Process(self.stack.pid(name))
+        main.suspend()
+        family = [main, *main.children(recursive=True)]
+        try:
+            for process in family[1:]:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            yield
+        finally:
+            for process in reversed(family):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    async def stop(self, name: str) -> int:
+        """SIGTERM a supervised program; returns its exit code (-1 when it had to be killed)."""
+        started = time.monotonic()
+        await asyncio.to_thread(self.stack.supervisor.stop_program, name)
+        self.measure(f"stop {name}", time.monotonic() - started)
+        return int(self.stack.supervisor.processes()[name]["exitstatus"])
+
+    async def start(self, name: str) -> None:
+        """Start a supervised program again; returns when it serves, and not somebody else at its port."""
+        self.stack.supervisor.start_program(name)
+        started = time.monotonic()
+        await asyncio.to_thread(self.stack.wait_ready, name)
+        if name in checker.SERVICES:
+            await listens(self.stack.supervisor.log(name), self.stack.pid(name))
+        self.measure(f"start {name}", time.monotonic() - started)
+
+    @asynccontextmanager
+    async def instance(
+        self, service: str, name: str, *arguments: str, port: int = 0, **environment: object
+    ) -> AsyncIterator[Instance]:
+        """Run one more process of a service, such as `--only api,relay`, until the end of the block."""
+        port = port or ports.free_block(1)
+        engine, *_ = services.services({service: port}, self.stack.ports.postgres, self.stack.ports.kafka)
+        program = engine.program()
+        changes = {"INSTANCE_ID": name} | {key: str(value) for key, value in environment.items()}
+        with (self.stack.root / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: ASYNC220, S603  # it takes a millisecond, and the command is ours
+                [*program.command, *arguments],
+                cwd=program.folder,
+                env={**os.environ, **program.marked(self.stack.root), **changes},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        made = Instance(name, port, process)
+        try:
+            await listens(Path(log.name), process.pid)
+            yield made
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                try:
+                    await asyncio.to_thread(made.stop)
+                except subprocess.TimeoutExpired:
+                    made.kill()
+
+    @asynccontextmanager
+    async def instead(self, service: str, *arguments: str, **environment: object) -> AsyncIterator[Instance]:
+        """Run a service with other settings, at its own port, while the supervised one is down."""
+        port = getattr(self.stack.ports, service)
+        await self.stop(service)
+        try:
+            async with self.instance(service, f"{service}-1", *arguments, port=port, **environment) as made:
+                yield made
+        finally:
+            await self.start(service)
+
+
+async def listens(log: Path, pid: int) -> None:
+    """Wait until this very process of a service says that it serves: several may share a port."""
+
+    async def said() -> bool:
+        return f'"pid": {pid}, "event": "ready"' in log.read_text()  # noqa: ASYNC240  # small
+
+    await eventually(said, seconds=30)
+
+
+@pytest.fixture(scope="session")
+def _system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
+    stack = Stack("acceptance", run_folder / "acceptance", Ports.free(), postgres_settings=DURABLE)
+    stack.reset()
+    stack.up()
+    system = System(stack)
+    try:
+        yield system
+    finally:
+        stack.down()
+        left = [(name, process.pid) for name, process in survivors(stack.root)]
+        for what, seconds in sorted(system.measured.items()):
+            print(f"{what:20} {len(seconds):3} times, at most {max(seconds):5.2f} s, at least {min(seconds):5.2f} s")  # noqa: T201
+        if not request.session.testsfailed:  # else its logs may say why
+            stack.reset()
+    assert not left, f"these processes outlived the stack: {left}"
+
+
+@pytest.fixture
+async def system(_system: System) -> System:
+    """The stack, with everything in it ready, whatever the test before did."""
+    for name in _system.stack.supervisor.processes():
+        if not _system.stack.supervisor.is_up(name):
+            _system.stack.supervisor.start_program(name)
+        await asyncio.to_thread(_system.stack.wait_ready, name)
+    return _system

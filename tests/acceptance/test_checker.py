@@ -1,0 +1,170 @@
+"""The checker itself: it has nothing to say about a sound run, and each invariant finds what is doctored."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from contracts.inventory import InventoryReserved
+from contracts.payments import PaymentSucceeded
+from shared import events
+from shared.events import Event, Record
+from tests.acceptance import checker
+from tests.acceptance.checker import START, Facts, Poison, header
+from tests.acceptance.client import Call, wrong_answers
+from tests.builders import order_confirmed, order_created, record
+
+ID = 7
+BODY = {"userId": "u1", "sku": "burger", "quantity": 2, "note": ""}
+
+
+def call(kind: str = "place", **changes: Any) -> Call:
+    fields: dict[str, Any] = {"started": 1.0, "ended": 1.1, "status": 202, "answer": {"id": ID}}
+    if kind == "place":
+        fields |= {"key": "k", "body": BODY}
+    else:
+        fields |= {"order_id": ID, "status": 200, "answer": {"status": "CONFIRMED"}}
+    return Call(kind, **(fields | changes))
+
+
+def sound() -> Facts:
+    """A run with one order, which was confirmed."""
+    told: list[Event] = [
+        order_created(ID),
+        InventoryReserved.model_validate(order_created(ID).model_dump()),
+        PaymentSucceeded(version=1, order_id=ID, amount_cents=1700, currency="EUR", provider_ref="ch_1"),
+        order_confirmed(ID),
+    ]
+    facts = Facts(history=[call(), call("get")])
+    order = {"id": ID, "user_id": "u1", "sku": "burger", "quantity": 2, "note": "", "idempotency_key": "k"}
+    facts.orders[ID] = order | {"status": "CONFIRMED", "reason": None, "version": 2, "amount_cents": 1700}
+    facts.reservations[ID] = {"sku": "burger", "quantity": 2, "status": "SOLD", "version": 1}
+    facts.payments[ID] = {"status": "SUCCEEDED", "reason": None, "version": 1}
+    facts.stock = [{"sku": "burger", "available": START["burger"] - 2, "held": 0, "sold": 2}]
+    facts.movements = [{"key": f"order:{ID}", "n": 1, "kind": "capture", "amount_cents": 1700}]
+    for event in told:
+        publish(facts, record(event))
+    return facts
+
+
+def publish(facts: Facts, made: Record) -> None:
+    id_, type_ = UUID(header(made, "ce_id")), header(made, "ce_type")
+    row = {"event_id": id_, "topic": made.topic, "key": str(ID), "type": type_, "value": made.value}
+    facts.outbox.append(row)
+    facts.records.append(made)
+    for service in checker.SERVICES:
+        if (made.topic, type_) in checker.LISTENS[service]:
+            facts.inbox[service].add(id_)
+
+
+def first(facts: Facts, type_: str) -> int:
+    return next(n for n, one in enumerate(facts.records) if header(one, "ce_type") == type_)
+
+
+def change(rows: Any, at: Any, **fields: Any) -> None:
+    rows[at] = {**rows[at], **fields}
+
+
+def move_record(facts: Facts, type_: str, **fields: Any) -> None:
+    n = first(facts, type_)
+    facts.records[n] = facts.records[n]._replace(**fields)
+
+
+POISON = Poison(("orders.events", 3, 99), frozenset({"inventory"}))
+
+
+def test_sound_run_has_no_complaints() -> None:
+    assert checker.complaints(sound()) == []
+
+
+DOCTORED: list[tuple[str, Callable[[Facts], object]]] = [
+    ("I1", lambda f: f.orders.clear()),
+    ("I1", lambda f: change(f.orders, ID, quantity=3)),
+    ("I1", lambda f: change(f.orders, ID, note="x")),
+    ("I1", lambda f: f.orders.update({8: {**f.orders[ID], "id": 8}})),
+    ("I1", lambda f: f.orders.update({8: {**f.orders[ID], "id": 8, "idempotency_key": "another"}})),
+    ("I1", lambda f: f.history.append(call(answer={"id": 8}))),
+    ("I1", lambda f: f.history.__setitem__(0, call(status=503, answer={"type": "/problems/refused"}))),
+    ("I1", lambda f: f.history.__setitem__(0, call(status=None, connected=False))),
+    ("I2", lambda f: change(f.orders, ID, status="PENDING")),
+    ("I3", lambda f: f.movements.append(f.movements[0])),
+    ("I3", lambda f: f.movements.append({**f.movements[0], "n": 2, "kind": "refund"})),
+    ("I3", lambda f: change(f.movements, 0, amount_cents=1)),
+    ("I3", lambda f: f.movements.append({**f.movements[0], "key": "order:8"})),
+    ("I3", lambda f: change(f.orders, ID, status="CANCELLED")),
+    ("I3", lambda f: change(f.payments, ID, status="FAILED", reason="payment_declined")),
+    ("I3", lambda f: f.movements.clear()),
+    ("I4", lambda f: change(f.stock, 0, available=START["burger"])),
+    ("I4", lambda f: change(f.stock, 0, available=START["burger"] + 1, held=-3, sold=2)),
+    ("I4", lambda f: change(f.reservations, ID, status="HELD")),
+    ("I4", lambda f: change(f.reservations, ID, quantity=3)),
+    ("I5", lambda f: f.reservations.clear()),
+    ("I5", lambda f: change(f.reservations, ID, status="RELEASED")),
+    ("I5", lambda f: change(f.payments, ID, status="PENDING")),
+    ("I5", lambda f: change(f.orders, ID, status="CANCELLED")),
+    ("I5", lambda f: f.payments.update({8: f.payments[ID]})),
+    ("I6", lambda f: move_record(f, "OrderConfirmed", offset=-1)),
+    ("I6", lambda f: move_record(f, "OrderConfirmed", partition=1)),
+    ("I6", lambda f: f.records.pop(first(f, "OrderConfirmed"))),
+    ("I6", lambda f: f.records.pop(first(f, "OrderCreated"))),
+    ("I6", lambda f: publish(f, record(order_confirmed(ID, version=4)))),
+    ("I6", lambda f: change(f.orders, ID, status="CANCELLED")),
+    ("I7", lambda f: f.records.pop(first(f, "InventoryReserved"))),
+    ("I7", lambda f: f.outbox.pop()),
+    ("I7", lambda f: move_record(f, "OrderCreated", value=b"{}" + (f.records[0].value or b""))),
+    ("I7", lambda f: f.records.append(record(order_created(8)))),
+    ("I8", lambda f: f.inbox["payments"].clear()),
+    ("I8", lambda f: f.inbox["orders"].add(UUID(int=1))),
+    ("I8", lambda f: change(f.payments, ID, version=2)),
+    ("I8", lambda f: publish(f, record(order_confirmed(ID, version=3)))),
+    ("I9", lambda f: f.history.append(call("get", started=2.0, ended=2.1, answer={"status": "PENDING"}))),
+    ("I9", lambda f: f.history.append(call("get", started=2.0, ended=2.1, status=404, answer={}))),
+    ("I9", lambda f: f.history.append(call("get", started=0.5, ended=0.6, answer={"status": "CANCELLED"}))),
+    ("I9", lambda f: f.history.append(call("cancel", status=202))),
+    ("I10", lambda f: f.poison.append(POISON)),
+    ("I10", lambda f: f.parked.append(parked("inventory", POISON))),
+    ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("inventory", POISON)))),  # no letter
+    ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("payments", POISON)))),
+]
+
+
+def parked(consumer: str, poison: Poison) -> dict[str, Any]:
+    topic, partition, offset = poison.place
+    return {"consumer": consumer, "topic": topic, "partition": partition, "offset": offset, "event_id": None}
+
+
+@pytest.mark.parametrize(("invariant", "doctor"), DOCTORED, ids=[f"{one[0]}-{n}" for n, one in enumerate(DOCTORED)])
+def test_invariant_finds_what_is_doctored(invariant: str, doctor: Callable[[Facts], object]) -> None:
+    facts = sound()
+    doctor(facts)
+    check = next(one for one in checker.INVARIANTS if one.__name__.startswith(f"{invariant.lower()}_"))
+    assert [one.split(":")[0] for one in check(facts)][:1] == [invariant]
+
+
+def test_letter_of_each_parked_record_satisfies_i10() -> None:
+    facts = sound()
+    facts.poison.append(POISON)
+    facts.parked.append(parked("inventory", POISON))
+    topic, partition, offset = POISON.place
+    value = b'{"consumer":"inventory","topic":"%s","partition":%d,"offset":%d}' % (topic.encode(), partition, offset)
+    static = events.static_headers("DeadLetter", "/test")
+    letter = events.envelope(f"{topic}.dlq", str(ID), "DeadLetter", value)
+    publish(facts, Record(letter.topic, 0, 0, 0, b"7", value, list(events.headers(static, b"7", letter.head))))
+    assert checker.complaints(facts) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_wrong"),
+    [
+        ({"status": 500}, True),
+        ({"status": 502}, True),
+        ({"status": 503, "answer": {"type": "/problems/refused"}}, True),
+        ({"status": 503, "answer": {"type": "/problems/refused"}, "retry_after": "1"}, False),
+        ({"status": 503, "answer": {"type": "/problems/unavailable"}, "retry_after": "1"}, True),
+        ({"status": 422}, False),
+        ({"status": None}, False),
+    ],
+)
+def test_only_a_503_that_says_what_it_means_is_an_answer(changes: dict[str, Any], is_wrong: bool) -> None:
+    assert bool(wrong_answers([call(**changes)])) is is_wrong

@@ -1,0 +1,51 @@
+"""No order stays PENDING and no late charge is kept, however long payments is away."""
+
+import asyncio
+import time
+
+from tests.acceptance.client import Client
+from tests.acceptance.conftest import System
+
+DEADLINE_SECONDS = 4.0
+BURGERS = {"userId": "u1", "sku": "burger", "quantity": 2}
+
+
+async def ended(client: Client, count: int) -> tuple[set[int], float]:
+    """Place so many orders and wait for all to be final; returns their ids and how long the slowest took."""
+    started = time.monotonic()
+    calls = await asyncio.gather(*(client.insist(BURGERS) for _ in range(count)))
+    placed = {call.answer["id"] for call in calls}
+    seen = await asyncio.gather(*(client.follow(id_, DEADLINE_SECONDS + 20) for id_ in placed))
+    assert {(order["status"], order.get("reason")) for order in seen} == {("CANCELLED", "deadline_passed")}
+    return placed, time.monotonic() - started
+
+
+async def test_orders_are_cancelled_at_their_deadline_while_payments_is_down(system: System) -> None:
+    async with system.instead("orders", ORDER_DEADLINE_SECONDS=DEADLINE_SECONDS), system.customers() as client:
+        await system.stop("payments")
+        placed, seconds = await ended(client, 40)
+        system.measure("past the deadline", seconds - DEADLINE_SECONDS)
+        assert DEADLINE_SECONDS <= seconds <= DEADLINE_SECONDS + 5
+        await system.start("payments")
+        facts = await system.settled()
+    assert {facts.reservations[id_]["status"] for id_ in placed} == {"RELEASED"}
+    assert not [row for row in facts.movements if row["key"] in {f"order:{id_}" for id_ in placed}]
+
+
+async def test_charges_whose_orders_were_cancelled_meanwhile_are_given_back(system: System) -> None:
+    """Payments dies after it charged and before it knew, and comes back when the orders are cancelled."""
+    async with (
+        system.instead("orders", ORDER_DEADLINE_SECONDS=DEADLINE_SECONDS),
+        system.customers() as client,
+    ):
+        async with system.instead("payments", PROVIDER_TIMEOUT_AFTER_CHARGE_RATIO=1) as payments:
+            ending = asyncio.create_task(ended(client, 40))
+            await asyncio.sleep(2)
+            payments.kill()
+            placed, _ = await ending
+        facts = await system.settled()
+    assert {facts.payments[id_]["status"] for id_ in placed} == {"CANCELLED"}
+    keys = {f"order:{id_}" for id_ in placed}
+    assert [
+        row["key"] for row in facts.movements if row["kind"] == "refund" and row["key"] in keys
+    ]  # some were charged

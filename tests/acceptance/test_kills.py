@@ -1,0 +1,42 @@
+"""An acknowledged order is never lost, whatever dies by kill -9, and how often."""
+
+import asyncio
+import random
+
+from tests.acceptance import checker
+from tests.acceptance.client import Load, ids, slowest, wrong_answers
+from tests.acceptance.conftest import System
+
+KILLS = {"orders": 4, "inventory": 4, "payments": 4, "postgres": 3, "kafka": 2, "gateway": 3}
+BACK_SECONDS = 20.0
+
+
+async def test_no_order_is_lost_or_doubled_by_twenty_kills_under_load(system: System) -> None:
+    names = [name for name, times in KILLS.items() for _ in range(times)]
+    random.Random(7).shuffle(names)
+    back = []
+    async with (
+        system.customers() as client,
+        checker.watching_stock(system.database_url) as stock_complaints,
+        Load(client, per_second=8) as load,
+    ):
+        for name in names:
+            back.append((name, await system.crash(name)))
+            await asyncio.sleep(0.8)  # longer than supervisord wants a program to live
+    await system.settled()
+    assert not wrong_answers(client.history)
+    assert not stock_complaints
+    assert [one for one in back if one[1] > BACK_SECONDS] == []
+    late = slowest(client.history)
+    system.measure("answer during kills", late.seconds)
+    assert late.seconds <= 3.1, late
+    assert len(ids(client.history)) > load.count * 0.85
+
+
+async def test_all_services_at_once_and_then_all_servers(system: System) -> None:
+    async with system.customers() as client, Load(client, per_second=20):
+        for names in (("orders", "inventory", "payments"), ("postgres", "kafka")):
+            await asyncio.sleep(1)
+            await asyncio.gather(*(system.crash(name) for name in names))
+    await system.settled()
+    assert not wrong_answers(client.history)
