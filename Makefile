@@ -76,7 +76,7 @@ psql-local = $(LOCAL) psql
 
 define WELCOME
 
-  orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/docs
+  orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders
   gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)
 
 Place an order, and see what becomes of it:

@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         """Send and wait. Raises `ConnectionError` when the server goes away."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)

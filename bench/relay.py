@@ -1,7 +1,5 @@
 """Draining an outbox into Kafka: from 100 k and 1 M rows, beside an old snapshot, and against Kafka's own perf-test."""
 
-import asyncio
-import json
 import re
 import subprocess
 import time
@@ -16,6 +14,7 @@ from contracts.orders import TOPIC, OrderCreated
 from shared import events
 from shared.db import Plain
 from shared.relay import Relay
+from shared.runtime import spare_collections
 from tests.builders import order_created
 
 SMALL, LARGE = 100_000, 1_000_000
@@ -40,14 +39,11 @@ async def _fill(conn: Plain, first: int, rows: int) -> None:
         await conn.execute(_FILL, start, start + _CHUNK - 1, TOPIC, OrderCreated.__name__, text, _TRACE)
 
 
-async def _drain(name: str, url: str, bootstrap: str) -> Rate:
-    relay = Relay(url, bootstrap, service="orders", owner="bench")
+async def _drain(name: str, relay: Relay) -> Rate:
     started, cpu, rows = time.perf_counter(), time.process_time(), 0
     while found := await relay.run_once():
         rows += found
-    rate = Rate(name, rows, time.perf_counter() - started, cpu_seconds=time.process_time() - cpu)
-    await relay.close()
-    return rate
+    return Rate(name, rows, time.perf_counter() - started, cpu_seconds=time.process_time() - cpu)
 
 
 def _tool(run: servers.Servers, name: str, *arguments: str) -> str:
@@ -60,40 +56,43 @@ def _records(run: servers.Servers) -> int:
     return sum(int(line.rsplit(":", 1)[1]) for line in lines.split())
 
 
-def _perf_test(run: servers.Servers, records: int) -> Rate:
-    """Kafka's own producer with records as large as ours: value, key and headers together, as its value."""
+def _perf_test(run: servers.Servers, records: int, *properties: str) -> Rate:
+    """Kafka's own producer with records as large as ours: value, key and headers together, as random bytes."""
     encoded = events.encode(order_created(4711))
     static = events.static_headers(encoded.type, "/quickbite/orders")
     headers = events.headers(static, b"4711", encoded.head + _TRACE.encode())
-    payload = json.dumps({k: v.decode() for k, v in headers}) + encoded.value.decode()
-    path = servers.FOLDER / "payloads.txt"
-    path.write_text("\n".join(payload.replace("4711", str(n)) for n in range(10_000)))
+    size = len(encoded.value) + 4 + sum(len(name) + len(value) for name, value in headers)
     output = _tool(
         run,
         "org.apache.kafka.tools.ProducerPerformance",
-        *("--topic", _OTHER_TOPIC, "--num-records", str(records), "--throughput", "-1", "--payload-file", str(path)),
-        *("--producer-props", f"bootstrap.servers={run.bootstrap}", "acks=all", "compression.type=zstd"),
+        *("--topic", _OTHER_TOPIC, "--num-records", str(records), "--throughput", "-1", "--record-size", str(size)),
+        *("--producer-props", f"bootstrap.servers={run.bootstrap}", "acks=all", *properties),
     )
     per_second = float(re.findall(r"([0-9.]+) records/sec", output)[-1])
-    return Rate(f"kafka-producer-perf-test, {len(payload)} bytes a record", records, records / per_second)
+    name = f"kafka-producer-perf-test, {size} bytes a record {' '.join(properties)}"
+    return Rate(name, records, records / per_second)
 
 
 async def _measure(run: servers.Servers) -> list[Rate]:
     await run.migrate("bench_relay")
     url = run.service_url("bench_relay", "orders")
     conn = await asyncpg.connect(url)
-    await _drain("warm-up", url, run.bootstrap)
-    rates, first = [], 1
+    relay = Relay(url, run.bootstrap, service="orders", owner="bench")
+    await _fill(conn, 1, SMALL)
+    rates = [await _drain("100 k rows, everything cold", relay)]
+    spare_collections()
+    first = SMALL + 1
     for name, rows in (("100 k rows", SMALL), ("1 M rows", LARGE)):
         await _fill(conn, first, rows)
         first += rows
-        rates.append(await _drain(name, url, run.bootstrap))
+        rates.append(await _drain(name, relay))
     other = await asyncpg.connect(url)
     async with other.transaction(isolation="repeatable_read"):
         await other.execute("select count(*) from orders")
-        await _fill(conn, first, LARGE // 2)
-        rates.append(await _drain("500 k rows, beside an old snapshot", url, run.bootstrap))
+        await _fill(conn, first, LARGE)
+        rates.append(await _drain("1 M rows, beside an old snapshot", relay))
     await other.close()
+    await relay.close()
     written = await conn.fetchval("select count(*) from outbox")
     await conn.close()
     report.show("relay drain, one process, to the real broker", *rates)
@@ -103,9 +102,10 @@ async def _measure(run: servers.Servers) -> list[Rate]:
 
 def main(run: servers.Servers) -> None:
     Path(servers.FOLDER).mkdir(parents=True, exist_ok=True)
-    small, large, beside = uvloop.run(_measure(run))
+    _, small, large, beside = uvloop.run(_measure(run))
     perf = _perf_test(run, LARGE)
     print(perf)
+    print(_perf_test(run, LARGE, "compression.type=zstd"))
     report.ratio("1 M rows, thousands a second", large.per_second / 1000, 80, 150)
     report.ratio("against kafka-producer-perf-test", large.per_second / perf.per_second, 0.4, 0.75)
     report.flat("100 k against 1 M rows", small.per_second / large.per_second)

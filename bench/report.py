@@ -21,7 +21,8 @@ class Rate:
     def __str__(self) -> str:
         text = f"  {self.name:<58} {self.per_second:>10,.0f} /s"
         if self.latencies:
-            text += f"   p50 {percentile(self.latencies, 50) * 1e3:6.1f} ms   p99 {percentile(self.latencies, 99) * 1e3:6.1f} ms"
+            p50, p99 = (percentile(self.latencies, p) * 1e3 for p in (50, 99))
+            text += f"   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms"
         if self.cpu_seconds:
             text += f"   {self.cpu_seconds / self.count * 1e6:6.1f} us CPU each"
         return text

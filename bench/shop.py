@@ -31,7 +31,7 @@ class Shop:
         """Orders by status, and outbox rows of all services."""
         conn = await asyncpg.connect(self.url)
         rows = await conn.fetch("select status, count(*) from orders.orders group by status")
-        found = {status: count for status, count in rows}
+        found = {row[0]: row[1] for row in rows}
         for service in SERVICES:
             found[service] = await conn.fetchval(f"select count(*) from {service}.outbox")
         await conn.close()

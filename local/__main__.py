@@ -120,7 +120,7 @@ def _welcome(ports: stack.Ports) -> str:
     orders = f"http://127.0.0.1:{ports.orders}"
     order = '{"userId":"u1","sku":"burger","quantity":2}'
     return f"""
-  orders   {orders}/docs
+  orders   {orders}/v1/orders
   gateway  http://127.0.0.1:{ports.gateway}
 
 Place an order, and see what becomes of it:

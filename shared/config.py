@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     instance_id: str = ""
     """A name that no other running process of this service has: makes restarts cheap (static group membership)."""
+    event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     event_loop: Literal["uvloop", "asyncio"] = "uvloop"
     pool_size: Annotated[int, Field(ge=2, le=100)] = 8

@@ -37,6 +37,7 @@ async def outgoing(tasks: Tasks, settings: Settings, pool: Pool, service: str) -
             settings.kafka_bootstrap_servers,
             service=service,
             owner=settings.owner,
+            source=settings.event_source,
             pace_seconds=settings.relay_pace_seconds,
             lease_seconds=settings.relay_lease_seconds,
         )

@@ -40,7 +40,10 @@ _STOPPED = "select distinct topic, key from outbox_refused where resolved_at is 
 
 
 class Relay:
-    """One relay over the outbox of one service, with a connection and a producer of its own."""
+    """One relay over the outbox of one service, with a connection and a producer of its own.
+
+    Events say that they come from `source/service` (CloudEvents' `source`); `owner` is a name for leases and logs.
+    """
 
     def __init__(
         self,
@@ -49,12 +52,13 @@ class Relay:
         *,
         service: str,
         owner: str,
+        source: str = "/quickbite",
         pace_seconds: float = 0.005,
         lease_seconds: float = 3.0,
     ) -> None:
         self._database_url, self._service, self._pace = database_url, service, pace_seconds
         self.lanes = Lanes(f"{owner}/{uuid4().hex[:8]}", lease_seconds)
-        self._sender = Sender(bootstrap_servers, f"/quickbite/{service}")
+        self._sender = Sender(bootstrap_servers, f"{source}/{service}")
         self._conn: Plain | None = None
         self._ahead: tuple[Positions, list[Row]] = ({}, [])
         self._woken = asyncio.Event()

@@ -55,7 +55,7 @@ def record(event: Event, *, source: str = "/test", partition: int = 0, offset: i
     headers = events.headers(events.static_headers(encoded.type, source), key, encoded.head)
     at = int(datetime.now(UTC).timestamp() * 1000)
     where = next(_offsets) if offset is None else offset
-    return Record(encoded.topic, partition, where, at, key, encoded.value, headers)
+    return Record(encoded.topic, partition, where, at, key, encoded.value, list(headers))
 
 
 Tail = Callable[[], Awaitable[list[Record]]]
