@@ -41,8 +41,10 @@ def _dump(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-async def _keep(_conn: Connection) -> None:
+async def _keep(conn: Connection) -> None:
     """Leave a returned connection as it is: nothing here sets session state, and asyncpg's reset is a round trip."""
+    if conn.is_in_transaction():  # a rollback that failed must not leave its transaction to whoever comes next
+        await conn.execute("rollback")
 
 
 async def connect(url: str, **settings: str) -> Plain:

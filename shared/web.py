@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import db, errors, metrics
@@ -173,7 +173,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.force_close()
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
-    metrics.REQUESTS.labels(route, request.method, response.status).observe(time.monotonic() - started)
+    method = request.method if request.method in hdrs.METH_ALL else "other"  # anybody may make up verbs
+    metrics.REQUESTS.labels(route, method, response.status).observe(time.monotonic() - started)
     return response
 
 

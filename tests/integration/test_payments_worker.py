@@ -23,12 +23,11 @@ from shared.events import Event
 from tests.builders import eventually, record
 
 CLAIM_SECONDS = Limits().claim_seconds
-EXPIRES_AT = datetime.now(UTC) + timedelta(minutes=1)
 
 
 def reserved(order_id: int = 1, **changes: Any) -> InventoryReserved:
     fields: dict[str, Any] = {"version": 1, "order_id": order_id, "user_id": "u1", "sku": "burger", "quantity": 2}
-    money = {"amount_cents": 1700, "currency": "EUR", "expires_at": EXPIRES_AT}
+    money = {"amount_cents": 1700, "currency": "EUR", "expires_at": datetime.now(UTC) + timedelta(minutes=1)}
     return InventoryReserved(**(fields | money | changes))
 
 
