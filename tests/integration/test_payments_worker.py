@@ -27,7 +27,7 @@ CLAIM_SECONDS = Limits().claim_seconds
 
 def reserved(order_id: int = 1, **changes: Any) -> InventoryReserved:
     fields: dict[str, Any] = {"version": 1, "order_id": order_id, "user_id": "u1", "sku": "burger", "quantity": 2}
-    money = {"amount_cents": 1700, "currency": "EUR", "expires_at": datetime.now(UTC) + timedelta(minutes=1)}
+    money = {"amount_cents": 1700, "currency": "EUR", "expires_at": datetime.now(UTC) + timedelta(seconds=55)}
     return InventoryReserved(**(fields | money | changes))
 
 
