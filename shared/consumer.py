@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import structlog
 from pydantic import BaseModel
 
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 Handler = Callable[[Connection, list[Any]], Awaitable[None]]
 
 MAX_ATTEMPTS = 3
+_MAX_CHUNK = 2000
 _POLL_SECONDS = 0.5
 _REJOIN_AFTER_SECONDS = 60.0
 
@@ -55,7 +57,7 @@ class Handling:
         also_lock: Sequence[str] = (),
     ) -> None:
         self._pool, self._consumer, self._handlers, self._committed = pool, consumer, handlers, committed
-        self._also_lock = also_lock
+        self._also_lock, self._chunk = also_lock, _MAX_CHUNK
         self._models = {model.__name__: model for model in handlers}
         self._attempts: dict[UUID, int] = {}
 
@@ -65,7 +67,13 @@ class Handling:
         if hopeless:
             await self._park(hopeless)
         failed: dict[str, BaseException] = {}
-        await self._attempt(understood, failed)
+        for first in range(0, len(understood), self._chunk):
+            try:
+                await self._attempt(understood[first : first + self._chunk], failed)
+            except (TimeoutError, asyncpg.QueryCanceledError):
+                self._chunk = max(1, self._chunk // 2)  # what was too much for one transaction is tried as less
+                raise
+        self._chunk = _MAX_CHUNK
         if failed:
             raise TryAgain(f"{len(failed)} key(s) failed, the first: {next(iter(failed.items()))!r:.300}")
         self._attempts.clear()

@@ -27,6 +27,13 @@ ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, 
 STATEMENT_SECONDS = 2.5  # under the 3 s in which every request is answered
 CONNECT_SECONDS = 2.5
 
+_SETTINGS = {
+    "jit": "off",
+    "enable_seqscan": "off",  # a plan cached while a table was tiny must not read it whole once it is large
+    # An open write transaction holds every relay of the cluster back, also that of a process that is frozen.
+    "idle_in_transaction_session_timeout": "3s",
+}
+
 # One advisory lock per key, in one order everywhere, so that two batches cannot deadlock: an array is unnested in its
 # order. Taking them assigns no xid: whoever gets a lock later gets the higher xid, so (xid, id) is the key's order.
 _LOCK_KEYS = "select pg_advisory_xact_lock(hashtext(current_schema()), k) from unnest('{{{}}}'::int[]) k"
@@ -53,7 +60,7 @@ async def connect(url: str, **settings: str) -> Plain:
         url,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        server_settings={"jit": "off", "enable_seqscan": "off", **settings},
+        server_settings={**_SETTINGS, **settings},
     )
     await _prepare(conn)
     return conn
@@ -62,19 +69,13 @@ async def connect(url: str, **settings: str) -> Plain:
 @asynccontextmanager
 async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
     """Yield a pool that connects when it is first used, so that a service starts while Postgres is away."""
-    settings = {
-        "jit": "off",
-        "enable_seqscan": "off",  # a plan cached while a table was tiny must not read it whole once it is large
-        "application_name": name,
-        "idle_in_transaction_session_timeout": "10s",  # an open write transaction holds every relay's cursor back
-    }
     made = asyncpg.create_pool(
         url,
         min_size=0,
         max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        server_settings=settings,
+        server_settings={**_SETTINGS, "application_name": name},
         init=_prepare,
         reset=_keep,
     )
@@ -124,7 +125,7 @@ def is_unavailable(error: BaseException) -> bool:
     """Say whether Postgres could not be asked at all: away, starting, stopping, full, or too slow."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        return state.startswith(("08", "57P", "53")) or state == "57014"
+        return state.startswith(("08", "57P", "53")) or state in {"57014", "25P03"}
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # asyncpg's complaint about an argument is both
     return isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError)

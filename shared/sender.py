@@ -13,7 +13,7 @@ from shared.events import Headers
 from shared.kafka import Message, Partition, Publisher
 from shared.lanes import Row
 
-SEND_SECONDS = 10.0
+SEND_SECONDS = 5.0
 _BEHIND = "waits behind a refused row of its key"
 
 

@@ -28,8 +28,8 @@ class Subscription:
 
     def __init__(self, bootstrap_servers: str, group: str, topics: Iterable[str], instance_id: str, batch: int) -> None:
         self._topics, self._batch = list(topics), batch
-        self._gate = _Gate(self._commit)
         self._handled: Offsets = {}
+        self._gate = _Gate(self._commit, self._forget)
         self._commit_at = 0.0
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
@@ -57,6 +57,8 @@ class Subscription:
 
     async def poll(self, wait_seconds: float) -> "Batch":
         """Fetch records, waiting at most so long for the first. Raises `Unavailable`."""
+        if self._consumer._fetcher._fetch_task.done():  # it would look as if nothing came, for ever
+            raise Unavailable("the fetcher has ended")
         fetching = self._consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=self._batch)
         found = await bounded(fetching, START_SECONDS + wait_seconds)
         # The epoch is read after the fetch, which may wait through a rebalance; read before, it loses records (seen).
@@ -65,15 +67,15 @@ class Subscription:
     async def handle(self, batch: "Batch", work: Callable[[list[Record]], Awaitable[None]]) -> bool:
         """Run `work` on what this member still owns of the batch, then count it as handled.
 
-        Returns False when a rebalance overtook the batch: what is still owned will be read again from its committed
-        offset. What `work` raises is passed on, and the same batch may be handled again.
+        Returns False when a rebalance overtook the batch: a new assignment starts at the committed offsets, so what is
+        still owned is read again. What `work` raises is passed on, and the same batch may be handled again.
         """
+        if self._gate.closed:  # to wait for it here would be for ever: after a while only a poll lets a rebalance end
+            return False
         async with self._gate.lock:
-            mine = {tp: records for tp, records in batch.records.items() if tp in self._gate.owned}
             if batch.epoch != self._gate.epoch:
-                if mine:
-                    await bounded(self._consumer.seek_to_committed(*mine), COMMIT_SECONDS)
                 return False
+            mine = {tp: records for tp, records in batch.records.items() if tp in self._gate.owned}
             await work([_record(r) for records in mine.values() for r in records])
             self._handled |= {tp: records[-1].offset + 1 for tp, records in mine.items()}
             return True
@@ -92,7 +94,11 @@ class Subscription:
         try:
             await bounded(self._consumer.commit(handled), COMMIT_SECONDS)
         except Unavailable as error:
-            log.warning("offsets not committed, the records will be read again and recognised", error=str(error))
+            self._handled = handled | self._handled
+            log.warning("offsets not committed, trying again; until then records may be read again", error=str(error))
+
+    def _forget(self) -> None:
+        self._handled = {}
 
     async def close(self) -> None:
         """Commit, leave the group and stop, within a few seconds, whatever the broker does."""
@@ -120,16 +126,16 @@ class Batch(NamedTuple):
 
 
 class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    def __init__(self, commit: Callable[[], Awaitable[None]]) -> None:
-        self._commit = commit
+    def __init__(self, commit: Callable[[], Awaitable[None]], forget: Callable[[], None]) -> None:
+        self._commit, self._forget = commit, forget
         self.lock, self.closed, self.epoch = asyncio.Lock(), False, 0
         self.owned: frozenset[TopicPartition] = frozenset()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         # Also called before the first join, with nothing.
         if not self.closed:
+            self.closed = True  # before waiting, so that nobody queues behind
             await self.lock.acquire()
-            self.closed = True
             if revoked:
                 await self._commit()
         self.epoch += 1
@@ -138,6 +144,7 @@ class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self.epoch += 1
         self.owned = frozenset(assigned)
+        self._forget()  # offsets of another generation; whose commit failed is read again
         self.closed = False
         self.lock.release()
 

@@ -369,6 +369,38 @@ async def test_what_failed_is_given_again_and_is_not_committed(kafka: str) -> No
     await again.close()
 
 
+async def test_a_batch_that_fails_for_longer_than_a_member_may_go_without_polling_is_handled_in_the_end(
+    kafka: str,
+) -> None:
+    """Postgres is away, aiokafka leaves the group meanwhile, and only a poll lets it join again."""
+    topic, handled = await new_topic(kafka), asyncio.Event()
+    member = subscription(kafka, topic, topic)
+
+    class Work:
+        until = 0.0
+
+        async def handle(self, _: list[Record]) -> None:
+            self.until = self.until or time.monotonic() + 4
+            if time.monotonic() < self.until:
+                raise ConnectionError("Postgres is away")
+            handled.set()
+
+    consumer, stop = Consumer(lambda: member, Work()), asyncio.Event()  # type: ignore[arg-type]  # all that it needs
+    async with Writer(kafka, topic) as writer, asyncio.TaskGroup() as group:
+        group.create_task(consumer.run(stop))
+        await eventually(lambda: _owns(member))
+        member._consumer._coordinator._max_poll_interval = 1
+        await writer.write(1)
+        async with asyncio.timeout(20):
+            await handled.wait()
+        stop.set()
+    await consumer.close()
+
+
+async def _owns(member: Subscription) -> bool:
+    return bool(member.owned)
+
+
 @pytest.mark.parametrize("is_gone", [False, True], ids=["frozen", "gone"])
 async def test_clients_close_within_seconds_whatever_the_broker_does(broker: Broker, is_gone: bool) -> None:
     topic = await new_topic(broker.address)
