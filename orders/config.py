@@ -14,7 +14,7 @@ class Settings(config.Settings):
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
         "postgresql://orders_user:orders@127.0.0.1:5433/quickbite"
     )
-    relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.04
+    relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Orders set out together: one wait here makes batches of every later step, which cost by the turn."""
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

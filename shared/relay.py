@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 ROWS_PER_LANE = 2000
 _IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_AFTER_ROWS = 3
 _WATCH_EVERY_SECONDS = 10.0
 _ADVANCE_EVERY_SECONDS = 0.05  # what a crash repeats at the most; a turn of few rows costs half as much without
 
@@ -77,7 +78,7 @@ class Relay:
             beat()
             if (early := started + self._pace - time.monotonic()) > 0:
                 await asyncio.sleep(early)
-            started = time.monotonic()
+            started, hinted = time.monotonic(), self._woken.is_set()
             self._woken.clear()
             try:
                 published = await self.run_once()
@@ -90,8 +91,9 @@ class Relay:
             backoff.reset()
             if published < ROWS_PER_LANE:
                 # Rows that follow come with a hint. A hint without rows means that somebody's open write hides them.
-                seconds = _ADVANCE_EVERY_SECONDS if published else _IDLE_SECONDS[min(idle, len(_IDLE_SECONDS) - 1)]
-                idle = 0 if await wait(self._woken, seconds) else idle + 1
+                idle = _AFTER_ROWS if published else 0 if hinted else idle + 1
+                pause = _ADVANCE_EVERY_SECONDS if published else _IDLE_SECONDS[min(idle, len(_IDLE_SECONDS) - 1)]
+                await wait(self._woken, pause)
 
     async def run_once(self) -> int:
         """Take one turn: leases if due, read, publish, move the cursors. Returns how many rows were done with.
