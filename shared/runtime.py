@@ -8,11 +8,12 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -99,7 +100,8 @@ async def _serve(app: web.Application, settings: config.Settings) -> int:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=True)
+        door = socket.create_server((settings.host, settings.port), backlog=1024, reuse_port=True)
+        site = web.SockSite(runner, door.dup(), backlog=1024)
         await site.start()
         log.info("ready", port=settings.port, pid=os.getpid())
         spare_collections()
@@ -109,11 +111,25 @@ async def _serve(app: web.Application, settings: config.Settings) -> int:
             log.info("draining")
             tasks.draining = True
             await site.stop()
+            if runner.server is not None:
+                await _take_in(door, runner.server)
             await asyncio.sleep(LINGER_SECONDS)
     finally:
         await runner.cleanup()
     log.info("stopped")
     return 1 if tasks.ended.is_set() else 0
+
+
+async def _take_in(door: socket.socket, server: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Close the listening socket, but serve what the kernel has accepted for it: it would reset those connections."""
+    waiting = []
+    door.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            waiting.append(door.accept()[0])
+    door.close()
+    for connection in waiting:
+        await asyncio.get_running_loop().connect_accepted_socket(server, connection)
 
 
 def spare_collections() -> None:
