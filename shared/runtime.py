@@ -44,7 +44,6 @@ class Tasks:
     def __init__(self) -> None:
         self.stop, self.ended = asyncio.Event(), asyncio.Event()
         self.draining = False
-        self._running: list[tuple[asyncio.Task[None], asyncio.Event]] = []
         self._beats: dict[str, float] = {}
 
     def start(self, name: str, loop: Task) -> Callable[[], Coroutine[Any, Any, None]]:
