@@ -22,6 +22,9 @@ COPY migrations migrations
 COPY orders orders
 COPY inventory inventory
 COPY payments payments
+COPY auth auth
+COPY users users
+COPY products products
 
 # By number, so that Kubernetes can see that it is not root.
 USER 10001:10001

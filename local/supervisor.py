@@ -130,8 +130,8 @@ class Supervisor:
             return {info["name"]: info for info in rpc.getAllProcessInfo()}
 
     def is_up(self, name: str) -> bool:
-        """Whether a program runs, or has been started less than a second ago."""
-        return self.processes()[name]["state"] in (ProcessStates.STARTING, ProcessStates.RUNNING)
+        """Whether a program runs, or has been started less than a second ago; an older stack may not know it."""
+        return self.processes().get(name, {}).get("state") in (ProcessStates.STARTING, ProcessStates.RUNNING)
 
     def shutdown(self) -> None:
         """Stop every program, the last group first, then supervisord; return when it is gone."""

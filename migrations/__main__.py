@@ -11,7 +11,7 @@ from alembic.config import Config
 
 from migrations import seed as seeds
 
-SECTIONS = ("admin", "orders", "inventory", "payments", "provider")
+SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
 DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 

@@ -2,6 +2,10 @@
 
 import asyncpg
 
+from contracts.products import ProductCreated
+from shared import db, outbox
+from shared.db import Connection
+
 # product id, sku, name, price in cents, units in stock
 CATALOGUE = (
     (1, "burger", "Burger", 850, 1_000_000),
@@ -13,7 +17,10 @@ CATALOGUE = (
 
 
 async def run(url: str) -> None:
-    """Fill the replica of the catalogue in orders, and the stock in inventory."""
+    """Fill the replica of the catalogue in orders, the stock in inventory, and the catalogue itself in products.
+
+    The catalogue comes last, because it tells: inventory gives a product that it hears of, and has not, a stock of 0.
+    """
     conn = await asyncpg.connect(url, timeout=10)
     try:
         await conn.executemany(
@@ -25,5 +32,25 @@ async def run(url: str) -> None:
             "insert into inventory.stock (sku, available) values ($1, $2) on conflict do nothing",
             [(sku, units) for _, sku, _, _, units in CATALOGUE],
         )
+        async with conn.transaction():
+            await _publish(conn)
     finally:
         await conn.close()
+
+
+async def _publish(conn: Connection) -> None:
+    """Add the catalogue as the products service would, with an event for each product that was not there."""
+    await conn.execute("set local role products_user; set local search_path to products")
+    await db.lock_keys(conn, [sku for _, sku, _, _, _ in CATALOGUE])
+    added = await conn.fetch(
+        "insert into products (id, sku, name, price_cents) "
+        "select * from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) on conflict do nothing "
+        "returning version, id as product_id, sku, name, price_cents, currency, active",
+        *db.columns([row[:4] for row in CATALOGUE], 4),
+    )
+    if added:
+        await conn.execute(
+            "select setval('products_id_seq', greatest(max(id), (select last_value from products_id_seq))) "
+            "from products"
+        )
+    await outbox.append(conn, [ProductCreated(**row) for row in added])

@@ -23,6 +23,7 @@ payments = Table(
     Column("trace", Text, comment="the traceparent of the intent, carried on by what follows from it"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("user_id", Text, comment="whose order it is; a tombstone does not know"),
     Index("payments_open", "claimed_until", postgresql_where=text("status IN ('PENDING', 'REFUNDING')")),
 )
 

@@ -3,9 +3,9 @@
 A role's password is `<SERVICE>_DB_PASSWORD`, or the service's name, which suits a machine of one's own only.
 """
 
-import os
-
 from alembic import op
+
+from migrations import access_v1
 
 revision = "admin_0001"
 down_revision = None
@@ -16,33 +16,12 @@ SERVICES = ("orders", "inventory", "payments", "provider")
 
 
 def upgrade() -> None:
-    """Make roles, which the cluster keeps, and schemas, which the database does."""
+    """Make their roles and schemas, and take away the one that everybody has."""
     op.execute("revoke all on schema public from public")
-    for service in SERVICES:
-        password = os.environ.get(f"{service.upper()}_DB_PASSWORD", service).replace("'", "''")
-        op.execute(
-            f"""
-            do $$ begin
-              create role {service}_user login;
-            exception when duplicate_object or unique_violation then null;
-            end $$"""
-        )
-        op.execute(f"alter role {service}_user password '{password}'")
-        op.execute(f"alter role {service}_user set search_path = {service}")
-        op.execute(f"grant pg_read_all_stats to {service}_user")  # to name whose transaction holds the outbox back
-        op.execute(f"create schema {service} authorization {service}_user")
+    access_v1.upgrade(SERVICES)
 
 
 def downgrade() -> None:
-    """Drop the schemas; the roles too, where no other database of the cluster needs them."""
-    for service in reversed(SERVICES):
-        op.execute(f"drop table if exists {service}.alembic_version")  # empty, if the section is at its base
-        op.execute(f"drop schema {service}")
-        op.execute(
-            f"""
-            do $$ begin
-              drop role {service}_user;
-            exception when dependent_objects_still_exist then null;
-            end $$"""
-        )
+    """Drop them, and give back what everybody had."""
+    access_v1.downgrade(SERVICES)
     op.execute("grant usage on schema public to public")

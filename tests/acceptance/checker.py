@@ -32,6 +32,8 @@ from tests.acceptance.client import Call, History
 from tests.builders import as_record
 
 SERVICES = ("orders", "inventory", "payments")
+"""Those that have a part in the saga."""
+PUBLISHERS = (*SERVICES, "auth", "users", "products")
 START = {sku: units for _, sku, _, _, units in CATALOGUE}
 QUIET_SECONDS = 60.0
 
@@ -372,7 +374,7 @@ async def gather(database_url: str, kafka: str) -> Facts:
         facts.payments = {row["order_id"]: row for row in await conn.fetch("select * from payments.payments")}
         facts.stock = await conn.fetch("select * from inventory.stock")
         facts.movements = await conn.fetch("select * from provider.movements")
-        for service in SERVICES:
+        for service in PUBLISHERS:
             facts.outbox += await conn.fetch(f"select event_id, topic, key, type, value from {service}.outbox")
             facts.inbox[service] = {row[0] for row in await conn.fetch(f"select event_id from {service}.inbox")}
             facts.parked += await conn.fetch(f"select * from {service}.parked")
@@ -407,7 +409,7 @@ async def quiet(database_url: str, kafka: str, seconds: float = QUIET_SECONDS) -
 
 
 async def _written(conn: db.Plain) -> list[int]:
-    return [await conn.fetchval(f"select last_value from {service}.outbox_id_seq") for service in SERVICES]
+    return [await conn.fetchval(f"select last_value from {service}.outbox_id_seq") for service in PUBLISHERS]
 
 
 async def _open(conn: db.Plain) -> dict[str, int]:
@@ -417,7 +419,7 @@ async def _open(conn: db.Plain) -> dict[str, int]:
             "select count(*) from payments.payments where status in ('PENDING', 'REFUNDING')"
         ),
     }
-    for service in SERVICES:
+    for service in PUBLISHERS:
         found[f"outbox of {service}"] = await conn.fetchval(
             f"select count(*) from {service}.outbox o join {service}.outbox_lanes l using (lane) "
             "where (o.xid, o.id) > (l.xid, l.id)"

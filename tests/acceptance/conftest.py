@@ -137,7 +137,7 @@ class System:
         self.stack.supervisor.start_program(name)
         started = time.monotonic()
         await asyncio.to_thread(self.stack.wait_ready, name)
-        if name in checker.SERVICES:
+        if name in checker.PUBLISHERS:
             await listens(self.stack.supervisor.log(name), self.stack.pid(name))
         self.measure(f"start {name}", time.monotonic() - started)
 
@@ -147,7 +147,8 @@ class System:
     ) -> AsyncIterator[Instance]:
         """Run one more process of a service, such as `--only api,relay`, until the end of the block."""
         port = port or ports.free_block(1)
-        engine, *_ = services.services({service: port}, self.stack.ports.postgres, self.stack.ports.kafka)
+        where = self.stack.ports
+        (engine,) = services.services({service: port}, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
         program = engine.program()
         changes = {"INSTANCE_ID": name} | {key: str(value) for key, value in environment.items()}
         with (self.stack.root / "logs" / f"{name}.log").open("ab") as log:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import orjson
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -17,6 +18,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from contracts.catalogue import TOPICS
+from contracts.products import ProductCreated
 from migrations import metadata, seed
 from migrations.__main__ import SECTIONS
 from migrations.metadata import Xid8
@@ -188,7 +191,7 @@ async def test_a_role_neither_reads_nor_writes_another_services_schema(database:
     await admin.close()
     conn = await asyncpg.connect(database.url_for(role))
     others = [(schema, table) for schema, table in tables if schema != role and not PARTITION.fullmatch(table)]
-    assert {schema for schema, _ in others} >= set(SERVICES) - {role}
+    assert {schema for schema, _ in others} == set(ROLES) - {role}
     for schema, table in others:
         for statement in (
             f"select * from {schema}.{table}",
@@ -201,6 +204,8 @@ async def test_a_role_neither_reads_nor_writes_another_services_schema(database:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await conn.execute(statement)
     for schema in {*ROLES, "public"} - {role}:
+        for privilege in ("usage", "create"):
+            assert not await conn.fetchval("select has_schema_privilege($1, $2)", schema, privilege)
         for statement in (
             f"create table {schema}.mine (x int)",
             f"drop schema {schema} cascade",
@@ -233,8 +238,10 @@ async def test_the_seed_has_the_tutorials_five_products_and_stock(database: Data
     products = await conn.fetch(
         "select product_id, sku, price_cents, currency, active from orders.products order by product_id"
     )
+    catalogue = await conn.fetch("select id, sku, price_cents, currency, active from products.products order by id")
     stock = dict(await conn.fetch("select sku, available from inventory.stock"))  # type: ignore[arg-type]
     await conn.close()
+    assert products == catalogue
     assert [tuple(row) for row in products] == [
         (1, "burger", 850, "EUR", True),
         (2, "pizza", 1200, "EUR", True),
@@ -251,12 +258,52 @@ async def test_seeding_again_changes_nothing_that_was_sold_or_repriced(database:
     await conn.execute("update orders.products set price_cents = 1, version = 2 where sku = 'burger'")
     await conn.execute("update inventory.stock set available = 7 where sku = 'burger'")
     await conn.execute("delete from orders.products where sku = 'pizza'")
+    await conn.execute("update products.products set price_cents = 1, version = 2 where sku = 'burger'")
     for _ in range(2):
         await seed.run(database.admin_url)
+    assert await conn.fetchval("select price_cents from products.products where sku = 'burger'") == 1
     assert await conn.fetchval("select price_cents from orders.products where sku = 'burger'") == 1
     assert await conn.fetchval("select available from inventory.stock where sku = 'burger'") == 7
     assert await conn.fetchval("select count(*) from orders.products") == 5
     await conn.close()
+
+
+async def told(database: Database) -> list[ProductCreated]:
+    conn = await asyncpg.connect(database.admin_url)
+    rows = await conn.fetch("select type, key, value from products.outbox order by xid, id")
+    await conn.close()
+    events = [ProductCreated(**orjson.loads(row["value"])) for row in rows]
+    assert [tuple(row)[:2] for row in rows] == [("ProductCreated", event.sku) for event in events]
+    return events
+
+
+async def test_the_seed_tells_of_each_product_once(database: Database) -> None:
+    for _ in range(2):
+        await seed.run(database.admin_url)
+        assert [(event.product_id, event.sku, event.name, event.price_cents) for event in await told(database)] == [
+            row[:4] for row in seed.CATALOGUE
+        ]
+    assert {(event.version, event.currency, event.active) for event in await told(database)} == {(1, "EUR", True)}
+
+
+async def test_the_seed_tells_of_what_it_added_only_and_leaves_ids_for_others(database: Database) -> None:
+    conn = await asyncpg.connect(database.url_for("products"))
+    insert = "insert into products (sku, name, price_cents) values ('soup', 'Soup', 1) returning id"
+    assert await conn.fetchval(insert) == len(seed.CATALOGUE) + 1
+    await conn.execute("delete from products where sku in ('pizza', 'soup')")
+    await seed.run(database.admin_url)
+    assert [event.sku for event in await told(database)][len(seed.CATALOGUE) :] == ["pizza"]
+    assert await conn.fetchval(insert) == len(seed.CATALOGUE) + 2
+    await conn.close()
+
+
+async def test_the_seed_neither_adds_nor_tells_when_it_may_not_tell(database: Database) -> None:
+    admin = await asyncpg.connect(database.admin_url)
+    await admin.execute("delete from products.products; revoke insert on products.outbox from products_user")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # so it did it as products_user
+        await seed.run(database.admin_url)
+    assert await admin.fetchval("select count(*) from products.products") == 0
+    await admin.close()
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -266,7 +313,7 @@ async def test_every_outbox_takes_its_own_topic_and_dead_letters_only(database: 
         "insert into outbox (lane, event_id, topic, hash, key, type, head, value) "
         "values (0, gen_random_uuid(), $1, 0, 'k', 't', '', '')"
     )
-    for other in {"orders.events", "inventory.events", "payments.events", "products.events"} - {f"{service}.events"}:
+    for other in set(TOPICS) - {f"{service}.events"}:
         with pytest.raises(asyncpg.CheckViolationError):
             await conn.execute(insert, other)
     for topic in (f"{service}.events", "orders.events.dlq"):

@@ -8,6 +8,7 @@ from importlib.metadata import packages_distributions
 import pytest
 
 from local import distribution, postgres, services
+from local.stack import Ports
 
 ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -15,6 +16,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 # Where processes find each other is each stack's own affair, and copies of a container share no name.
 OWN_AFFAIRS = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED"}
+SERVICES = Ports().services
 
 
 def section(name: str) -> str:
@@ -34,6 +36,11 @@ def anchors(text: str) -> Iterator[str]:
 
 def environment(name: str) -> dict[str, str]:
     return dict(re.findall(r'^ +([A-Z0-9_]+): *"?([^"\n]*)"?$', section(name), re.MULTILINE))
+
+
+def default(text: str) -> str:
+    """The text when nobody has chosen another: ${NAME:-this}."""
+    return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
 
 
 def copied() -> set[str]:
@@ -60,14 +67,31 @@ def test_postgres_has_the_same_settings() -> None:
     assert settings == {name: value for name, value in postgres.SETTINGS.items() if name != "listen_addresses"}
 
 
-@pytest.mark.parametrize("name", ["orders", "inventory", "payments"])
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_told_the_same(name: str) -> None:
-    default = {"orders": 8080, "inventory": 8081, "payments": 8082}
-    (embedded,) = (one.program().environment for one in services.services(default, 1, 2) if one.name == name)
-    composed = environment(name)
+    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"])
+    embedded, composed = one.program().environment, {key: default(value) for key, value in environment(name).items()}
     assert embedded.keys() - OWN_AFFAIRS <= composed.keys()
-    for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS"}:
+    for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS", "ADMIN_PASSWORD"}:
         assert composed[variable] == embedded[variable]
+    assert composed["AUTH_JWKS_URL"] == embedded["AUTH_JWKS_URL"].replace("127.0.0.1", "auth")
+    password = default(environment("migrate")[f"{name.upper()}_DB_PASSWORD"])
+    for url in (embedded["DATABASE_URL"], composed["DATABASE_URL"]):
+        assert url.startswith(f"postgresql://{name}_user:{password}@")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_reached_at_its_port_from_this_machine_and_by_the_gateway(name: str) -> None:
+    port, gateway = SERVICES[name], section("gateway")
+    assert f'ports: ["127.0.0.1:${{{name.upper()}_PORT:-{port}}}:{port}"]' in section(name)
+    assert environment("gateway")[f"{name.upper()}_UPSTREAM"] == f"{name}:{port}"
+    assert f"{name}: {{condition: service_healthy}}" in gateway
+
+
+def test_the_gateway_notices_when_any_service_has_another_address() -> None:
+    found = re.search(r"getent ahosts ([a-z ]+)\)", section("gateway"))
+    assert found
+    assert found[1].split() == list(SERVICES)
 
 
 def test_the_same_jobs_run() -> None:
@@ -77,7 +101,7 @@ def test_the_same_jobs_run() -> None:
 
 def test_only_the_gateway_is_public() -> None:
     published = re.findall(r'^ +ports: \["(.+)"\]$', COMPOSE, re.MULTILINE)
-    assert len(published) == COMPOSE.count("ports:") == 6
+    assert len(published) == COMPOSE.count("ports:") == 3 + len(SERVICES)
     assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
 
 

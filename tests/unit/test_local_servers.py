@@ -127,3 +127,18 @@ def test_a_stack_starts_nothing_when_one_of_its_ports_is_taken(tmp_path: Path) -
     with socket.create_server((ports.LOOPBACK, chosen.payments)), pytest.raises(Problem, match="PAYMENTS_PORT"):
         stack.up()
     assert not stack.supervisor.is_running()
+
+
+def test_a_stack_of_an_older_version_is_left_alone_until_it_is_stopped(tmp_path: Path) -> None:
+    root = tmp_path / "stack"
+    older = Supervisor(root, {"services": [Program("orders", ["sleep", "60"])]})
+    older.start()
+    older.start_program("orders")
+    stack = Stack("test", root, Ports.free())
+    with pytest.raises(Problem, match="stop it first"):
+        stack.up()
+    assert older.is_up("orders")
+    stack.down()
+    assert not older.is_running()
+    assert survivors(root) == []
+    stack.supervisor.remove()

@@ -3,15 +3,23 @@
 import re
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from local import bootstrap, config, nginx
+from local import bootstrap, config, nginx, stack
 from local.problem import Problem
 from local.services import services
+from local.stack import Ports, Stack
 
 REQUIREMENTS = bootstrap.PROJECT / "requirements"
+
+
+def environment(name: str) -> Mapping[str, str]:
+    """What a service is told."""
+    (one,) = services({name: 2}, postgres=3, kafka=4, auth=5)
+    return one.program().environment
 
 
 def pinned(name: str) -> dict[str, str]:
@@ -37,12 +45,46 @@ def test_only_names_that_are_given_are_filled_in() -> None:
 
 
 def test_only_orders_may_go_without_a_token() -> None:
-    environments = {one.name: one.program().environment for one in services({"orders": 1, "payments": 2}, 3, 4)}
-    assert environments["orders"]["REQUIRE_TOKEN"] == "false"
-    assert "REQUIRE_TOKEN" not in environments["payments"]
-    assert (
-        environments["payments"]["PROVIDER_DATABASE_URL"] == "postgresql://provider_user:provider@127.0.0.1:3/quickbite"
-    )
+    environments = {name: environment(name) for name in Ports().services}
+    assert {name: found.get("REQUIRE_TOKEN", "true") for name, found in environments.items()} == dict.fromkeys(
+        environments, "true"
+    ) | {"orders": "false"}
+
+
+def test_a_service_finds_its_database_and_the_keys_that_sign_tokens() -> None:
+    found = environment("payments")
+    assert found["DATABASE_URL"] == "postgresql://payments_user:payments@127.0.0.1:3/quickbite"
+    assert found["PROVIDER_DATABASE_URL"] == "postgresql://provider_user:provider@127.0.0.1:3/quickbite"
+    assert found["AUTH_JWKS_URL"] == "http://127.0.0.1:5/auth/jwks.json"
+
+
+def test_only_auth_is_told_the_administrators_password() -> None:
+    assert [name for name in Ports().services if "ADMIN_PASSWORD" in environment(name)] == ["auth"]
+
+
+def test_the_gateway_is_told_where_every_service_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = tmp_path / "template"
+    chosen = Ports()
+    template.write_text("\n".join(f"${{{name.upper()}_UPSTREAM}}" for name in chosen.services))
+    monkeypatch.setattr(nginx, "TEMPLATE", template)
+    (gateway,) = Stack("test", tmp_path, chosen)._groups["door"]
+    gateway.prepare()
+    filled = (tmp_path / "gateway" / "nginx.conf").read_text()
+    assert filled.split() == [f"127.0.0.1:{port}" for port in chosen.services.values()]
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ('{"orders": 1, "gateway": 2}', Ports(orders=1, gateway=2)),  # an older stack, with fewer services
+        ('{"orders": 1, "delivery": 2}', Ports(orders=1)),  # a newer one
+        ('{"orders": 1', None),
+    ],
+)
+def test_ports_that_another_version_saved_do_not_stop_anybody(tmp_path: Path, text: str, known: Ports | None) -> None:
+    assert stack.saved_ports(tmp_path) is None
+    (tmp_path / stack.PORTS_FILE).write_text(text)
+    assert stack.saved_ports(tmp_path) == known
 
 
 @pytest.mark.parametrize("name", ["run", "local", "dev"])

@@ -1,0 +1,37 @@
+"""A login role and a schema per service, as version 1 of them is: never changed, only followed."""
+
+import os
+from collections.abc import Sequence
+
+from alembic import op
+
+
+def upgrade(services: Sequence[str]) -> None:
+    """Make roles, which the cluster keeps, and schemas, which the database does."""
+    for service in services:
+        password = os.environ.get(f"{service.upper()}_DB_PASSWORD", service).replace("'", "''")
+        op.execute(
+            f"""
+            do $$ begin
+              create role {service}_user login;
+            exception when duplicate_object or unique_violation then null;
+            end $$"""
+        )
+        op.execute(f"alter role {service}_user password '{password}'")
+        op.execute(f"alter role {service}_user set search_path = {service}")
+        op.execute(f"grant pg_read_all_stats to {service}_user")  # to name whose transaction holds the outbox back
+        op.execute(f"create schema {service} authorization {service}_user")
+
+
+def downgrade(services: Sequence[str]) -> None:
+    """Drop the schemas; the roles too, where no other database of the cluster needs them."""
+    for service in reversed(services):
+        op.execute(f"drop table if exists {service}.alembic_version")  # empty, if the section is at its base
+        op.execute(f"drop schema {service}")
+        op.execute(
+            f"""
+            do $$ begin
+              drop role {service}_user;
+            exception when dependent_objects_still_exist then null;
+            end $$"""
+        )

@@ -1,0 +1,35 @@
+"""Profiles and the toolkit's tables."""
+
+from alembic import op
+
+from migrations import delivery_v1
+
+revision = "users_0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    op.execute(
+        """
+        create table profiles (
+          user_id bigint primary key,
+          username text not null,
+          display_name text not null default '',
+          email text not null default '',
+          version integer not null default 1,
+          deleted_at timestamptz,
+          created_at timestamptz not null default now(),
+          updated_at timestamptz not null default now()
+        )"""
+    )
+    op.execute("comment on column profiles.user_id is 'given by auth'")
+    delivery_v1.upgrade("users.events")
+
+
+def downgrade() -> None:
+    """Drop the tables."""
+    delivery_v1.downgrade()
+    op.execute("drop table profiles")

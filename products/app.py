@@ -1,0 +1,23 @@
+"""Wiring: the one file of the service that knows every other."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web as aio
+
+from products.config import Settings
+from shared import delivery, web
+
+SETTINGS = aio.AppKey("SETTINGS", Settings)
+
+
+def create_app(settings: Settings) -> aio.Application:
+    """Build the application; nothing is opened before it starts."""
+    app = web.application()
+    app[SETTINGS] = settings
+    app.cleanup_ctx.append(_lifespan)
+    return app
+
+
+async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
+    async with delivery.opened(app, app[SETTINGS], "products"):
+        yield

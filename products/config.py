@@ -1,0 +1,16 @@
+"""The products service's settings; the defaults work beside `make up`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared import config
+
+
+class Settings(config.Settings):
+    """What all services need."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8085
+    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
+        "postgresql://products_user:products@127.0.0.1:5433/quickbite"
+    )

@@ -1,0 +1,1 @@
+"""Users: what a person says of themselves, from registration to deletion."""

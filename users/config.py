@@ -1,0 +1,16 @@
+"""The users service's settings; the defaults work beside `make up`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared import config
+
+
+class Settings(config.Settings):
+    """What all services need."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8084
+    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
+        "postgresql://users_user:users@127.0.0.1:5433/quickbite"
+    )
