@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field
+import orjson
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, JsonValue
 
 EVENT = ConfigDict(frozen=True, strict=True)
 
@@ -13,7 +14,15 @@ def _without_nul(value: str) -> str:
     return value
 
 
+def _all_without_nul(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if b"\\u0000" in orjson.dumps(value):
+        raise ValueError("must not contain NUL")
+    return value
+
+
+Time = AwareDatetime
 Text = Annotated[str, AfterValidator(_without_nul)]
+Snapshot = Annotated[dict[str, JsonValue], AfterValidator(_all_without_nul)]
 Id = Annotated[int, Field(gt=0, lt=2**63)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 Quantity = Annotated[int, Field(gt=0, lt=2**31)]

@@ -1,11 +1,10 @@
 """What the inventory service says about an order's stock, on `inventory.events`, keyed by the order's id."""
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel
 
-from contracts.fields import EVENT, Cents, Id, Quantity, Text, Version
+from contracts.fields import EVENT, Cents, Id, Quantity, Text, Time, Version
 
 TOPIC = "inventory.events"
 
@@ -26,7 +25,7 @@ class InventoryReserved(BaseModel):
     quantity: Quantity
     amount_cents: Cents
     currency: Text
-    expires_at: datetime
+    expires_at: Time
 
 
 class InventoryRejected(BaseModel):

@@ -1,11 +1,10 @@
 """What the orders service says about an order, on `orders.events`, keyed by the order's id."""
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
-from contracts.fields import EVENT, Cents, Id, Quantity, Text, Version
+from contracts.fields import EVENT, Cents, Id, Quantity, Snapshot, Text, Time, Version
 
 TOPIC = "orders.events"
 
@@ -25,10 +24,10 @@ class OrderCreated(BaseModel):
     sku: Text
     quantity: Quantity
     note: Text
-    product: dict[str, JsonValue]
+    product: Snapshot
     amount_cents: Cents | None
     currency: Text
-    expires_at: datetime
+    expires_at: Time
 
 
 class OrderConfirmed(BaseModel):

@@ -1,0 +1,175 @@
+"""Every version of every event that git knows, against the one before it: what was committed counts as published."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts import documents
+from contracts.compatibility import breaks
+
+ROOT = documents.DOCS.parent
+FOLDER = f"docs/{documents.SCHEMAS}"
+SETTLED: dict[str, str] = {}  # a break that was made all the same, as it is named here, and why no reader was hurt
+GIT = shutil.which("git") or ""
+# Within a hook, git names its own repository there, and would not look at any other.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
+class NoHistory(Exception):
+    """Git is missing, or does not know these files."""
+
+
+def git(root: Path, *arguments: str) -> str:
+    if not GIT:
+        raise NoHistory("there is no git")
+    command = [GIT, "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=ENVIRONMENT, check=False)  # noqa: S603
+    if done.returncode:
+        raise NoHistory(done.stderr.strip() or f"git {arguments[0]} failed")
+    return done.stdout
+
+
+def clone(root: Path) -> None:
+    """Refuse what is not a clone of its own, such as an unpacked archive inside another repository."""
+    if Path(git(root, "rev-parse", "--show-toplevel").strip()).resolve() != root.resolve():
+        raise NoHistory("this is not a clone")
+
+
+def schemas(root: Path, revision: str) -> dict[str, Any]:
+    """All schemas of a revision by event name; none if the revision has none."""
+    found = {}
+    for line in git(root, "ls-tree", revision, f"{FOLDER}/").splitlines():
+        blob, path = line.split()[2:]
+        if path.endswith(documents.SUFFIX):
+            found[Path(path).name.removesuffix(documents.SUFFIX)] = content(root, blob)
+    return found
+
+
+@cache
+def content(root: Path, blob: str) -> Any:
+    return json.loads(git(root, "cat-file", "blob", blob))
+
+
+def changes(root: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Every commit that changed a schema, with what was before it and after it."""
+    for line in git(root, "log", "--format=%h %p", "--", FOLDER).splitlines():
+        commit, *parents = line.split()
+        for parent in parents:
+            yield commit, schemas(root, parent), schemas(root, commit)
+
+
+def broken(root: Path) -> list[str]:
+    return [
+        f"{found}, in {commit}"
+        for commit, old, new in changes(root)
+        for found in breaks(old, new)
+        if found not in SETTLED
+    ]
+
+
+@pytest.fixture
+def root() -> Path:
+    try:
+        clone(ROOT)
+        git(ROOT, "rev-parse", "--verify", "HEAD")
+    except NoHistory as reason:
+        pytest.skip(f"events are not compared with older versions: {reason}")
+    return ROOT
+
+
+def test_the_contracts_break_no_reader_of_the_last_commit(root: Path) -> None:
+    now = {event.__name__: documents.schema(event) for event in documents.EVENTS}
+    found = [found for found in breaks(schemas(root, "HEAD"), now) if found not in SETTLED]
+    assert not found, "fields are only ever added, another meaning is another type; see contracts/compatibility.py"
+
+
+def test_no_commit_broke_a_reader(root: Path) -> None:
+    assert broken(root) == []
+    if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip("a shallow clone: versions before its first commit are not compared")
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A repository in which commits can be made."""
+    if not GIT:
+        pytest.skip("there is no git")
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "README.md").write_text("A shop")
+    commit(tmp_path)
+    return tmp_path
+
+
+def commit(root: Path, **events: dict[str, Any] | None) -> None:
+    """Commit these schemas; None removes one."""
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, schema in events.items():
+        path = root / FOLDER / f"{name}{documents.SUFFIX}"
+        path.unlink() if schema is None else path.write_text(json.dumps(schema))
+    git(root, "add", "--all")
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+    git(root, *who, "commit", "--quiet", "--no-verify", "--message", "A change")
+
+
+def fields(*names: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
+
+
+def test_added_fields_and_events_pass(toy: Path) -> None:
+    commit(toy, Paid=fields("a"))
+    commit(toy, Paid=fields("a", "b"), Shipped=fields("a"))
+    assert len(list(changes(toy))) == 2
+    assert broken(toy) == []
+
+
+def test_a_break_is_found_however_long_ago_and_even_if_it_was_mended(toy: Path) -> None:
+    commit(toy, Paid=fields("a", "b"))
+    commit(toy, Paid=fields("a"))
+    commit(toy, Paid=fields("a", "b"))
+    (toy / "README.md").write_text("Another shop")
+    commit(toy)
+    assert [line.split(", in ")[0] for line in broken(toy)] == ["Paid.b: the field is gone"]
+
+
+def test_an_event_that_goes_or_takes_another_name_is_found(toy: Path) -> None:
+    commit(toy, Paid=fields("a"))
+    commit(toy, Paid=None, Payed=fields("a"))
+    assert [line.split(", in ")[0] for line in broken(toy)] == ["Paid: the event is gone"]
+
+
+def test_documents_that_come_from_another_folder_are_compared_from_there_on(toy: Path) -> None:
+    (toy / "elsewhere").mkdir()
+    (toy / "elsewhere" / f"Paid{documents.SUFFIX}").write_text(json.dumps(fields("a", "b")))
+    commit(toy)
+    (toy / FOLDER).rmdir()
+    (toy / "elsewhere").rename(toy / FOLDER)
+    commit(toy)
+    assert broken(toy) == []
+    commit(toy, Paid=fields("a"))
+    assert len(broken(toy)) == 1
+
+
+def test_a_shallow_clone_compares_what_it_has(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    commit(toy, Paid=fields("a", "b"))
+    commit(toy, Paid=fields("a"))
+    shallow = tmp_path_factory.mktemp("clones") / "shallow"
+    git(toy, "clone", "--quiet", "--depth=1", toy.as_uri(), str(shallow))
+    assert broken(shallow) == []
+    assert broken(toy)
+
+
+def test_an_archive_inside_another_repository_is_no_clone(toy: Path) -> None:
+    with pytest.raises(NoHistory, match="not a clone"):
+        clone(toy / "docs")
+
+
+def test_an_archive_alone_is_no_clone(tmp_path: Path) -> None:
+    with pytest.raises(NoHistory):
+        clone(tmp_path)
