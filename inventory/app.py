@@ -1,13 +1,12 @@
 """Wiring: the one file of the service that knows every other."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 from aiohttp import web as aio
 
 from inventory import consumer
 from inventory.config import Settings
-from shared import db, delivery, runtime, web
+from shared import delivery, runtime, web
 
 SETTINGS = aio.AppKey("SETTINGS", Settings)
 
@@ -22,15 +21,10 @@ def create_app(settings: Settings) -> aio.Application:
 
 async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
     settings, tasks = app[SETTINGS], app[runtime.TASKS]
-    async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            db.pool(settings.database_url, size=settings.pool_size, name="inventory")
-        )
-        wake = await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, "inventory"))
-        await stack.enter_async_context(
-            delivery.incoming(
-                tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake, also_lock=consumer.TURN
-            )
-        )
-        app[web.POOL] = pool
+    async with (
+        delivery.opened(app, settings, "inventory") as (pool, wake),
+        delivery.incoming(
+            tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake, also_lock=consumer.TURN
+        ),
+    ):
         yield

@@ -1,85 +1,214 @@
-"""HTTP in: the tutorial's API. Parse, call one use case, answer."""
+"""HTTP in: the tutorial's API below /v1/orders, and the shop's below /orders/. Parse, call one use case, answer."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 from aiohttp import web as aio
+from pydantic import BaseModel, Field, PlainSerializer, ValidationInfo, WithJsonSchema, model_validator
 
+from contracts.orders import CancelReason
 from orders import service, store
 from orders.domain import Order, Request, Status
 from orders.service import Placed
 from shared import db, errors, web
+from shared.fields import ANSWER, MAX_ID, QUERY, REQUEST, Cursor, Limit, Line, Seconds, Text
+from shared.operation import Access, caller, operation
 
 PLACE: aio.AppKey[Callable[[Request, float], Awaitable[Placed]]] = aio.AppKey("PLACE")
+SKU_OF: aio.AppKey[Callable[[int], Awaitable[str]]] = aio.AppKey("SKU_OF")
 UNDER_WAY: aio.AppKey["Counter[tuple[str, str | None]]"] = aio.AppKey("UNDER_WAY")
 READ: aio.AppKey[Callable[[int, float], Awaitable[Order]]] = aio.AppKey("READ")
 WAIT: aio.AppKey[Callable[[int, float], Awaitable[Order | None]]] = aio.AppKey("WAIT")
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 
-_KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
-_SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
-_LIMITS = {"userId": 128, "sku": 128, "note": 2000}
-_MAX_QUANTITY = 10_000
-_MAX_WAIT_SECONDS = 30
-_FILTERS = {"userId": "user_id", "status": "status", "sku": "sku"}
+Name = Annotated[str, Line(128)]
+Quantity = Annotated[int, Field(gt=0, le=10_000)]
+Note = Annotated[Text, Field(max_length=2000)]
+Second = Annotated[
+    datetime,
+    PlainSerializer(lambda at: at.strftime("%Y-%m-%dT%H:%M:%SZ")),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 routes = aio.RouteTableDef()
 
 
+class Wanted(BaseModel):
+    """An order as the tutorial asks for it; `userId` may be left out with a token, whose user it is."""
+
+    model_config = REQUEST
+
+    user_id: Annotated[Name, Field(alias="userId", validate_default=True)] = ""
+    sku: Name
+    quantity: Quantity
+    note: Note | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, sent: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        own = info.context["caller"].user_id if info.context else ""
+        quantity = sent.get("quantity")  # nothing is 0, in the seed's words
+        return {"userId": own} | sent | {"quantity": 0 if quantity is None else quantity}
+
+
+class Choice(BaseModel):
+    """An order as the shop's page asks for it."""
+
+    model_config = REQUEST
+
+    product_id: Annotated[int, Field(gt=0, le=MAX_ID)]
+    quantity: Quantity = 1
+    note: Note | None = None
+
+
+class Accepted(BaseModel):
+    """The order is durable, and PENDING."""
+
+    id: int
+
+
+class Shown(BaseModel):
+    """An order as it stands; CANCELLED has a reason."""
+
+    model_config = ANSWER
+
+    id: int
+    user_id: Annotated[str, Field(alias="userId")]
+    note: str
+    status: Status
+    sku: str
+    quantity: int
+    created_at: Annotated[Second, Field(alias="createdAt")]
+    reason: Annotated[CancelReason | None, Field(exclude_if=lambda reason: reason is None)] = None
+
+    @classmethod
+    def of(cls, order: Order) -> "Shown":
+        """Show what outsiders may know of it."""
+        return cls(
+            id=order.id,
+            user_id=order.user_id,
+            note=order.note,
+            status=order.status,
+            sku=order.sku,
+            quantity=order.quantity,
+            created_at=order.created_at,
+            reason=order.reason if order.status is Status.CANCELLED else None,
+        )
+
+
+class Page(BaseModel):
+    """Orders, newest first; `next_cursor` is where the next page begins, or null."""
+
+    orders: list[Shown]
+    next_cursor: str | None
+
+
+class Filters(BaseModel):
+    """Which orders to list; a user sees their own only."""
+
+    model_config = QUERY
+
+    user_id: Annotated[Text | None, Field(alias="userId")] = None
+    status: Status | None = None
+    sku: Text | None = None
+    limit: Limit = 20
+    cursor: Cursor = MAX_ID
+
+    def columns(self) -> dict[str, str]:
+        """Give the columns that must have a value, with it."""
+        wanted = {"user_id": self.user_id, "status": self.status, "sku": self.sku}
+        return {column: value for column, value in wanted.items() if value is not None}
+
+
+class Patience(BaseModel):
+    """How long to wait for an order to become final."""
+
+    model_config = QUERY
+
+    wait: Annotated[float, Seconds(30)] = 0.0
+
+
+_PLACED = {"Location": "Where the order is.", "Idempotent-Replayed": "`true` if an earlier request placed it."}
+
+
 @routes.post("/v1/orders")
-async def create(request: aio.Request) -> aio.Response:
+@operation(Access.TRUSTED, {202: Accepted}, body=Wanted, idempotent=True, problems=[403], headers=_PLACED)
+async def create(request: aio.Request, wanted: Wanted) -> aio.Response:
     """Accept an order; it is durable, with its event, when the answer is sent."""
-    wanted = _parse(await web.body(request))
-    wanted.idempotency_key = _key(request)
-    wanted.trace = web.trace_of(request)
-    placed = await _place(request, wanted)
-    headers = {"Location": f"/v1/orders/{placed.order_id}"}
-    if placed.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return web.json({"id": placed.order_id}, 202, **headers)
+    by = caller(request)
+    if by.user_id and wanted.user_id != by.user_id:
+        raise errors.Forbidden("userId must be your own")
+    return await _accept(request, "/v1/orders", wanted.user_id, wanted.sku, wanted)
+
+
+@routes.post("/orders/")
+@operation(Access.USER, {202: Accepted}, body=Choice, idempotent=True, problems=[404], headers=_PLACED)
+async def choose(request: aio.Request, choice: Choice) -> aio.Response:
+    """Accept an order for a product of the catalogue; it is durable, with its event, when the answer is sent."""
+    sku = await web.within(request.app[SKU_OF](choice.product_id), web.seconds_left(request))
+    return await _accept(request, "/orders", caller(request).user_id, sku, choice)
 
 
 @routes.get("/v1/orders/{id}")
-async def get(request: aio.Request) -> aio.Response:
+@operation(Access.TRUSTED, {200: Shown}, query=Patience)
+async def get(request: aio.Request, patience: Patience) -> aio.Response:
     """Show an order, at once or, with `?wait=`, as soon as it is final."""
-    order_id = web.path_id(request)
-    seconds = _wait(request)
+    order_id, seconds = web.path_id(request), patience.wait
     until = time.monotonic() + seconds + web.seconds_left(request)
-    order = await _read(request, order_id, web.seconds_left(request))
+    order = _visible(request, await _read(request, order_id, web.seconds_left(request)))
     if seconds and order.status is Status.PENDING:
         final = await request.app[WAIT](order_id, seconds)
         order = final or await _read(request, order_id, until - time.monotonic())
-    return web.json(_shown(order))
+    return web.json(Shown.of(order))
 
 
 @routes.get("/v1/orders")
-@web.bounded
-async def index(request: aio.Request) -> aio.Response:
-    """List orders, newest first, a page at a time."""
-    filters = {column: _filter(request, name) for name, column in _FILTERS.items() if name in request.query}
-    if filters.get("status", Status.PENDING) not in set(Status):
-        raise errors.Invalid("status must be PENDING, CONFIRMED or CANCELLED")
-    limit = web.query_integer(request, "limit", default=20, most=100)
-    before = web.query_integer(request, "cursor", default=2**63 - 1, most=2**63 - 1)
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        orders = await store.page(conn, filters, before, limit + 1)
-    more = len(orders) > limit
-    shown = [_shown(order) for order in orders[:limit]]
-    return web.json({"orders": shown, "next_cursor": str(shown[-1]["id"]) if more else None})
+@operation(Access.TRUSTED, {200: Page}, query=Filters, problems=[403])
+async def index(request: aio.Request, filters: Filters) -> aio.Response:
+    """List orders, newest first, a page at a time: one's own, or all for an administrator."""
+    by, columns = caller(request), filters.columns()
+    if not by.may_see(columns.setdefault("user_id", by.user_id)):
+        raise errors.Forbidden("userId must be your own")
+    if by.is_admin and filters.user_id is None:
+        del columns["user_id"]
+    orders = await web.within(_page(request, columns, filters), web.seconds_left(request))
+    more = len(orders) > filters.limit
+    shown = [Shown.of(order) for order in orders[: filters.limit]]
+    return web.json(Page(orders=shown, next_cursor=str(shown[-1].id) if more else None))
 
 
 @routes.post("/v1/orders/{id}/cancel")
-@web.bounded
+@operation(Access.TRUSTED, {202: Shown}, problems=[409])
 async def cancel(request: aio.Request) -> aio.Response:
     """Cancel an order that is not final."""
     order_id = web.path_id(request)
-    async with db.transaction(request.app[web.POOL]) as conn:
-        order = await service.cancel(conn, order_id)
+
+    async def work() -> Order:
+        async with db.transaction(request.app[web.POOL]) as conn:
+            return await service.cancel(conn, order_id, caller(request).may_see)
+
+    order = await web.within(work(), web.seconds_left(request))
     request.app[COMMITTED]()
-    return web.json(_shown(order), 202)
+    return web.json(Shown.of(order), 202)
+
+
+routes.get("/orders/{id}")(get)
+routes.get("/orders/")(index)
+routes.post("/orders/{id}/cancel")(cancel)
+
+
+async def _accept(request: aio.Request, path: str, user_id: str, sku: str, asked: Wanted | Choice) -> aio.Response:
+    wanted = Request(user_id, sku, asked.quantity, asked.note or "")
+    wanted.idempotency_key = web.idempotency_key(request)
+    wanted.trace = web.trace_of(request)
+    placed = await _place(request, wanted)
+    headers = {"Location": f"{path}/{placed.order_id}"}
+    if placed.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return web.json({"id": placed.order_id}, 202, **headers)
 
 
 async def _place(request: aio.Request, wanted: Request) -> Placed:
@@ -107,54 +236,13 @@ async def _read(request: aio.Request, order_id: int, seconds: float) -> Order:
         raise errors.Unavailable("db error") from None  # reading has no outcome that could be unknown
 
 
-def _parse(data: dict[str, Any]) -> Request:
-    user_id, sku = web.text(data.get("userId")).strip(), web.text(data.get("sku")).strip()
-    quantity, note = web.integer(data.get("quantity")), web.text(data.get("note"))
-    if not user_id:
-        raise errors.Invalid("userId is required")
-    if not sku:
-        raise errors.Invalid("sku is required")
-    if quantity <= 0:
-        raise errors.Invalid("quantity must be > 0")
-    if quantity > _MAX_QUANTITY:
-        raise errors.Invalid(f"quantity must be at most {_MAX_QUANTITY}")
-    for name, value in (("userId", user_id), ("sku", sku), ("note", note)):
-        if len(value) > _LIMITS[name]:
-            raise errors.Invalid(f"{name} must have at most {_LIMITS[name]} characters")
-    return Request(user_id, sku, quantity, note)
+async def _page(request: aio.Request, columns: dict[str, str], filters: Filters) -> list[Order]:
+    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
+        return await store.page(conn, columns, filters.cursor, filters.limit + 1)
 
 
-def _key(request: aio.Request) -> str | None:
-    keys = request.headers.getall("Idempotency-Key", [])
-    if not keys:
-        return None
-    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-        raise errors.Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters, once")
-    return keys[0]
-
-
-def _wait(request: aio.Request) -> float:
-    raw = request.query.get("wait", "0")
-    if not _SECONDS.fullmatch(raw) or float(raw) > _MAX_WAIT_SECONDS:
-        raise errors.Invalid(f"wait must be a number of seconds from 0 to {_MAX_WAIT_SECONDS}")
-    return float(raw)
-
-
-def _filter(request: aio.Request, name: str) -> str:
-    value = request.query[name]
-    if "\x00" in value:
-        raise errors.Invalid(f"{name} must not contain NUL")
-    return value
-
-
-def _shown(order: Order) -> dict[str, Any]:
-    shown = {
-        "id": order.id,
-        "userId": order.user_id,
-        "note": order.note,
-        "status": order.status,
-        "sku": order.sku,
-        "quantity": order.quantity,
-        "createdAt": order.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-    return shown | {"reason": order.reason} if order.status is Status.CANCELLED else shown
+def _visible(request: aio.Request, order: Order) -> Order:
+    """Give the order, if it is the caller's to see; another's does not exist for them. Raises `OrderNotFound`."""
+    if not caller(request).may_see(order.user_id):
+        raise service.OrderNotFound
+    return order

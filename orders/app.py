@@ -8,10 +8,12 @@ from aiohttp import web as aio
 
 from orders import api, consumer, service
 from orders.config import Settings
-from orders.service import Door
+from orders.service import Door, Skus
 from orders.worker import Sweeper, Waiters
-from shared import db, delivery, runtime, web
+from shared import delivery, openapi, operation, runtime, web
 from shared.batching import Batcher
+
+DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
 
 WAITERS = aio.AppKey("WAITERS", Waiters)
 SETTINGS = aio.AppKey("SETTINGS", Settings)
@@ -21,8 +23,10 @@ def create_app(settings: Settings) -> aio.Application:
     """Build the application; nothing is opened before it starts."""
     app = web.application()
     app[SETTINGS] = settings
+    app[operation.TOKEN_REQUIRED] = settings.require_token
     if "api" in settings.only:
         app.add_routes(api.routes)
+        openapi.serve(app, "orders", DESCRIPTION)
     app.cleanup_ctx.append(_lifespan)
     app.on_shutdown.append(_release_waiters)
     return app
@@ -31,8 +35,7 @@ def create_app(settings: Settings) -> aio.Application:
 async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
     settings, tasks = app[SETTINGS], app[runtime.TASKS]
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(db.pool(settings.database_url, size=settings.pool_size, name="orders"))
-        wake = await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, "orders"))
+        pool, wake = await stack.enter_async_context(delivery.opened(app, settings, "orders"))
         waiters = Waiters(pool)
 
         def committed() -> None:
@@ -57,8 +60,9 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
             stack.push_async_callback(tasks.start("door", door.run))
             reader = Batcher(settings.database_url, service.read, name="orders reader", workers=1)
             stack.push_async_callback(tasks.start("reader", reader.run))
-            app[api.PLACE], app[api.UNDER_WAY], app[api.READ] = door.submit, Counter(), reader.submit
-        app[web.POOL], app[WAITERS], app[api.WAIT], app[api.COMMITTED] = pool, waiters, waiters.wait, committed
+            app[api.UNDER_WAY] = Counter()
+            app[api.PLACE], app[api.READ], app[api.SKU_OF] = door.submit, reader.submit, Skus(pool).find
+        app[WAITERS], app[api.WAIT], app[api.COMMITTED] = waiters, waiters.wait, committed
         yield
 
 

@@ -16,5 +16,7 @@ class Settings(config.Settings):
     )
     relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Orders set out together: one wait here makes batches of every later step, which cost by the turn."""
+    require_token: bool = True
+    """False lets everybody who can reach this port place and see orders for anybody: for a port on loopback only."""
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

@@ -11,7 +11,7 @@ from contracts.products import ProductChanged, ProductCreated
 from orders import domain, store
 from orders.domain import Order, Product, Request, Status
 from shared import db, errors, events
-from shared.db import Connection
+from shared.db import Connection, Pool
 
 _ID_BLOCK = 64
 _CATALOGUE_SECONDS = 1.0
@@ -31,6 +31,33 @@ class Placed:
 
     order_id: int
     replayed: bool
+
+
+class ProductNotFound(errors.NotFound):
+    """The replica of the catalogue has no product with this id, or not yet."""
+
+    def __init__(self, product_id: int) -> None:
+        super().__init__(f"there is no product {product_id}")
+
+
+class Skus:
+    """Knows products by their ids, for those who choose by id; a product's sku never changes, so it is remembered."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._known: dict[int, str] = {}
+
+    async def find(self, product_id: int) -> str:
+        """Give the sku of a product. Raises `ProductNotFound`."""
+        if product_id not in self._known:
+            async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+                sku = await store.sku_of(conn, product_id)
+            if sku is None:
+                raise ProductNotFound(product_id)
+            if len(self._known) >= _CATALOGUE_SIZE:
+                self._known.clear()
+            self._known[product_id] = sku
+        return self._known[product_id]
 
 
 class Catalogue:
@@ -127,10 +154,15 @@ async def _finish(
         await store.finish(conn, changed, [events.encode(fact) for _, facts in changes for fact in facts])
 
 
-async def cancel(conn: Connection, order_id: int) -> Order:
-    """Cancel one order for its customer. Raises `OrderNotFound`, or `Conflict` when it is final for another reason."""
+async def cancel(conn: Connection, order_id: int, may_see: Callable[[str], bool]) -> Order:
+    """Cancel one order for who `may_see` its user's orders.
+
+    Raises `OrderNotFound`, or `Conflict` when it is final for another reason.
+    """
     await db.lock_keys(conn, [str(order_id)])
     order = await get(conn, order_id)
+    if not may_see(order.user_id):
+        raise OrderNotFound
     if order.status is Status.PENDING:
         await cancel_all(conn, {order_id: "cancelled_by_customer"})
     elif order.reason != "cancelled_by_customer":

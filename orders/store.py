@@ -131,6 +131,12 @@ async def products(conn: Connection, skus: Sequence[str]) -> dict[str, Product]:
     return {row["sku"]: Product(*row) for row in rows}
 
 
+async def sku_of(conn: Connection, product_id: int) -> str | None:
+    """Read the sku of a product of the replica."""
+    found: str | None = await conn.fetchval("select sku from products where product_id = $1", product_id)
+    return found
+
+
 async def replicate(conn: Connection, products: Sequence[Product]) -> None:
     """Take over lines of the catalogue that are newer than what is known; at most one per sku."""
     rows = [(p.sku, p.product_id, p.name, p.price_cents, p.currency, p.active, p.version) for p in products]

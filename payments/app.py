@@ -9,7 +9,7 @@ from payments import consumer
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
-from shared import db, delivery, runtime, web
+from shared import delivery, runtime, web
 
 SETTINGS = aio.AppKey("SETTINGS", Settings)
 
@@ -25,8 +25,7 @@ def create_app(settings: Settings) -> aio.Application:
 async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
     settings, tasks = app[SETTINGS], app[runtime.TASKS]
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(db.pool(settings.database_url, size=settings.pool_size, name="payments"))
-        wake = await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, "payments"))
+        pool, wake = await stack.enter_async_context(delivery.opened(app, settings, "payments"))
         calls_here = "worker" in settings.only
         limits = Limits(
             calls_at_once=settings.calls_at_once if calls_here else 0,
@@ -47,7 +46,6 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
         await stack.enter_async_context(
             delivery.incoming(tasks, settings, pool, "payments", consumer.TOPICS, handlers, committed)
         )
-        app[web.POOL] = pool
         yield
 
 

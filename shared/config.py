@@ -5,7 +5,7 @@ They are read once, from the environment, and a wrong one stops the process with
 
 import re
 import socket
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     event_loop: Literal["uvloop", "asyncio"] = "uvloop"
+    auth_jwks_url: Annotated[str, Field(pattern="^https?://")] = "http://127.0.0.1:8083/auth/jwks.json"
+    """Where the keys are published that access tokens are verified with."""
     pool_size: Annotated[int, Field(ge=2, le=100)] = 8
     door_workers: Annotated[int, Field(ge=1, le=16)] = 2
     """Connections that write grouped requests."""
@@ -46,8 +48,16 @@ class Settings(BaseSettings):
 
 def complaint(error: ValidationError) -> str:
     """One line per wrong variable, to be printed before the process ends."""
-    lines = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']} (is {_shown(e['input'])})" for e in error.errors()]
-    return "wrong setting: " + "; ".join(lines)
+    return "wrong setting: " + "; ".join(_sentence(e) for e in error.errors())
+
+
+def _sentence(error: Any) -> str:
+    name = ".".join(map(str, error["loc"])).upper()
+    if error["type"] == "missing":
+        return f"{name} must be set: it has no default, because whoever can guess it can do everything"
+    if "PASSWORD" in name:
+        return f"{name}: {error['msg']}"
+    return f"{name}: {error['msg']} (is {_shown(error['input'])})"
 
 
 def _shown(value: object) -> str:

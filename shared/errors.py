@@ -20,8 +20,20 @@ class NotFound(Fact):
     """There is no such thing, or the caller may not know of it."""
 
 
+class Unauthenticated(Fact):
+    """Nobody knows who the caller is: no token, or none that counts."""
+
+
 class Forbidden(Fact):
     """The caller is known and may not do this."""
+
+
+class TooMany(Fact):
+    """The caller has tried too often, and may again in `seconds`."""
+
+    def __init__(self, detail: str, seconds: int) -> None:
+        super().__init__(detail)
+        self.seconds = seconds
 
 
 class Conflict(Fact):

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -24,6 +24,8 @@ from pydantic import ValidationError
 from shared import config, logs
 
 log = structlog.get_logger()
+
+S = TypeVar("S", bound=config.Settings)
 
 LINGER_SECONDS = 0.3
 """How long connections that are kept alive may bring a last request, which is answered with `Connection: close`.
@@ -81,14 +83,19 @@ TASKS = web.AppKey("TASKS", Tasks)
 
 def run(create_app: Callable[[Any], web.Application], settings_type: type[config.Settings], service: str) -> None:
     """Run a service until SIGTERM or until one of its tasks ends; exits 0 in the first case, 1 in the second."""
-    try:
-        settings = settings_type(_cli_parse_args=True, _cli_prog_name=f"python -m {service}")
-    except ValidationError as error:
-        sys.exit(config.complaint(error))
+    settings = read(settings_type, service, sys.argv[1:])
     logs.configure(settings.log_level, service)
     factory = uvloop.new_event_loop if settings.event_loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         sys.exit(runner.run(_serve(create_app(settings), settings)))
+
+
+def read(settings_type: type[S], service: str, arguments: list[str]) -> S:
+    """Read the settings from the environment and the command line; a wrong one ends the process with a line."""
+    try:
+        return settings_type(_cli_parse_args=arguments, _cli_prog_name=f"python -m {service}")
+    except ValidationError as error:
+        sys.exit(config.complaint(error))
 
 
 async def _serve(app: web.Application, settings: config.Settings) -> int:

@@ -1,4 +1,4 @@
-"""HTTP: strict JSON in, problem+json out, one table from facts to statuses, and an answer within three seconds.
+"""HTTP: strict JSON in, problem+json out, and an answer within three seconds.
 
 What must stay true: nothing of an unexpected exception reaches the client, and every request is answered in time,
 whatever Postgres does: replies do not wait for a query to be cancelled, because a frozen server ignores that.
@@ -9,19 +9,21 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 import structlog
 from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
 
-from shared import db, errors, metrics
+from shared import db, errors, fields, metrics, problems
 from shared.runtime import TASKS, Tasks
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 
 POOL = web.AppKey("POOL", db.Pool)
 
@@ -32,81 +34,64 @@ MAX_BODY_BYTES = 64 * 1024
 _ANSWER_BY = web.RequestKey("answer_by", float)
 
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
+_KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 _TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
-
-# The one place that turns facts into HTTP: the status, and the problem type that clients can rely on.
-_STATUSES: dict[type[BaseException], tuple[int, str]] = {
-    errors.Invalid: (400, "invalid"),
-    errors.Forbidden: (403, "forbidden"),
-    errors.NotFound: (404, "not-found"),
-    errors.Conflict: (409, "conflict"),
-    errors.KeyReused: (422, "idempotency-key-reused"),
-    errors.OutcomeUnknown: (503, "outcome-unknown"),
-    errors.Refused: (503, "refused"),
-    errors.Unavailable: (503, "unavailable"),
-}
-
-
-def problem(status: int, type_: str, detail: str) -> web.Response:
-    """Build an RFC 9457 answer; those that may be repeated say when."""
-    body = {"type": f"/problems/{type_}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if type_ == "outcome-unknown":
-        body["advice"] = "repeat with the same Idempotency-Key"
-    headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return web.Response(
-        status=status, body=orjson.dumps(body), content_type="application/problem+json", headers=headers
-    )
 
 
 def json(value: object, status: int = 200, **headers: str) -> web.Response:
-    """Answer with JSON."""
-    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json", headers=headers)
+    """Answer with JSON: of a model, or of what orjson takes."""
+    text = value.model_dump_json() if isinstance(value, BaseModel) else orjson.dumps(value)
+    return web.Response(
+        status=status,
+        body=text if isinstance(text, bytes) else text.encode(),
+        content_type="application/json",
+        headers=headers,
+    )
 
 
-async def body(request: web.Request) -> dict[str, Any]:
-    """Read a JSON object; `null` counts as an empty one. Raises `Invalid` for everything else, within the deadline."""
+async def body(request: web.Request, model: type[Model], **context: object) -> Model:
+    """Read a JSON object, within the deadline; `null` counts as an empty one. Raises `Invalid` with the reason.
+
+    The model's validators are given `context`.
+    """
     try:
         async with asyncio.timeout(seconds_left(request)):
             value = orjson.loads(await request.read())
     except (orjson.JSONDecodeError, TimeoutError, ConnectionError, web.RequestPayloadError):  # the client's fault, all
-        raise errors.Invalid("invalid json") from None
+        raise errors.Invalid(fields.INVALID_JSON) from None
     if not isinstance(value, dict | None):
-        raise errors.Invalid("invalid json")
-    return value or {}
+        raise errors.Invalid(fields.INVALID_JSON)
+    try:
+        return model.model_validate(value or {}, context=context)
+    except ValidationError as error:
+        raise errors.Invalid(fields.sentence(error, in_json=True)) from None
 
 
-def text(value: object) -> str:
-    """Take a JSON string, or nothing, as text that Postgres can keep. Raises `Invalid`."""
-    if value is None:
-        return ""
-    if not isinstance(value, str) or "\x00" in value:
-        raise errors.Invalid("invalid json")
-    return value
+def query(request: web.Request, model: type[Model]) -> Model:
+    """Read the query; of a name that comes twice the first counts. Raises `Invalid` with the reason."""
+    found = {name: request.query[name] for name in request.query}
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise errors.Invalid(fields.sentence(error, in_json=False)) from None
 
 
-def integer(value: object) -> int:
-    """Take a JSON integer, or nothing, as an int: no 1.0, no true. Raises `Invalid`."""
-    if value is None:
-        return 0
-    if type(value) is not int:
-        raise errors.Invalid("invalid json")
-    return value
-
-
-def path_id(request: web.Request) -> int:
-    """Take the path's id: ASCII digits of a positive 64-bit integer. Raises `Invalid`."""
-    raw = request.match_info["id"]
-    if not _ID.fullmatch(raw) or not 0 < int(raw) < 2**63:
+def path_id(request: web.Request, name: str = "id") -> int:
+    """Take an id from the path: ASCII digits of a positive 64-bit integer. Raises `Invalid`."""
+    raw = request.match_info[name]
+    if not _ID.fullmatch(raw) or not 0 < int(raw) <= fields.MAX_ID:
         raise errors.Invalid("invalid id")
     return int(raw)
 
 
-def query_integer(request: web.Request, name: str, default: int, most: int) -> int:
-    """Take a positive integer from the query. Raises `Invalid`."""
-    raw = request.query.get(name, str(default))
-    if not _ID.fullmatch(raw) or not 0 < int(raw) <= most:
-        raise errors.Invalid(f"{name} must be an integer from 1 to {most}")
-    return int(raw)
+def idempotency_key(request: web.Request) -> str | None:
+    """Take the Idempotency-Key, if there is one. Raises `Invalid`."""
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise errors.Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters, once")
+    return keys[0]
 
 
 def trace_of(request: web.Request) -> str | None:
@@ -143,6 +128,10 @@ def bounded(handler: Handler) -> Handler:
     return wrapped
 
 
+def _request_id(request: web.Request) -> str:
+    return request.headers.get("X-Request-Id", "")[:64]
+
+
 @web.middleware
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn facts and surprises into problem+json, and time the answer."""
@@ -151,24 +140,21 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except errors.Fact as fact:
-        status, type_ = next(_STATUSES[kind] for kind in type(fact).__mro__ if kind in _STATUSES)
-        response = problem(status, type_, fact.detail)
+        response = problems.of_fact(fact)
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
-        response = problem(error.status, error.reason.lower().replace(" ", "-"), error.reason)
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
+        response = problems.of_http(error)
     except db.ERRORS as error:
         if not db.is_transient(error):
-            log.exception("request failed", path=request.path)
-            response = problem(500, "internal", "internal error")
+            log.exception("request failed", path=request.path, request_id=_request_id(request))
+            response = problems.response("internal", "internal error")
         else:
             log.warning("Postgres did not answer", path=request.path, error=repr(error))
-            response = problem(503, "unavailable", "db error")
+            response = problems.response("unavailable", "db error")
     except Exception:
-        log.exception("request failed", path=request.path)
-        response = problem(500, "internal", "internal error")
+        log.exception("request failed", path=request.path, request_id=_request_id(request))
+        response = problems.response("internal", "internal error")
     if request.app[TASKS].draining:
         response.force_close()
     resource = request.match_info.route.resource
@@ -193,7 +179,7 @@ def application() -> web.Application:
     async def readyz(request: web.Request) -> web.Response:
         draining = request.app[TASKS].draining
         if draining:
-            return problem(503, "unavailable", "draining")
+            return problems.response("unavailable", "draining")
         await request.app[POOL].fetchval("select 1")
         return web.Response(text="ok")
 
@@ -204,4 +190,6 @@ def application() -> web.Application:
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", bounded(readyz))
     app.router.add_get("/metrics", exposition)
+    app.router.add_get(problems.PATH, problems.show)
+    app.router.add_get(problems.PATH + "{name}", problems.show)
     return app

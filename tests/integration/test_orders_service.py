@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ from orders.worker import Sweeper
 from shared import db, errors
 
 ROUNDS = 200
+
+
+def anybodys(_: str) -> bool:
+    return True
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ async def race(pool: Pool, ids: list[int]) -> None:
     async def cancel(order_id: int) -> None:
         try:
             async with db.transaction(pool) as conn:
-                await service.cancel(conn, order_id)
+                await service.cancel(conn, order_id, anybodys)
         except errors.Conflict:
             pass
 
@@ -186,7 +191,7 @@ async def test_handlers_say_which_events_are_of_unknown_orders(pool: Pool) -> No
 
 
 async def test_what_does_not_exist_can_neither_be_shown_nor_cancelled(pool: Pool) -> None:
-    for use_case in (service.get, service.cancel):
+    for use_case in (service.get, partial(service.cancel, may_see=anybodys)):
         with pytest.raises(OrderNotFound):
             async with db.transaction(pool) as conn:
                 await use_case(conn, 404)

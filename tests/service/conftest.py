@@ -1,7 +1,8 @@
-"""The orders service over HTTP: only its door, or the whole of it, on a database of a test's or a module's own."""
+"""Services over HTTP: only their doors, or the whole of them, on a database of a test's or a module's own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +12,9 @@ import pytest_asyncio
 from aiohttp import TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from orders.app import create_app
-from orders.config import Settings
+from local import ports
 from tests.conftest import Database
+from tests.tokens import Mint, publishing
 
 NO_KAFKA = "127.0.0.1:9"
 
@@ -29,25 +30,61 @@ class Production(TestServer):
 
 
 @asynccontextmanager
-async def serving(database_url: str, **changes: Any) -> AsyncIterator[Client]:
-    """Run the orders service on a port of its own; only its door, unless `changes` say otherwise."""
-    settings = Settings(
-        **{"database_url": database_url, "only": ["api"], "kafka_bootstrap_servers": NO_KAFKA} | changes
-    )
+async def serving(service: str, database_url: str, **changes: Any) -> AsyncIterator[Client]:
+    """Run a service on a port of its own; only its door, unless `changes` of its settings say otherwise."""
+    app, config = import_module(f"{service}.app"), import_module(f"{service}.config")
+    port = ports.free_block(1)
+    chosen = {"database_url": database_url, "only": ["api"], "kafka_bootstrap_servers": NO_KAFKA}
+    if service == "auth":
+        keys = f"http://127.0.0.1:{port}/auth/jwks.json"
+        chosen |= {"admin_password": "password", "only": ["api", "worker"], "auth_jwks_url": keys}
+    settings = config.Settings(**chosen | changes)
     unlimited = TCPConnector(limit=0)  # with the default of 100, requests would wait in the client
-    async with TestClient(Production(create_app(settings)), connector=unlimited) as client:
+    async with TestClient(Production(app.create_app(settings), port=port), connector=unlimited) as client:
         yield client
+
+
+@asynccontextmanager
+async def made_from(template: Database) -> AsyncIterator[Database]:
+    """Yield a database with everything that a migrated and seeded one has."""
+    made = Database(f"module_{uuid4().hex[:12]}", template.port)
+    conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
+    await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
+    yield made
+    await conn.execute(f"drop database {made.name} with (force)")
+    await conn.close()
+
+
+@pytest.fixture
+def mint() -> Mint:
+    """Makes the tokens that `serve` accepts."""
+    return Mint()
+
+
+@pytest.fixture
+async def serve(database: Database, mint: Mint) -> AsyncIterator[Serve]:
+    """Start services on the test's database: `client = await serve("products")`; they accept the mint's tokens."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(publishing(mint))
+
+        async def start(service: str, **changes: Any) -> Client:
+            keys = {} if service == "auth" else {"auth_jwks_url": url}
+            return await stack.enter_async_context(serving(service, database.url_for(service), **changes | keys))
+
+        yield start
 
 
 @pytest.fixture
 async def serve_orders(database: Database) -> AsyncIterator[Serve]:
-    """Start instances of the service on the test's database: `client = await serve_orders(only=["api", "worker"])`."""
+    """Start orders without tokens on the test's database: `client = await serve_orders(only=["api", "worker"])`."""
     async with AsyncExitStack() as stack:
 
-        async def serve(**changes: Any) -> Client:
-            return await stack.enter_async_context(serving(database.url_for("orders"), **changes))
+        async def start(**changes: Any) -> Client:
+            return await stack.enter_async_context(
+                serving("orders", database.url_for("orders"), **{"require_token": False} | changes)
+            )
 
-        yield serve
+        yield start
 
 
 @pytest.fixture
@@ -59,10 +96,5 @@ async def orders(serve_orders: Serve) -> Client:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def orders_for_all(template: Database) -> AsyncIterator[Client]:
     """The door on one database for a whole module, for tables of cases that do not care what others left behind."""
-    made = Database(f"module_{uuid4().hex[:12]}", template.port)
-    conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
-    await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
-    async with serving(made.url_for("orders")) as client:
+    async with made_from(template) as made, serving("orders", made.url_for("orders"), require_token=False) as client:
         yield client
-    await conn.execute(f"drop database {made.name} with (force)")
-    await conn.close()

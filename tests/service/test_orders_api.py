@@ -89,7 +89,6 @@ async def test_the_service_says_how_it_is(orders_for_all: Any, path: str) -> Non
 
 @ON_ONE
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
-@pytest.mark.xfail(strict=True, reason="not served yet")
 async def test_the_service_describes_itself(orders_for_all: Any, path: str) -> None:
     assert (await orders_for_all.get(path)).status == 200
 

@@ -125,13 +125,17 @@ ODD = {
     "gzip": request(sized(gzip.compress(BODY)), "Content-Encoding: gzip", body=gzip.compress(BODY)),
     "high bytes in a header": request("X-A: \xff\xfe", sized()),
     "upgrade": request("Connection: upgrade", "Upgrade: websocket", sized()),
-    "duplicate Authorization": request("Authorization: a", "Authorization: b", sized()),
 }
 
 
 @pytest.mark.parametrize("sent", ODD.values(), ids=ODD)
 async def test_what_is_odd_but_http_is_served(orders_for_all: Any, sent: bytes) -> None:
     assert status(await exchange(orders_for_all, sent)) == 202
+
+
+async def test_authorization_that_comes_twice_is_none(orders_for_all: Any) -> None:
+    sent = request("Authorization: Bearer a", "Authorization: Bearer b", sized())
+    assert status(await exchange(orders_for_all, sent)) == 401
 
 
 async def test_a_thousand_headers_are_read_or_refused(orders_for_all: Any) -> None:

@@ -1,0 +1,136 @@
+"""What requests are made of, as pydantic types, and the sentence that says what does not fit.
+
+What must stay true: a type says to readers of the OpenAPI document just what it takes: no 1.0 and no true for an
+integer, no NUL that Postgres could not keep, ASCII digits only.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+REQUEST = ConfigDict(strict=True, frozen=True)
+"""For bodies: no conversions, and unknown fields are ignored."""
+QUERY = ConfigDict(frozen=True)
+ANSWER = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
+
+MAX_ID = 2**63 - 1
+INVALID_JSON = "invalid json"
+
+_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_WITHOUT_NUL = "^[^\\u0000]*$"
+_NOT_BLANK = "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul", "must not contain NUL")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra={"pattern": _WITHOUT_NUL})]
+"""A text that Postgres can keep."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """`Annotated[str, Line(128)]` is a text of 1 to 128 characters, trimmed before they are counted."""
+
+    most: int
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Trim, then count."""
+        return core_schema.no_info_after_validator_function(self._read, handler(str))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Say so."""
+        return {"type": "string", "minLength": 1, "maxLength": self.most, "pattern": _NOT_BLANK}
+
+    def _read(self, value: str) -> str:
+        line = _no_nul(value).strip()
+        if not line:
+            raise PydanticCustomError("required", "is required")
+        if len(line) > self.most:
+            raise PydanticCustomError("too_long", f"must have at most {self.most} characters")
+        return line
+
+
+@dataclass(frozen=True)
+class Digits:
+    """`Annotated[int, Digits(1, 100)]` is an integer in that range as a query has it: in ASCII digits."""
+
+    least: int
+    most: int
+
+    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        """Read digits, and nothing else that Python would take for an integer."""
+        return core_schema.no_info_before_validator_function(
+            self._read, core_schema.int_schema(ge=self.least, le=self.most)
+        )
+
+    def _read(self, value: Any) -> int:
+        if not _DIGITS.fullmatch(str(value)) or not self.least <= int(value) <= self.most:
+            raise PydanticCustomError("digits", f"must be an integer from {self.least} to {self.most}")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """`Annotated[float, Seconds(30)]` is a number of seconds up to that, as a query has it: to the millisecond."""
+
+    most: int
+
+    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        """Read digits, with a point if need be, and nothing else that Python would take for a float."""
+        return core_schema.no_info_before_validator_function(self._read, core_schema.float_schema())
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Say so; a number would include 1e-05."""
+        return {
+            "type": "string",
+            "pattern": r"^0*[0-9](\.[0-9]{1,3})?$",
+            "description": f"seconds, at most {self.most}",
+        }
+
+    def _read(self, value: Any) -> float:
+        if not _SECONDS.fullmatch(str(value)) or float(value) > self.most:
+            raise PydanticCustomError("seconds", f"must be a number of seconds from 0 to {self.most}")
+        return float(value)
+
+
+Cursor = Annotated[int, Digits(1, MAX_ID)]
+Limit = Annotated[int, Digits(1, 100)]
+
+
+def sentence(error: ValidationError, *, in_json: bool) -> str:
+    """Say what is wrong: the first field that is, or that some JSON is not of the right kind at all."""
+    found = error.errors(include_url=False)
+    if in_json and any(e["type"] in _WRONG_KIND and e["input"] is not None for e in found):
+        return INVALID_JSON
+    first = found[0]
+    return f"{'.'.join(map(str, first['loc']))} {_claim(first)}"
+
+
+_WRONG_KIND = {"string_type", "int_type", "bool_type", "list_type", "dict_type", "model_type", "nul"}
+
+
+_CLAIMS = {
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+}
+
+
+def _claim(error: Any) -> str:
+    if error["type"] == "missing" or error["input"] is None:
+        return "is required"
+    claim = _CLAIMS.get(error["type"])
+    return claim.format(**error["ctx"]).replace("'", "") if claim else str(error["msg"])

@@ -1,0 +1,187 @@
+"""OpenAPI 3.1, from the operations that a service serves and the models that read and write its JSON, and Swagger UI.
+
+What must stay true: nothing is described that was not declared by the code that runs; see `shared/operation.py`.
+"""
+
+import re
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from aiohttp import web as aio
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from shared import problems
+from shared.fields import MAX_ID
+from shared.operation import Access, Operation, declared
+
+SWAGGER = Path(__file__).parent / "swagger"
+_ASSETS = ("swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "swagger-ui.css", "start.js", "favicon-32x32.png")
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_IN: Literal["validation"] = "validation"
+_OUT: Literal["serialization"] = "serialization"
+_REF = "#/components/schemas/{model}"
+_JSON = "application/json"
+_SECURITY = [{"accessToken": list[str]()}]
+_ACCESS_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "The token that POST /auth/login answers with.",
+}
+_PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457; every type is explained at its own path.",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "enum": [problems.PATH + problem.name for problem in problems.ALL]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "advice": {"type": "string"},
+    },
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A request with the same key and body is done once, and answered the same each time.",
+    "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+}
+
+
+def document(app: aio.Application, name: str, description: str) -> dict[str, Any]:
+    """Describe all operations of an application; deterministic, so that a committed copy can be compared."""
+    found = list(_operations(app))
+    models = {model for _, _, op in found for model in (op.body, op.query) if model}
+    answers = {model for _, _, op in found for model in op.answers.values() if model}
+    inputs = [(model, _IN) for model in sorted(models, key=lambda m: m.__name__)]
+    outputs = [(model, _OUT) for model in sorted(answers, key=lambda m: m.__name__)]
+    refs, definitions = models_json_schema([*inputs, *outputs], ref_template=_REF)
+    paths: dict[str, Any] = {}
+    for path, method, op in found:
+        paths.setdefault(path, {})[method] = _described(name, path, method, op, refs)
+    schemas = {**definitions.get("$defs", {}), "Problem": _PROBLEM}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"QuickBite {name}", "version": "1", "description": description},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": description}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "securitySchemes": {"accessToken": _ACCESS_TOKEN},
+            "schemas": dict(sorted(schemas.items())),
+        },
+    }
+
+
+def serve(app: aio.Application, name: str, description: str) -> None:
+    """Serve the document at `/openapi.json`, and Swagger UI over it at `/docs`; to be called after all routes."""
+    text = orjson.dumps(document(app, name, description))
+    index = (SWAGGER / "index.html").read_text()
+
+    async def openapi(_: aio.Request) -> aio.Response:
+        return aio.Response(body=text, content_type=_JSON)
+
+    async def documents(_: aio.Request) -> aio.Response:
+        return aio.json_response([{"name": name, "url": "/openapi.json"}])
+
+    async def docs(_: aio.Request) -> aio.Response:
+        headers = {"Content-Security-Policy": CONTENT_POLICY, "X-Content-Type-Options": "nosniff"}
+        return aio.Response(text=index, content_type="text/html", headers=headers)
+
+    async def asset(request: aio.Request) -> aio.FileResponse:
+        return aio.FileResponse(SWAGGER / request.match_info["file"])
+
+    app.router.add_get("/openapi.json", openapi)
+    app.router.add_get("/docs", docs)
+    app.router.add_get("/docs/documents.json", documents)
+    app.router.add_get("/docs/{file:" + "|".join(map(re.escape, _ASSETS)) + "}", asset)
+
+
+def _operations(app: aio.Application) -> Iterator[tuple[str, str, Operation]]:
+    for route in app.router.routes():
+        found = declared(route.handler)
+        if found and route.resource and route.method != "HEAD":
+            yield route.resource.canonical, route.method.lower(), found
+
+
+def _described(name: str, path: str, method: str, op: Operation, refs: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "operationId": f"{method}{re.sub('[^A-Za-z0-9]+', '_', path)}".rstrip("_"),
+        "summary": op.summary,
+        "description": f"For {op.access.value}.",
+        "tags": [name],
+        "security": [] if op.access is Access.PUBLIC else _SECURITY,
+        "parameters": [*_path_parameters(path), *_query_parameters(op.query)],
+        "responses": _answers(op, refs) | {str(status): _problem(status) for status in _problems(path, op)},
+    }
+    if op.idempotent:
+        shown["parameters"].append(_IDEMPOTENCY_KEY)
+    if op.body:
+        content = {_JSON: {"schema": refs[op.body, _IN]}}
+        shown["requestBody"] = {"required": True, "content": content}
+    return shown
+
+
+def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
+    """Describe what is in braces: what is called an id is one, and anything else is a text."""
+    for placeholder in re.findall(r"{(\w+)}", path):
+        schema: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000/]+$"}
+        if placeholder.endswith("id"):
+            schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+        yield {"name": placeholder, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(model: type[BaseModel] | None) -> Iterator[dict[str, Any]]:
+    schema = model.model_json_schema(by_alias=True) if model else {}
+    for name, described in schema.get("properties", {}).items():
+        found = {key: value for key, value in described.items() if key != "title"}
+        variants = [one for one in found.pop("anyOf", []) if one != {"type": "null"}]  # absent, which nobody can write
+        found |= variants[0] if variants else {}
+        if found.get("default", 0) is None:
+            del found["default"]
+        yield {"name": name, "in": "query", "schema": found}
+
+
+def _answers(op: Operation, refs: Any) -> dict[str, Any]:
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in op.headers.items()}
+    found: dict[str, Any] = {}
+    for status, model in op.answers.items():
+        answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+        if model:
+            answer["content"] = {_JSON: {"schema": refs[model, _OUT]}}
+        if headers:
+            answer["headers"] = headers
+        found[str(status)] = answer
+    return found
+
+
+def _problems(path: str, op: Operation) -> list[int]:
+    """List what may go wrong: what the declaration implies, what it adds, and what may happen to any request."""
+    found = {400, 429, 503, *op.problems}
+    if op.access is not Access.PUBLIC:
+        found.add(401)
+    if op.access is Access.ADMIN:
+        found.add(403)
+    if op.body:
+        found |= {408, 413}
+    if "{" in path:
+        found.add(404)
+    if op.idempotent:
+        found |= {409, 422}
+    return sorted(found)
+
+
+def _problem(status: int) -> dict[str, Any]:
+    names = [problem for problem in problems.ALL if problem.status == status]
+    return {
+        "description": " ".join(f"`{problem.name}`: {problem.means}" for problem in names),
+        "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
+    }

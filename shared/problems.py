@@ -1,0 +1,138 @@
+"""The problem types of RFC 9457 that clients can rely on: the status of each, what it means, and what to do then.
+
+What must stay true: `type` is what a client may look at; `detail` is a sentence for people. The gateway answers in
+the same words for what it refuses itself, see `gateway/nginx.conf`.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+
+from shared import errors
+
+CONTENT_TYPE = "application/problem+json"
+PATH = "/problems/"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One type; `retry` says whether the same request may go well later."""
+
+    name: str
+    status: int
+    means: str
+    advice: str
+    retry: bool = False
+
+    @property
+    def title(self) -> str:
+        """The status in words."""
+        return HTTPStatus(self.status).phrase
+
+    def text(self) -> str:
+        """Tell all of it, for people."""
+        return f"{self.name} ({self.status} {self.title})\n\n{self.means}\n\nWhat to do: {self.advice}\n"
+
+
+_REPEAT = "Repeat the same request after `Retry-After` seconds."
+
+ALL = (
+    Problem("invalid", 400, "The request cannot be understood; `detail` names what is wrong.", "Mend it."),
+    Problem(
+        "unauthenticated",
+        401,
+        "There is no access token, or none that counts: it has expired, or was not made by this shop.",
+        "Log in at POST /auth/login, or refresh at POST /auth/refresh, and send `Authorization: Bearer <token>`.",
+    ),
+    Problem("forbidden", 403, "The caller is known and may not do this.", "Ask an administrator."),
+    Problem(
+        "not-found", 404, "There is no such thing, or the caller may not know of it.", "Look at the path and the id."
+    ),
+    Problem("method-not-allowed", 405, "The path has no such verb.", "`Allow` lists those that it has."),
+    Problem("request-timeout", 408, "The request did not arrive in time.", "Send it faster.", retry=True),
+    Problem(
+        "conflict", 409, "The thing is not in a state that allows this, or is there already.", "Read how it stands."
+    ),
+    Problem("length-required", 411, "The body has no length.", "Send `Content-Length`, or chunks."),
+    Problem("payload-too-large", 413, "The body is larger than 64 KiB.", "Send less."),
+    Problem("uri-too-long", 414, "The path and query are longer than 8 KiB.", "Send less."),
+    Problem("expectation-failed", 417, "`Expect` asks for something else than 100-continue.", "Leave it out."),
+    Problem(
+        "idempotency-key-reused",
+        422,
+        "The Idempotency-Key came before with another body.",
+        "Choose a new key for a new request.",
+    ),
+    Problem("too-many-requests", 429, "The caller, or their address, asks too often.", _REPEAT, retry=True),
+    Problem("header-too-large", 431, "A header is larger than 8 KiB, or all are larger than 32 KiB.", "Send less."),
+    Problem(
+        "internal", 500, "A defect of the service. Nothing is said of it here; its log has it.", "Report X-Request-Id."
+    ),
+    Problem("not-implemented", 501, "The gateway does not know this verb.", "Use another."),
+    Problem("unavailable", 503, "The service, or its database, cannot be asked right now.", _REPEAT, retry=True),
+    Problem("refused", 503, "Nothing was done and nothing will be.", _REPEAT, retry=True),
+    Problem(
+        "outcome-unknown",
+        503,
+        "No answer came in time: the request may have been done, or not.",
+        "Repeat it with the same Idempotency-Key; without one, look first.",
+        retry=True,
+    ),
+    Problem("http-version-not-supported", 505, "The gateway speaks HTTP/1.0 and HTTP/1.1.", "Use one of them."),
+)
+BY_NAME = {problem.name: problem for problem in ALL}
+BY_STATUS = {problem.status: problem for problem in reversed(ALL)}
+
+# The one place that turns facts into HTTP.
+_FACTS: dict[type[BaseException], str] = {
+    errors.Invalid: "invalid",
+    errors.Unauthenticated: "unauthenticated",
+    errors.Forbidden: "forbidden",
+    errors.NotFound: "not-found",
+    errors.Conflict: "conflict",
+    errors.KeyReused: "idempotency-key-reused",
+    errors.TooMany: "too-many-requests",
+    errors.OutcomeUnknown: "outcome-unknown",
+    errors.Refused: "refused",
+    errors.Unavailable: "unavailable",
+}
+
+
+def response(name: str, detail: str, retry_after: int = 1) -> web.Response:
+    """Answer with a problem; one that may be repeated says when."""
+    problem = BY_NAME[name]
+    body = {"type": PATH + name, "title": problem.title, "status": problem.status, "detail": detail}
+    headers = {}
+    if name == "outcome-unknown":
+        body["advice"] = "repeat with the same Idempotency-Key"
+    if problem.retry:
+        headers["Retry-After"] = str(retry_after)
+    if name == "unauthenticated":
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(status=problem.status, body=orjson.dumps(body), content_type=CONTENT_TYPE, headers=headers)
+
+
+def of_fact(fact: errors.Fact) -> web.Response:
+    """Answer with what a service has found to be so."""
+    name = next(_FACTS[kind] for kind in type(fact).__mro__ if kind in _FACTS)
+    return response(name, fact.detail, fact.seconds if isinstance(fact, errors.TooMany) else 1)
+
+
+def of_http(error: web.HTTPException) -> web.Response:
+    """Answer with what aiohttp has found in a request."""
+    known = BY_STATUS.get(error.status)
+    answer = response(known.name if known else "invalid", error.reason)
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
+
+
+async def show(request: web.Request) -> web.Response:
+    """Serve what a problem's `type` points to, for people: one of them, or all."""
+    name = request.match_info.get("name", "")
+    if name and name not in BY_NAME:
+        raise errors.NotFound("there is no such problem type")
+    chosen = [BY_NAME[name]] if name else ALL
+    return web.Response(text="\n\n".join(problem.text() for problem in chosen))
