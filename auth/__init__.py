@@ -1,0 +1,1 @@
+"""Auth: who may log in, who is logged in, and the keys that sign what proves it."""
