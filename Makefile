@@ -8,10 +8,10 @@ DEV := @$(PYTHON) local/bootstrap.py dev
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down reset ps logs events psql test lint check bench lock format
+.PHONY: help up down reset ps logs demo rotate-keys events psql test lint check bench docs lock format
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## Start the whole stack; it is ready when this returns
 	@$(ON_STACK)
@@ -26,6 +26,12 @@ ps: ## Show what runs
 	@$(ON_STACK)
 
 logs: ## Follow the logs, of one process with NAME=orders
+	@$(ON_STACK)
+
+demo: ## Place three orders through the gateway and show each one's way, event by event
+	@$(ON_STACK)
+
+rotate-keys: ## Have auth sign tokens with a new key from soon on
 	@$(ON_STACK)
 
 events: ## Show every event from the beginning, in Kafka's own console consumer
@@ -51,6 +57,11 @@ bench: ## Run the benchmarks, one of them with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
+docs: ## Write docs/openapi, docs/events, docs/asyncapi.json and docs/problems.md from the code
+	$(DEV)
+	@$(RUN) contracts.documents
+	@$(RUN) local.documents
+
 format: ## Format the code and mend what can be mended
 	$(DEV)
 	@$(RUN) ruff format .
@@ -71,18 +82,23 @@ down-local = $(LOCAL) down
 reset-local = $(LOCAL) reset
 ps-local = $(LOCAL) ps
 logs-local = $(LOCAL) logs -f $(NAME)
+demo-local = $(LOCAL) demo
+rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
 
 define WELCOME
 
   orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders
-  gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)
+  gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(or $(ADMIN_PASSWORD),password))
+  the API  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/docs
 
 Place an order, and see what becomes of it:
 
   curl -s http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders -H 'content-type: application/json' -d '{"userId":"u1","sku":"burger","quantity":2}'
   curl -s 'http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders/1?wait=10'
+
+Or have it shown, event by event: make demo
 
 endef
 export WELCOME
@@ -91,6 +107,8 @@ down-compose = docker compose down
 reset-compose = docker compose down --volumes
 ps-compose = docker compose ps
 logs-compose = docker compose logs --follow --tail 50 $(NAME)
+demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo
+rotate-keys-compose = docker compose exec auth python -m auth rotate-keys
 events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\
 	$(addsuffix =true,timestamp partition offset key headers))

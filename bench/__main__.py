@@ -8,7 +8,7 @@ import typer
 from bench import servers
 
 # name: partitions of a topic; the shop runs with 4, as the local stack does
-BENCHMARKS = {"create": 4, "http": 4, "relay": 12, "consumer": 12, "saga": 4, "latency": 4}
+BENCHMARKS = {"create": 4, "http": 4, "gateway": 4, "relay": 12, "consumer": 12, "saga": 4, "latency": 4}
 
 
 def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}.")] = None) -> None:

@@ -39,13 +39,13 @@ class Connection(asyncio.Protocol):
             self._received = self._received[end + 4 + size :]
             self._waiting.popleft().set_result((status, body))
 
-    async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Send and wait. Raises `ConnectionError` when the server goes away."""
+    async def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
+        """Send and wait; `headers` are whole lines. Raises `ConnectionError` when the server goes away."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         self._transport.write(head.encode() + body)
         return await future
 

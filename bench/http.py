@@ -50,7 +50,12 @@ async def _orders(url: str) -> int:
 def main(run: servers.Servers) -> None:
     asyncio.run(run.migrate("bench_http"))
     url = run.service_url("bench_http", "orders")
-    environment = {"DATABASE_URL": url, "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap, "POOL_SIZE": "16"}
+    environment = {
+        "DATABASE_URL": url,
+        "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
+        "POOL_SIZE": "16",
+        "REQUIRE_TOKEN": "false",
+    }
     rivals = {
         "group commit (the orders service)": ("orders", ["--only", "api"]),
         "a transaction per request (the same app)": ("bench.rivals", ["singly", "--only", "api"]),

@@ -52,6 +52,7 @@ def running(run: Servers, database: str, environment: Mapping[str, str] | None =
                 "PROVIDER_DATABASE_URL": run.service_url(database, "provider"),
                 "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
                 "INSTANCE_ID": f"{service}-bench",
+                "REQUIRE_TOKEN": "false",
                 **(environment or {}),
             }
             process = processes.running(service, service, port=port, environment=variables)

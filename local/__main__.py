@@ -4,12 +4,14 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from local import config, nginx, stack
+from local import demo as demonstration
 from local.problem import Problem
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The whole stack on this machine, without Docker.")
@@ -69,6 +71,20 @@ def events() -> None:
 
 
 @app.command()
+def demo() -> None:
+    """Place three orders through the gateway, and show each one's way, event by event."""
+    where = _running_stack().ports
+    demonstration.main(f"http://127.0.0.1:{where.gateway}", f"127.0.0.1:{where.kafka}")
+
+
+@app.command()
+def rotate_keys() -> None:
+    """Have auth sign tokens with a new key from soon on."""
+    program = _running_stack().program("auth")
+    _become([*program.command, "rotate-keys"], program.environment)
+
+
+@app.command()
 def psql() -> None:
     """Open a shell in the database as orders_user."""
     command, environment = _running_stack().postgres.shell("orders_user", "orders", "orders")
@@ -123,19 +139,23 @@ def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
 
 def _welcome(ports: stack.Ports) -> str:
     orders = f"http://127.0.0.1:{ports.orders}"
+    gateway = f"http://127.0.0.1:{ports.gateway}"
     order = '{"userId":"u1","sku":"burger","quantity":2}'
     return f"""
   orders   {orders}/v1/orders
-  gateway  http://127.0.0.1:{ports.gateway}
+  gateway  {gateway}    (admin / password)
+  the API  {gateway}/docs
 
 Place an order, and see what becomes of it:
 
   curl -s {orders}/v1/orders -H 'content-type: application/json' -d '{order}'
   curl -s '{orders}/v1/orders/1?wait=10'
+
+Or have it shown, event by event: make demo
 """
 
 
-def _become(command: list[str], environment: dict[str, str] | None = None) -> None:
+def _become(command: list[str], environment: Mapping[str, str] | None = None) -> None:
     sys.stdout.flush()
     os.execvpe(command[0], command, {**os.environ, **(environment or {})})
 

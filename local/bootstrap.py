@@ -3,7 +3,7 @@
 Only the standard library, and no syntax that an old Python refuses before it can be told its age. A `.venv` without its
 stamp is unfinished, and is made again.
 
-    python3 local/bootstrap.py local|dev    # install requirements/<name>.txt
+    python3 local/bootstrap.py run|local|dev    # install requirements/<name>.txt
     python3 local/bootstrap.py stack        # print compose or local
 """
 
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
 STAMP = VENV / "installed.json"
 LOG = PROJECT / ".local" / "install.log"
-CONTAINS = {"local": ("local",), "dev": ("dev", "local")}
+CONTAINS = {"run": ("run",), "local": ("local", "run"), "dev": ("dev", "local", "run")}
 
 
 def main(wanted: str) -> None:

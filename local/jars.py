@@ -27,7 +27,7 @@ def fetch(folder: Path) -> None:
     Takes the files by their exact coordinates: no POM is read, so no mediation can choose another version.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    truststore.inject_into_ssl()  # trust whom this machine trusts, such as a company's own mirror, and not a list of ours
+    truststore.inject_into_ssl()  # whom this machine trusts, a mirror of its own included
     maven = _maven()
     with ThreadPoolExecutor(max_workers=8) as pool:
         for done in [pool.submit(_fetch_one, maven, locked, folder) for locked in _locked()]:

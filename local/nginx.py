@@ -12,6 +12,7 @@ from local.process import Program
 
 PROJECT = Path(__file__).parent.parent
 TEMPLATE = PROJECT / "gateway" / "nginx.conf"
+UPSTREAMS = ("orders", "inventory", "payments", "auth", "users", "products")
 DOCS = PROJECT / "shared" / "swagger"
 
 
@@ -24,13 +25,13 @@ class Gateway:
     def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
         self.root, self.ports = root.resolve(), (port,)
         own = {"GATEWAY_PORT": str(port), "DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
-        self._values = own | dict(values)
+        self.values = own | dict(values)
         self._configuration = self.root / "nginx.conf"
 
     def prepare(self) -> None:
         """Fill in the template."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self._configuration.write_text(fill_in(TEMPLATE.read_text(), self._values))
+        self._configuration.write_text(fill_in(TEMPLATE.read_text(), self.values))
 
     def program(self) -> Program:
         """Run nginx as one process: a killed master would leave workers behind that hold the port."""

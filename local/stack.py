@@ -23,7 +23,7 @@ HOME = services.PROJECT / ".local"
 READY_SECONDS = 60
 JOB_SECONDS = 120
 PORTS_FILE = "ports.json"
-NO_LIMITS = dict.fromkeys(("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONNECTIONS"), "100000")
+NO_LIMITS = dict.fromkeys(("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONNECTIONS"), "60000")
 """For tests and benchmarks, which all come from one address."""
 
 
@@ -77,10 +77,11 @@ class Stack:
         self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
         self._services = services.services(where.services, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
         upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{port}" for name, port in where.services.items()}
+        self.gateway = nginx.Gateway(self.root / "gateway", where.gateway, upstreams | dict(limits or NO_LIMITS))
         self._groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "door": (nginx.Gateway(self.root / "gateway", where.gateway, upstreams | dict(limits or NO_LIMITS)),),
+            "door": (self.gateway,),
         }
         self._jobs = services.jobs(where.postgres, where.kafka)
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
@@ -126,6 +127,10 @@ class Stack:
         self.down()
         self.postgres.remove()
         self.supervisor.remove()
+
+    def program(self, name: str) -> Program:
+        """Give how a program is run."""
+        return self._engines[name].program()
 
     def pid(self, name: str) -> int:
         """Ask for the process id of a program that runs."""

@@ -41,7 +41,9 @@ class Wanted(BaseModel):
 
     model_config = REQUEST
 
-    user_id: Annotated[Name, Field(alias="userId", validate_default=True)] = ""
+    user_id: Annotated[
+        Name, Field(alias="userId", validate_default=True, json_schema_extra=lambda schema: schema.pop("default"))
+    ] = ""
     sku: Name
     quantity: Quantity
     note: Note | None = None
@@ -115,7 +117,7 @@ class Filters(BaseModel):
     status: Status | None = None
     sku: Text | None = None
     limit: Limit = 20
-    cursor: Cursor = MAX_ID
+    cursor: Cursor | None = None
 
     def columns(self) -> dict[str, str]:
         """Give the columns that must have a value, with it."""
@@ -128,7 +130,7 @@ class Patience(BaseModel):
 
     model_config = QUERY
 
-    wait: Annotated[float, Seconds(30)] = 0.0
+    wait: Annotated[float, Seconds(30)] | None = None
 
 
 _PLACED = {"Location": "Where the order is.", "Idempotent-Replayed": "`true` if an earlier request placed it."}
@@ -156,7 +158,7 @@ async def choose(request: aio.Request, choice: Choice) -> aio.Response:
 @operation(Access.TRUSTED, {200: Shown}, query=Patience)
 async def get(request: aio.Request, patience: Patience) -> aio.Response:
     """Show an order, at once or, with `?wait=`, as soon as it is final."""
-    order_id, seconds = web.path_id(request), patience.wait
+    order_id, seconds = web.path_id(request), patience.wait or 0.0
     until = time.monotonic() + seconds + web.seconds_left(request)
     order = _visible(request, await _read(request, order_id, web.seconds_left(request)))
     if seconds and order.status is Status.PENDING:
@@ -238,7 +240,7 @@ async def _read(request: aio.Request, order_id: int, seconds: float) -> Order:
 
 async def _page(request: aio.Request, columns: dict[str, str], filters: Filters) -> list[Order]:
     async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        return await store.page(conn, columns, filters.cursor, filters.limit + 1)
+        return await store.page(conn, columns, filters.cursor or MAX_ID, filters.limit + 1)
 
 
 def _visible(request: aio.Request, order: Order) -> Order:

@@ -79,7 +79,10 @@ class Digits:
 
 @dataclass(frozen=True)
 class Seconds:
-    """`Annotated[float, Seconds(30)]` is a number of seconds up to that, as a query has it: to the millisecond."""
+    """`Annotated[float, Seconds(30)]` is a number of seconds up to that, as a query has it: to the millisecond.
+
+    The most is a multiple of ten below a hundred, which the pattern in the document can tell.
+    """
 
     most: int
 
@@ -89,11 +92,8 @@ class Seconds:
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
         """Say so; a number would include 1e-05."""
-        return {
-            "type": "string",
-            "pattern": r"^0*[0-9](\.[0-9]{1,3})?$",
-            "description": f"seconds, at most {self.most}",
-        }
+        below = rf"^[0-{self.most // 10 - 1}]?[0-9](\.[0-9]{{1,3}})?$"
+        return {"type": "string", "pattern": f"{below}|^{self.most}$", "description": f"seconds, at most {self.most}"}
 
     def _read(self, value: Any) -> float:
         if not _SECONDS.fullmatch(str(value)) or float(value) > self.most:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import orjson
 from aiohttp import web as aio
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from shared import problems
 from shared.fields import MAX_ID
 from shared.operation import Access, Operation, declared
 
+DOCUMENT: aio.AppKey[dict[str, Any]] = aio.AppKey("DOCUMENT")
 SWAGGER = Path(__file__).parent / "swagger"
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "swagger-ui.css", "start.js", "favicon-32x32.png")
 CONTENT_POLICY = (
@@ -64,10 +64,11 @@ def document(app: aio.Application, name: str, description: str) -> dict[str, Any
     inputs = [(model, _IN) for model in sorted(models, key=lambda m: m.__name__)]
     outputs = [(model, _OUT) for model in sorted(answers, key=lambda m: m.__name__)]
     refs, definitions = models_json_schema([*inputs, *outputs], ref_template=_REF)
+    schemas = definitions.get("$defs", {}) | {"Problem": _PROBLEM}
+    queries = {model: schemas.pop(model.__name__) for model in {op.query for _, _, op in found if op.query}}
     paths: dict[str, Any] = {}
     for path, method, op in found:
-        paths.setdefault(path, {})[method] = _described(name, path, method, op, refs)
-    schemas = {**definitions.get("$defs", {}), "Problem": _PROBLEM}
+        paths.setdefault(path, {})[method] = _described(name, path, method, op, refs, queries)
     return {
         "openapi": "3.1.0",
         "info": {"title": f"QuickBite {name}", "version": "1", "description": description},
@@ -83,7 +84,8 @@ def document(app: aio.Application, name: str, description: str) -> dict[str, Any
 
 def serve(app: aio.Application, name: str, description: str) -> None:
     """Serve the document at `/openapi.json`, and Swagger UI over it at `/docs`; to be called after all routes."""
-    text = orjson.dumps(document(app, name, description))
+    app[DOCUMENT] = document(app, name, description)
+    text = orjson.dumps(app[DOCUMENT])
     index = (SWAGGER / "index.html").read_text()
 
     async def openapi(_: aio.Request) -> aio.Response:
@@ -112,14 +114,14 @@ def _operations(app: aio.Application) -> Iterator[tuple[str, str, Operation]]:
             yield route.resource.canonical, route.method.lower(), found
 
 
-def _described(name: str, path: str, method: str, op: Operation, refs: Any) -> dict[str, Any]:
+def _described(name: str, path: str, method: str, op: Operation, refs: Any, queries: Any) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "operationId": f"{method}{re.sub('[^A-Za-z0-9]+', '_', path)}".rstrip("_"),
         "summary": op.summary,
         "description": f"For {op.access.value}.",
         "tags": [name],
         "security": [] if op.access is Access.PUBLIC else _SECURITY,
-        "parameters": [*_path_parameters(path), *_query_parameters(op.query)],
+        "parameters": [*_path_parameters(path), *_query_parameters(queries.get(op.query, {}))],
         "responses": _answers(op, refs) | {str(status): _problem(status) for status in _problems(path, op)},
     }
     if op.idempotent:
@@ -139,8 +141,7 @@ def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
         yield {"name": placeholder, "in": "path", "required": True, "schema": schema}
 
 
-def _query_parameters(model: type[BaseModel] | None) -> Iterator[dict[str, Any]]:
-    schema = model.model_json_schema(by_alias=True) if model else {}
+def _query_parameters(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, described in schema.get("properties", {}).items():
         found = {key: value for key, value in described.items() if key != "title"}
         variants = [one for one in found.pop("anyOf", []) if one != {"type": "null"}]  # absent, which nobody can write

@@ -7,8 +7,8 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from local import distribution, postgres, services
-from local.stack import Ports
+from local import distribution, nginx, postgres, services
+from local.stack import Ports, Stack
 
 ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -97,6 +97,12 @@ def test_the_gateway_notices_when_any_service_has_another_address() -> None:
 def test_the_same_jobs_run() -> None:
     for job in services.jobs(1, 2):
         assert f"command: [python, -m, {', '.join(job.arguments)}]" in section(job.name)
+
+
+def test_both_gateways_fill_in_the_whole_template() -> None:
+    names = set(re.findall(r"\$\{([A-Z_]+)\}", nginx.TEMPLATE.read_text().partition("worker_processes")[2]))
+    own = Stack("test", ROOT / ".local" / "none", Ports()).gateway.values
+    assert names == own.keys() == names & environment("gateway").keys()
 
 
 def test_only_the_gateway_is_public() -> None:

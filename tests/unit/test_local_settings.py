@@ -133,7 +133,7 @@ def test_the_embedded_stack_is_chosen_where_there_is_no_docker(docker: Path) -> 
 @pytest.fixture
 def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A complete virtual environment as far as the stamp can tell."""
-    for name in ("local", "dev"):
+    for name in ("run", "local", "dev"):
         (tmp_path / "requirements").mkdir(exist_ok=True)
         (tmp_path / "requirements" / f"{name}.txt").write_text("pytest==1")
     venv = tmp_path / ".venv"

@@ -1,0 +1,164 @@
+"""`make demo`: three orders through the gateway, and what the services said to each other about them, with times."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+import typer
+from aiokafka import AIOKafkaConsumer
+
+from local.problem import Problem
+from shared import kafka
+from shared.kafka.clients import START_SECONDS, bounded, hard_stop
+
+SECONDS = 20.0
+TOPICS = ("orders.events", "inventory.events", "payments.events")
+RESERVED = ("OrderCreated", "InventoryReserved")
+
+
+@dataclass(frozen=True)
+class Story:
+    """An order to be placed, how it must end, and the events that tell of it, the last of them last."""
+
+    title: str
+    body: dict[str, int]
+    end: str
+    events: Sequence[str]
+
+
+STORIES = (
+    Story(
+        "2 burgers: there are enough, and the card is good",
+        {"product_id": 1, "quantity": 2},
+        "CONFIRMED",
+        (*RESERVED, "PaymentSucceeded", "OrderConfirmed"),
+    ),
+    Story(
+        "1 lobster: sold out",
+        {"product_id": 5},
+        "CANCELLED out_of_stock",
+        ("OrderCreated", "InventoryRejected", "OrderCancelled"),
+    ),
+    Story(
+        "100 sushi: the bank declines 1,800.00, and the stock goes back",
+        {"product_id": 4, "quantity": 100},
+        "CANCELLED payment_declined",
+        (*RESERVED, "PaymentFailed", "OrderCancelled", "InventoryReleased"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """An event as it was read from Kafka."""
+
+    at: float
+    type: str
+    key: str
+    where: str
+
+
+class Tail:
+    """Reads what Kafka gets from now on, and gives it by order."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._seen: list[Fact] = []
+
+    async def of(self, order_id: int, wanted: Sequence[str], seconds: float) -> list[Fact]:
+        """Give an order's events, once those that are wanted have all come or the time is over; in order of time."""
+        until = time.monotonic() + seconds
+        while True:
+            found = sorted((fact for fact in self._seen if fact.key == str(order_id)), key=lambda fact: fact.at)
+            if set(wanted) <= {fact.type for fact in found} or time.monotonic() > until:
+                return found
+            batch = await bounded(self._consumer.getmany(timeout_ms=100), 5.0)
+            self._seen.extend(_fact(record) for records in batch.values() for record in records)
+
+
+@asynccontextmanager
+async def tailing(servers: str) -> AsyncIterator[Tail]:
+    """Follow the saga's topics from their present end."""
+    consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=servers, enable_auto_commit=False)
+    await bounded(consumer.start(), START_SECONDS)
+    try:
+        partitions = consumer.assignment()
+        ends = await bounded(consumer.end_offsets(list(partitions)), 5.0)
+        for partition in partitions:
+            consumer.seek(partition, ends[partition])
+        yield Tail(consumer)
+    finally:
+        await hard_stop(consumer, consumer._client, [])  # noqa: SLF001 - as shared/kafka stops its own
+
+
+async def run(gateway: str, servers: str, password: str) -> bool:
+    """Tell all stories; says whether each ended as it must."""
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    async with tailing(servers) as tail, aiohttp.ClientSession(gateway, timeout=timeout) as session:
+        started = time.time()
+        login = await _ask(session, "POST", "/auth/login", {"username": "admin", "password": password})
+        session.headers["Authorization"] = f"Bearer {login['token']}"
+        typer.echo(f"Logged in as admin at {gateway} in {(time.time() - started) * 1000:.0f} ms.")
+        return all([await _tell(session, tail, story) for story in STORIES])
+
+
+async def _tell(session: aiohttp.ClientSession, tail: Tail, story: Story) -> bool:
+    started = time.time()
+    order = await _ask(session, "POST", "/orders/", story.body)
+    lines: list[tuple[float, str, str, str | None]] = [(time.time(), "accepted", "POST /orders/ 202", None)]
+    final = await _ask(session, "GET", f"/orders/{order['id']}?wait=10")
+    end = " ".join([final["status"], *filter(None, [final.get("reason")])])
+    colour = typer.colors.GREEN if end == story.end else typer.colors.RED
+    lines.append((time.time(), end, "told to who waited", colour))
+    facts = await tail.of(order["id"], story.events, 5.0)
+    lines += [(fact.at, fact.type, fact.where, typer.colors.CYAN) for fact in facts]
+    typer.secho(f"\norder {order['id']}: {story.title}", bold=True)
+    for at, what, where, shade in sorted(lines, key=lambda line: line[0]):
+        typer.echo(f"  {(at - started) * 1000:6.0f} ms  {typer.style(f'{what:<26}', fg=shade)}  {where}")
+    return end == story.end
+
+
+async def _ask(session: aiohttp.ClientSession, method: str, path: str, body: object = None) -> Any:
+    try:
+        async with session.request(method, path, json=body) as answer:
+            found = await answer.json(content_type=None)
+            if not answer.ok:
+                raise Problem(f"{method} {path}: {answer.status} {found.get('detail', '')}")
+            return found
+    except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
+        raise Problem(f"{method} {path}: {error!r}. Does the stack run? `make up` starts it.") from error
+
+
+def _fact(record: Any) -> Fact:
+    headers = dict(record.headers)
+    at = datetime.fromisoformat(headers["ce_time"].decode()).timestamp()
+    where = f"{record.topic}[{record.partition}] at {record.offset}"
+    return Fact(at, headers["ce_type"].decode(), record.key.decode(), where)
+
+
+def main(gateway: str, servers: str) -> None:
+    """Run it; the exit status is 1 when a story ended otherwise."""
+    try:
+        ended_well = asyncio.run(run(gateway, servers, os.environ.get("ADMIN_PASSWORD", "password")))
+    except kafka.Unavailable as error:
+        raise Problem(f"Kafka at {servers}: {error}. Does the stack run? `make up` starts it.") from error
+    if not ended_well:
+        sys.exit("A story ended otherwise than it must.")
+
+
+if __name__ == "__main__":
+    try:
+        main(
+            f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '80')}",
+            f"127.0.0.1:{os.environ.get('KAFKA_PORT', '9092')}",
+        )
+    except Problem as problem:
+        sys.exit(str(problem))
