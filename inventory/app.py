@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web as aio
 
-from inventory import consumer
+from inventory import api, consumer, service
 from inventory.config import Settings
-from shared import delivery, runtime, web
+from shared import delivery, openapi, runtime, web
+
+DESCRIPTION = "Inventory: how much there is of each sku."
 
 SETTINGS = aio.AppKey("SETTINGS", Settings)
 
@@ -15,6 +17,9 @@ def create_app(settings: Settings) -> aio.Application:
     """Build the application; nothing is opened before it starts."""
     app = web.application()
     app[SETTINGS] = settings
+    if "api" in settings.only:
+        app.add_routes(api.routes)
+        openapi.serve(app, "inventory", DESCRIPTION)
     app.cleanup_ctx.append(_lifespan)
     return app
 
@@ -24,7 +29,7 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
     async with (
         delivery.opened(app, settings, "inventory") as (pool, wake),
         delivery.incoming(
-            tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake, also_lock=consumer.TURN
+            tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake, also_lock=service.TURN
         ),
     ):
         yield

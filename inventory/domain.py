@@ -14,6 +14,9 @@ Place = Literal["available", "held", "sold"]
 Wish = OrderCreated | OrderConfirmed | OrderCancelled
 """What names an order, a sku and a quantity."""
 
+MAX_UNITS = 10**15
+"""Of one sku, wherever they are: what any reader of JSON still counts exactly."""
+
 
 class Status(StrEnum):
     """The first is never stored; the last two wait for an OrderCreated that comes after the end of its order."""
@@ -48,6 +51,26 @@ class Reservation:
                 return "sold"
             case Status.UNHEARD | Status.RELEASED | Status.REJECTED | Status.CONFIRMED | Status.CANCELLED:
                 return "available"
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """Where the units of a sku are."""
+
+    sku: str
+    available: int
+    held: int
+    sold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restock:
+    """Somebody's wish to add units; with a key it is done once, however often it comes."""
+
+    user_id: str
+    key: str | None
+    sku: str
+    quantity: int
 
 
 class Change(NamedTuple):

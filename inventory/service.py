@@ -1,6 +1,6 @@
-"""The use cases of inventory: reserve, sell or release what orders asked for, and make room for new products.
+"""The use cases of inventory: reserve, sell or release what orders asked for, make room for new products, restock.
 
-Callers hold the locks of the orders' keys; a list has at most one event of each order.
+Callers hold the locks of `TURN` and of the orders' keys; a list has at most one event of each order.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,9 +8,19 @@ from collections.abc import Callable, Sequence
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged, ProductCreated
 from inventory import domain, store
-from inventory.domain import Change, Reservation, Wish
-from shared import events
+from inventory.domain import Change, Reservation, Restock, Stock, Wish
+from shared import errors, events
 from shared.db import Connection
+
+TURN = ("stock",)
+"""What each transaction that changes stock locks, so that they take turns; `consumer.py` says why."""
+
+
+class SkuNotFound(errors.NotFound):
+    """There is no stock of this sku, not even 0."""
+
+    def __init__(self) -> None:
+        super().__init__("not found")
 
 
 async def reserve(conn: Connection, orders: Sequence[OrderCreated]) -> None:
@@ -33,6 +43,29 @@ async def cancel(conn: Connection, orders: Sequence[OrderCancelled]) -> None:
 async def make_room(conn: Connection, products: Sequence[ProductCreated | ProductChanged]) -> None:
     """Make room for products that have no stock yet: there are 0 of them."""
     await store.add_skus(conn, sorted({p.sku for p in products}))
+
+
+async def restock(conn: Connection, wanted: Restock) -> tuple[Stock, bool]:
+    """Add units; gives the stock as it stands, and whether an earlier request with the same key had added them.
+
+    Raises `SkuNotFound`, `KeyReused`, or `Conflict` when there would be too many. The key is then not used up.
+    """
+    if wanted.key is not None and not await store.claim(conn, wanted):
+        if await store.claimed(conn, wanted) != wanted:
+            raise errors.KeyReused("this Idempotency-Key was used for another sku or quantity")
+        return await get(conn, wanted.sku), True
+    if stock := await store.restock(conn, wanted.sku, wanted.quantity):
+        return stock, False
+    await get(conn, wanted.sku)
+    raise errors.Conflict(f"there may be {domain.MAX_UNITS} units of a sku at most, wherever they are")
+
+
+async def get(conn: Connection, sku: str) -> Stock:
+    """Read the stock of one sku. Raises `SkuNotFound`."""
+    stock = await store.get(conn, sku)
+    if stock is None:
+        raise SkuNotFound
+    return stock
 
 
 async def _lock(conn: Connection, orders: Sequence[Wish]) -> list[tuple[Reservation, int | None]]:

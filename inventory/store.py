@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inventory.domain import Place, Reservation, Status, Wish
+from inventory.domain import MAX_UNITS, Place, Reservation, Restock, Status, Stock, Wish
 from shared import db, outbox
 from shared.db import Connection
 from shared.events import Encoded
@@ -38,6 +38,19 @@ written as (
 """
 
 
+# Says that this request is the first with its user's key, by the primary key: another one that is still under way is
+# waited for. Nothing returned: there was one before, and it is committed.
+_CLAIM = """
+insert into restocks (user_id, key, sku, quantity) values ($1, $2, $3, $4) on conflict do nothing returning true
+"""
+
+# Nothing returned: the sku is unknown, or there would be too many of it.
+_RESTOCK = """
+update stock set available = available + $2
+ where sku = $1 and available + held + sold <= $3::bigint - $2 returning sku, available, held, sold
+"""
+
+
 async def lock(conn: Connection, orders: Sequence[Wish]) -> list[tuple[Reservation | None, int | None]]:
     """Lock the stock that orders name; returns, for each, its reservation if any, and what is available of its sku."""
     rows = await conn.fetch(_LOCK, [o.order_id for o in orders], [o.sku for o in orders])
@@ -61,6 +74,32 @@ async def add_skus(conn: Connection, skus: Sequence[str]) -> None:
     await conn.execute(
         "insert into stock (sku, available) select sku, 0 from unnest($1::text[]) sku on conflict do nothing", skus
     )
+
+
+async def claim(conn: Connection, restock: Restock) -> bool:
+    """Use up the key of a restock, in the caller's transaction; says whether it was still free."""
+    row = await conn.fetchrow(_CLAIM, restock.user_id, restock.key, restock.sku, restock.quantity)
+    return row is not None
+
+
+async def claimed(conn: Connection, restock: Restock) -> Restock | None:
+    """Read the restock that used up this one's key."""
+    row = await conn.fetchrow(
+        "select user_id, key, sku, quantity from restocks where user_id = $1 and key = $2", restock.user_id, restock.key
+    )
+    return None if row is None else Restock(*row)
+
+
+async def restock(conn: Connection, sku: str, quantity: int) -> Stock | None:
+    """Add available units; gives the stock as it now stands, or None when that cannot be."""
+    row = await conn.fetchrow(_RESTOCK, sku, quantity, MAX_UNITS)
+    return None if row is None else Stock(*row)
+
+
+async def get(conn: Connection, sku: str) -> Stock | None:
+    """Read the stock of one sku."""
+    row = await conn.fetchrow("select sku, available, held, sold from stock where sku = $1", sku)
+    return None if row is None else Stock(*row)
 
 
 def _reservation(row: Any) -> Reservation:

@@ -28,7 +28,7 @@ async def pool(inventory_db: Any) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 def handling(pool: Pool) -> Handling:
-    return Handling(pool, "inventory", consumer.HANDLERS, also_lock=consumer.TURN)
+    return Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.TURN)
 
 
 def confirmed(order: OrderCreated) -> OrderConfirmed:
@@ -203,7 +203,7 @@ async def two_instances_cross(pool: Pool, turn: tuple[str, ...]) -> list[BaseExc
     """Each sells what the other is about to reserve, in transactions that overlap."""
     await supply(pool, burger=10, pizza=10)
     sold = {sku: order_created(n, sku=sku) for n, sku in enumerate(("burger", "pizza"), start=1)}
-    await deliver(Handling(pool, "inventory", consumer.HANDLERS, also_lock=consumer.TURN), *sold.values())
+    await deliver(Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.TURN), *sold.values())
 
     async def confirm_and_linger(conn: db.Connection, events: list[OrderConfirmed]) -> None:
         await consumer.on_order_confirmed(conn, events)
@@ -219,7 +219,7 @@ async def two_instances_cross(pool: Pool, turn: tuple[str, ...]) -> list[BaseExc
 
 
 async def test_two_instances_that_need_the_same_skus_in_opposite_orders_take_turns(pool: Pool) -> None:
-    assert await two_instances_cross(pool, consumer.TURN) == [None, None]
+    assert await two_instances_cross(pool, service.TURN) == [None, None]
     assert await stock(pool) == {"burger": (6, 2, 2), "pizza": (6, 2, 2)}
 
 
@@ -241,7 +241,7 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
             lanes[n % 3 if random.random() < 0.9 else random.randrange(3)].append(event)
 
     async def instance(events: list[Event], sizes: Random) -> None:
-        handling = Handling(pool, "inventory", consumer.HANDLERS, also_lock=consumer.TURN)
+        handling = Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.TURN)
         events.sort(key=lambda _: sizes.random())
         while events:
             batch = [record(events.pop()) for _ in range(min(len(events), sizes.randint(1, 40)))]

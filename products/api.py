@@ -1,0 +1,152 @@
+"""HTTP in: the catalogue, which anybody may read and administrators change. Parse, call one use case, answer."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal
+
+from aiohttp import web as aio
+from pydantic import BaseModel, Field
+
+from products import service, store
+from products.domain import Product
+from shared import db, events, web
+from shared.db import Connection
+from shared.fields import QUERY, REQUEST, Cursor, Limit, Line
+from shared.operation import Access, operation
+
+COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
+
+Sku = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, Line(128)]
+Price = Annotated[int, Field(ge=0, le=10**9)]
+Version = Annotated[int, Field(gt=0, lt=2**31)]
+
+routes = aio.RouteTableDef()
+
+
+class Entry(BaseModel):
+    """A new product; its sku is its own for ever."""
+
+    model_config = REQUEST
+
+    sku: Sku
+    name: Name
+    price_cents: Price
+    currency: Literal["EUR"] = "EUR"
+    active: bool = True
+
+
+class Change(BaseModel):
+    """What is new of a product, and the version that is meant to be changed; what is left out stays as it is."""
+
+    model_config = REQUEST
+
+    name: Name = Field(default_factory=str)  # a factory, because there is no default to be published
+    price_cents: Price = Field(default_factory=int)
+    active: bool = Field(default_factory=bool)
+    version: Version = Field(default_factory=int)
+
+
+class Shown(BaseModel):
+    """A product; one that is not active cannot be bought."""
+
+    id: int
+    sku: str
+    name: str
+    price_cents: int
+    currency: str
+    active: bool
+    version: int
+
+    @classmethod
+    def of(cls, product: Product) -> "Shown":
+        """Show all of it."""
+        return cls.model_validate(product, from_attributes=True)
+
+
+class Page(BaseModel):
+    """Active products by their ids; `next_cursor` is where the next page begins, or null."""
+
+    products: list[Shown]
+    next_cursor: str | None
+
+
+class Part(BaseModel):
+    """Which part of the catalogue to list."""
+
+    model_config = QUERY
+
+    limit: Limit = 20
+    cursor: Cursor | None = None
+
+
+@routes.get("/products/")
+@operation(Access.PUBLIC, {200: Page}, query=Part)
+async def index(request: aio.Request, part: Part) -> aio.Response:
+    """List what can be bought, a page at a time."""
+    products = await web.within(_page(request, part), web.seconds_left(request))
+    more = len(products) > part.limit
+    shown = [Shown.of(product) for product in products[: part.limit]]
+    return web.json(Page(products=shown, next_cursor=str(shown[-1].id) if more else None))
+
+
+@routes.get("/products/{id}")
+@operation(Access.PUBLIC, {200: Shown})
+async def get(request: aio.Request) -> aio.Response:
+    """Show a product, also one that cannot be bought any more."""
+    product = await web.within(_read(request, web.path_id(request)), web.seconds_left(request))
+    return web.json(Shown.of(product))
+
+
+@routes.post("/products/")
+@operation(Access.ADMIN, {201: Shown}, body=Entry, problems=[409], headers={"Location": "Where the product is."})
+async def create(request: aio.Request, entry: Entry) -> aio.Response:
+    """Add a product to the catalogue."""
+
+    async def work() -> Product:
+        async with _writing(request, entry.sku) as conn:
+            return await service.create(conn, entry.sku, entry.name, entry.price_cents, active=entry.active)
+
+    product = await web.within(work(), web.seconds_left(request))
+    request.app[COMMITTED]()
+    return web.json(Shown.of(product), 201, Location=f"/products/{product.id}")
+
+
+@routes.patch("/products/{id}")
+@operation(Access.ADMIN, {200: Shown}, body=Change, problems=[409])
+async def change(request: aio.Request, wanted: Change) -> aio.Response:
+    """Change a product; with `version`, only if that is the one it has."""
+    product_id = web.path_id(request)
+    values = wanted.model_dump(exclude_unset=True)
+    version = values.pop("version", None)
+
+    async def work() -> Product:
+        sku = (await _read(request, product_id)).sku  # never changes, so it may be read before its lock is taken
+        async with _writing(request, sku) as conn:
+            return await service.change(conn, product_id, values, version)
+
+    product = await web.within(work(), web.seconds_left(request))
+    request.app[COMMITTED]()
+    return web.json(Shown.of(product))
+
+
+async def _page(request: aio.Request, part: Part) -> list[Product]:
+    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
+        return await store.page(conn, part.cursor or 0, part.limit + 1)
+
+
+async def _read(request: aio.Request, product_id: int) -> Product:
+    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
+        return await service.get(conn, product_id)
+
+
+@asynccontextmanager
+async def _writing(request: aio.Request, sku: str) -> AsyncIterator[Connection]:
+    """Open a transaction that may write and tell of this sku; what it tells carries on the request's trace."""
+    trace = web.trace_of(request)
+    token = events.traces.set({sku: trace} if trace else {})
+    try:
+        async with db.transaction(request.app[web.POOL], keys=[sku]) as conn:
+            yield conn
+    finally:
+        events.traces.reset(token)
