@@ -6,7 +6,7 @@ What must stay true: a call is in the history before it is sent, so that one who
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -59,12 +59,15 @@ class Call:
 
 History = list[Call]
 
+Tokens = Callable[[str | None], dict[str, str]]
+"""Gives the header that says who calls: a user, or an administrator for what belongs to nobody in particular."""
+
 
 class Client:
     """Asks one of the doors, in turn; every customer's request has an idempotency key of its own."""
 
-    def __init__(self, session: aiohttp.ClientSession, doors: Sequence[str], history: History) -> None:
-        self._session, self._doors, self.history = session, doors, history
+    def __init__(self, session: aiohttp.ClientSession, doors: Sequence[str], tokens: Tokens, history: History) -> None:
+        self._session, self._doors, self._tokens, self.history = session, doors, tokens, history
         self._turn = 0
 
     async def place(self, body: dict[str, Any], key: str | None = None) -> Call:
@@ -120,7 +123,7 @@ class Client:
         self.history.append(call)
         self._turn += 1
         url = self._doors[self._turn % len(self._doors)] + path
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = self._tokens(body["userId"] if body else None) | ({"Idempotency-Key": key} if key else {})
         timeout = aiohttp.ClientTimeout(total=wait + 15)  # far longer than promised, to see by how much
         try:
             async with self._session.request(method, url, json=body, headers=headers, timeout=timeout) as response:
@@ -137,11 +140,13 @@ class Client:
 
 
 @asynccontextmanager
-async def opened(doors: Sequence[str], history: History, *, keep_alive: bool = True) -> AsyncIterator[Client]:
+async def opened(
+    doors: Sequence[str], tokens: Tokens, history: History, *, keep_alive: bool = True
+) -> AsyncIterator[Client]:
     """A client for `doors`, such as `http://127.0.0.1:8080`."""
     connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
     async with aiohttp.ClientSession(connector=connector) as session:
-        yield Client(session, doors, history)
+        yield Client(session, doors, tokens, history)
 
 
 def wish(chance: random.Random) -> dict[str, Any]:

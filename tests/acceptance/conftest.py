@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from local import ports, services
 from local.process import survivors
@@ -23,6 +25,7 @@ from tests.acceptance import checker, client
 from tests.acceptance.checker import Facts, Poison
 from tests.acceptance.client import Client, History
 from tests.builders import eventually
+from tests.tokens import Mint
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 STOP_SECONDS = 10.0
@@ -58,6 +61,7 @@ class System:
     histories: list[History] = field(default_factory=list)
     poison: list[Poison] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
+    mint: Mint | None = None
 
     @property
     def database_url(self) -> str:
@@ -80,8 +84,14 @@ class System:
         """A client whose calls the checker will see; it goes to both doors in turn, unless told otherwise."""
         history: History = []
         self.histories.append(history)
-        async with client.opened(doors or (self.orders_url, self.gateway_url), history, keep_alive=keep_alive) as made:
+        all_doors = doors or (self.orders_url, self.gateway_url)
+        async with client.opened(all_doors, self.tokens, history, keep_alive=keep_alive) as made:
             yield made
+
+    def tokens(self, user_id: str | None) -> dict[str, str]:
+        """The header of a user's request, or of an administrator's, signed by auth's own key."""
+        assert self.mint is not None
+        return self.mint.header(user_id) if user_id else self.mint.admin
 
     async def settled(self) -> Facts:
         """Wait for quiet, and let the checker look at everything since the stack was started."""
@@ -211,6 +221,18 @@ def _system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System
     assert not left, f"these processes outlived the stack: {left}"
 
 
+async def auths_mint(database_url: str) -> Mint:
+    """Auth's own key, so that tests can speak for any user without a login."""
+    conn = await asyncpg.connect(database_url)
+    kid, private = await conn.fetchrow(
+        "select kid, private_key from auth.signing_keys where signs_from <= now() order by signs_from desc limit 1"
+    )
+    await conn.close()
+    mint = Mint(kid)
+    mint.key = Ed25519PrivateKey.from_private_bytes(private)
+    return mint
+
+
 @pytest.fixture
 async def system(_system: System) -> System:
     """The stack, with everything in it ready, whatever the test before did."""
@@ -218,4 +240,5 @@ async def system(_system: System) -> System:
         if not _system.stack.supervisor.is_up(name):
             _system.stack.supervisor.start_program(name)
         await asyncio.to_thread(_system.stack.wait_ready, name)
+    _system.mint = _system.mint or await auths_mint(_system.database_url)
     return _system
