@@ -96,4 +96,4 @@ def access_token(key: Key, user: Credential, session_id: UUID, now: datetime, se
 
 def slowed(kind: str, name: str) -> bytes:
     """Name an account or an address in the table of failures, which is not to tell who tried what."""
-    return hashlib.sha256(f"{kind}:{name}".encode()).digest()
+    return hashlib.sha256(f"{kind}:{name}".encode(errors="backslashreplace")).digest()

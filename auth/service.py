@@ -1,7 +1,7 @@
 """The use cases of auth: register, log in, refresh, log out, disable, and rotate the keys.
 
-What must stay true: nobody can tell, by text or by time, whether a name exists; a refresh token is good once, and one
-that comes back ends its session, because then two have it.
+What must stay true: who logs in cannot tell, by text or by time, whether a name exists; a refresh token is good once,
+and one that comes back ends its session, because then two have it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -113,8 +113,11 @@ class Passwords:
 
 
 def _step_back() -> None:
-    if sys.platform == "linux":  # where it is the thread's and not the process'
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    if sys.platform != "linux":  # where it would be the process' and not the thread's
+        return
+    thread = threading.get_native_id()
+    with suppress(PermissionError):  # some sandboxes forbid even this; then storms of logins cost orders more
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
 
 
 class Keyring:
@@ -170,6 +173,8 @@ class Logins:
 
     async def register(self, username: str, password: str) -> int:
         """Make a login, and say so; returns the user's id. Raises `NameTaken` or `TooMany`."""
+        if username == ADMIN_NAME:  # who took it before there is an administrator would keep it, without the role
+            raise NameTaken
         async with self._passwords.turn():
             password_hash = await self._passwords.hash(password)
         async with db.transaction(self._pool) as conn:
@@ -193,9 +198,8 @@ class Logins:
                     raise errors.Unauthenticated("wrong username or password")
                 await store.forgive(conn, account)
                 refresh = Refresh.new()
-                await store.add_session(
-                    conn, refresh.session_id, known.user_id, refresh.digest, self._limits.refresh_seconds
-                )
+                if not await store.add_session(conn, refresh, known, self._limits.refresh_seconds):
+                    raise errors.Unauthenticated("wrong username or password")
         return self._tokens(known, refresh)
 
     async def refresh(self, token: str) -> Tokens:

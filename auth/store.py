@@ -5,13 +5,21 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from auth.domain import Credential, Key
+from auth.domain import Credential, Key, Refresh
 from shared.db import Connection
 
 # The unique name is the guard: of two who register at once, one has no row.
 _ADD = """
 insert into credentials (username, password_hash, roles) values ($1, $2, $3)
 on conflict (username) do nothing returning user_id
+"""
+
+# Says: the credential is still what the password was compared with. The share lock is the guard: who disables it, or
+# gives it another password, either ends this session as well or is waited for; then a row count of 0.
+_ADD_SESSION = """
+insert into sessions (id, user_id, secret_hash, expires_at)
+select $1, user_id, $2, now() + make_interval(secs => $3)
+  from credentials where user_id = $4 and password_hash = $5 and disabled_at is null for share
 """
 
 # Says: the token was the session's newest, and now another one is. A row count of 0: it is over, or another has been
@@ -42,11 +50,12 @@ on conflict (key) do update
        seen_at = now()
 """
 
-# The next key signs once every service has had the time to fetch it; the others are published until what they signed
-# has expired.
+# The next key signs once every service has had the time to fetch it, or at once where there is none; the others are
+# published until what they signed has expired.
 _ROTATE_KEYS = """
 with next as (
-  insert into signing_keys (kid, private_key, signs_from) values ($1, $2, now() + make_interval(secs => $3))
+  insert into signing_keys (kid, private_key, signs_from)
+  select $1, $2, now() + make_interval(secs => case when exists (select from signing_keys) then $3 else 0 end)
   returning signs_from)
 update signing_keys set expires_at = next.signs_from + make_interval(secs => $4) from next where expires_at is null
 """
@@ -84,13 +93,10 @@ async def disable(conn: Connection, user_ids: Sequence[int]) -> set[int]:
     return {row[0] for row in rows}
 
 
-async def add_session(conn: Connection, session_id: UUID, user_id: int, digest: bytes, seconds: int) -> None:
-    """Begin a session."""
-    await conn.execute(
-        "insert into sessions (id, user_id, secret_hash, expires_at) "
-        "values ($1, $2, $3, now() + make_interval(secs => $4))",
-        *(session_id, user_id, digest, seconds),
-    )
+async def add_session(conn: Connection, first: Refresh, user: Credential, seconds: int) -> bool:
+    """Begin a session; says whether the user's login is still the one that was read."""
+    values = (first.session_id, first.digest, seconds, user.user_id, user.password_hash)
+    return await conn.execute(_ADD_SESSION, *values) == "INSERT 0 1"
 
 
 async def rotate_session(conn: Connection, session_id: UUID, old: bytes, new: bytes) -> Credential | None:
@@ -143,7 +149,7 @@ async def keys(conn: Connection) -> list[tuple[Key, bool]]:
     """Read the keys that are published, the newest first, and whether each signs yet."""
     rows = await conn.fetch(
         "select kid, private_key, signs_from, signs_from <= now() from signing_keys "
-        "where expires_at is null or expires_at > now() order by signs_from desc, kid"
+        "where expires_at is null or expires_at > now() order by created_at desc, kid"
     )
     return [(Key(row[0], Ed25519PrivateKey.from_private_bytes(row[1]), row[2]), row[3]) for row in rows]
 

@@ -8,16 +8,16 @@ from typing import Annotated
 import orjson
 import typer
 
+from local.nginx import UPSTREAMS
 from local.services import PROJECT
 from shared import openapi, problems
 
-SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
 FOLDER = PROJECT / "docs"
 
 
 def documents() -> dict[Path, str]:
     """Give every document, by its path."""
-    found = {FOLDER / "openapi" / f"{name}.json": _openapi(name) for name in SERVICES}
+    found = {FOLDER / "openapi" / f"{name}.json": _openapi(name) for name in UPSTREAMS}
     return found | {FOLDER / "problems.md": _problems()}
 
 

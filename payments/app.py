@@ -5,11 +5,13 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web as aio
 
-from payments import consumer
+from payments import api, consumer
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
-from shared import delivery, runtime, web
+from shared import delivery, openapi, runtime, web
+
+DESCRIPTION = "Payments: what became of the money for an order."
 
 SETTINGS = aio.AppKey("SETTINGS", Settings)
 
@@ -18,6 +20,9 @@ def create_app(settings: Settings) -> aio.Application:
     """Build the application; nothing is opened before it starts."""
     app = web.application()
     app[SETTINGS] = settings
+    if "api" in settings.only:
+        app.add_routes(api.routes)
+        openapi.serve(app, "payments", DESCRIPTION)
     app.cleanup_ctx.append(_lifespan)
     return app
 

@@ -101,6 +101,7 @@ class Payment:
     version: int = 0
     attempts: int = 0
     trace: str | None = None
+    user_id: str | None = None
 
     @property
     def key(self) -> str:
@@ -121,6 +122,7 @@ def intend(reserved: InventoryReserved, claim: Claim, now: datetime, trace: str 
         expires_at=reserved.expires_at,
         claim=claim,
         trace=trace,
+        user_id=reserved.user_id,
     )
     return _end_unpaid(payment, "deadline_passed") if now >= reserved.expires_at else (payment, [])
 

@@ -15,14 +15,15 @@ from shared.events import Event
 
 _COLUMNS = (
     "order_id, status, amount_cents, currency, expires_at, claim, claimed_until, "
-    "cancel_requested, reason, provider_ref, version, attempts, trace"
+    "cancel_requested, reason, provider_ref, version, attempts, trace, user_id"
 )
 
 # The one guard of "one payment per order": a row that is there, be it a tombstone, stays as it is and is not returned.
 _ADD = f"""
 insert into payments ({_COLUMNS})
 select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::bigint[],
-                     $7::timestamptz[], $8::bool[], $9::text[], $10::text[], $11::int[], $12::int[], $13::text[])
+                     $7::timestamptz[], $8::bool[], $9::text[], $10::text[], $11::int[], $12::int[], $13::text[],
+                     $14::text[])
 on conflict do nothing returning order_id
 """
 
@@ -63,7 +64,7 @@ async def add(conn: Connection, payments: Sequence[Payment]) -> set[int]:
     rows = [
         (
             *(p.order_id, p.status, p.amount_cents, p.currency, p.expires_at, p.claim.token, p.claim.until),
-            *(p.cancel_requested, p.reason, p.provider_ref, p.version, p.attempts, p.trace),
+            *(p.cancel_requested, p.reason, p.provider_ref, p.version, p.attempts, p.trace, p.user_id),
         )
         for p in payments
     ]
@@ -73,6 +74,13 @@ async def add(conn: Connection, payments: Sequence[Payment]) -> set[int]:
 async def get(conn: Connection, order_ids: Sequence[int]) -> dict[int, Payment]:
     """Read the payments of orders; those that do not exist are not in the answer."""
     return {row["order_id"]: _payment(row) for row in await conn.fetch(_GET, order_ids)}
+
+
+async def find(conn: Connection, order_id: int) -> tuple[Payment, datetime, datetime] | None:
+    """Read one payment, and when it was made and last changed."""
+    sql = f"select {_COLUMNS}, created_at, updated_at from payments where order_id = $1"
+    row = await conn.fetchrow(sql, order_id)
+    return None if row is None else (_payment(row), row["created_at"], row["updated_at"])
 
 
 async def save(conn: Connection, payments: Sequence[Payment], facts: Sequence[Event] = ()) -> None:
@@ -103,4 +111,4 @@ async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, no
 
 
 def _payment(row: Any) -> Payment:
-    return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:13])
+    return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:14])

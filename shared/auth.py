@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from random import uniform
 from typing import Any
 
@@ -28,6 +29,7 @@ _REFRESH_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _FIRST_RETRY_SECONDS = 0.1
 _FETCH_SECONDS = 1.5
+_MAX_BYTES = 64 * 1024
 _REMEMBERED = 10_000
 
 Fetch = Callable[[], Awaitable[dict[str, Any]]]
@@ -72,7 +74,8 @@ class Verifier:
         """Keep the keys fresh until `stop`; without an answer, those that are known stay in use."""
         while not stop.is_set():
             beat()
-            await self._try_refresh()
+            async with self._fetching:
+                await self._try_refresh()
             await wait(stop, (_REFRESH_SECONDS if self._keys else _RETRY_SECONDS) * uniform(0.8, 1.2))
 
     async def _read(self, token: str) -> Caller:
@@ -91,22 +94,25 @@ class Verifier:
         return self._keys[kid]
 
     async def _try_refresh(self) -> None:
-        self._tried_at = time.monotonic()
         try:
             await self.refresh()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with an answer, the keys that are known stay
             log.warning("keys could not be fetched, trying again", error=repr(error)[:200])
+        finally:  # the pause is from its end: else, when fetching hangs, those who waited would hang one after another
+            self._tried_at = time.monotonic()
 
 
 @asynccontextmanager
 async def verifying(tasks: Tasks, keys_url: str) -> AsyncIterator[Verifier]:
     """Yield a verifier that fetches the keys from an address, and keeps them fresh."""
     timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
+    async with aiohttp.ClientSession(timeout=timeout) as session:
 
         async def fetch() -> dict[str, Any]:
             async with session.get(keys_url, allow_redirects=False) as answer:
-                found: dict[str, Any] = orjson.loads(await answer.read())
+                if answer.status != HTTPStatus.OK:  # a redirect, which raises nothing, may come with keys of its own
+                    raise ValueError(f"answered {answer.status}")
+                found: dict[str, Any] = orjson.loads(await _read(answer))
                 return found
 
         verifier = Verifier(fetch)
@@ -115,3 +121,13 @@ async def verifying(tasks: Tasks, keys_url: str) -> AsyncIterator[Verifier]:
             yield verifier
         finally:
             await end()
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """Read an answer that is as small as keys are. Raises `ValueError` when it is not."""
+    found = bytearray()
+    async for piece in answer.content.iter_any():
+        found += piece
+        if len(found) > _MAX_BYTES:
+            raise ValueError(f"the keys are longer than {_MAX_BYTES} bytes")
+    return bytes(found)

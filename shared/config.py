@@ -61,4 +61,4 @@ def _sentence(error: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    return re.sub(r"//[^/]*@", "//...@", repr(value))  # an address has a password in it
+    return re.sub(r"//.*@", "//...@", repr(value))  # an address has a password in it

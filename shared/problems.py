@@ -70,7 +70,7 @@ ALL = (
     Problem(
         "internal", 500, "A defect of the service. Nothing is said of it here; its log has it.", "Report X-Request-Id."
     ),
-    Problem("not-implemented", 501, "The gateway does not know this verb.", "Use another."),
+    Problem("not-implemented", 501, "The gateway does not know this Transfer-Encoding.", "Use `chunked`, or none."),
     Problem("unavailable", 503, "The service, or its database, cannot be asked right now.", _REPEAT, retry=True),
     Problem("refused", 503, "Nothing was done and nothing will be.", _REPEAT, retry=True),
     Problem(

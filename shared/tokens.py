@@ -4,6 +4,7 @@ What must stay true: a caller is what the token says, and the token says it only
 its own header names, no other algorithm is tried.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ TYPE = "at+jwt"
 ADMIN = "admin"
 MAX_LENGTH = 4096
 LEEWAY_SECONDS = 5
+
+_SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{86}", re.ASCII)
+"""Header, claims and the 64 bytes of a signature, in base64url without padding: a token has one spelling."""
 
 _REQUIRED = ["iss", "aud", "sub", "exp", "iat", "sid", "roles"]
 
@@ -49,6 +53,8 @@ def key_id(token: str) -> str | None:
     """Tell which key a token names; only a token that could be one of ours gets that far. Raises `Unauthenticated`."""
     if len(token) > MAX_LENGTH:
         raise Unauthenticated(f"the token is longer than {MAX_LENGTH} characters")
+    if not _SHAPE.fullmatch(token):
+        raise Unauthenticated("the token cannot be read")
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.InvalidTokenError, ValueError):
@@ -76,9 +82,9 @@ def read(token: str, key: jwt.PyJWK) -> Caller:
         raise Unauthenticated("the token is not valid") from None
     user_id, roles, session_id = claims["sub"], claims["roles"], claims["sid"]
     well_formed = isinstance(roles, list) and all(isinstance(text, str) for text in (*roles, session_id))
-    if not well_formed or not user_id:
+    if not well_formed or not user_id or not session_id or not isinstance(claims["exp"], int):
         raise Unauthenticated("the token is not valid")
-    return Caller(user_id, frozenset(roles), session_id, int(claims["exp"]))
+    return Caller(user_id, frozenset(roles), session_id, claims["exp"])
 
 
 def sign(key: Any, kid: str, claims: dict[str, Any]) -> str:

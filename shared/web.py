@@ -50,9 +50,10 @@ def json(value: object, status: int = 200, **headers: str) -> web.Response:
 
 
 async def body(request: web.Request, model: type[Model], **context: object) -> Model:
-    """Read a JSON object, within the deadline; `null` counts as an empty one. Raises `Invalid` with the reason.
+    """Read a JSON object, within the deadline. Raises `Invalid` with the reason.
 
-    The model's validators are given `context`.
+    The model's validators are given `context`. Of `null` is said what an empty object lacks, in the seed's words; where
+    that lacks nothing, `null` is still no object.
     """
     try:
         async with asyncio.timeout(seconds_left(request)):
@@ -62,9 +63,12 @@ async def body(request: web.Request, model: type[Model], **context: object) -> M
     if not isinstance(value, dict | None):
         raise errors.Invalid(fields.INVALID_JSON)
     try:
-        return model.model_validate(value or {}, context=context)
+        found = model.model_validate(value or {}, context=context)
     except ValidationError as error:
         raise errors.Invalid(fields.sentence(error, in_json=True)) from None
+    if value is None:
+        raise errors.Invalid(fields.INVALID_JSON)
+    return found
 
 
 def query(request: web.Request, model: type[Model]) -> Model:

@@ -1,6 +1,6 @@
 """The users schema: profiles; `migrations/metadata.py` adds the toolkit's tables."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, Table, Text, text
 
 metadata = MetaData(schema="users")
 
@@ -15,4 +15,5 @@ profiles = Table(
     Column("deleted_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index("profiles_username", "username", postgresql_where=text("deleted_at IS NULL")),
 )

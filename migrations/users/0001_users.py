@@ -25,6 +25,7 @@ def upgrade() -> None:
           updated_at timestamptz not null default now()
         )"""
     )
+    op.execute("create index profiles_username on profiles (username) where deleted_at is null")
     op.execute("comment on column profiles.user_id is 'given by auth'")
     delivery_v1.upgrade("users.events")
 

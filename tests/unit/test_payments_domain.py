@@ -85,7 +85,7 @@ def test_a_cancellation_that_was_heard_or_comes_too_late_changes_nothing(before:
 def test_an_intent_that_comes_after_the_deadline_fails_at_once() -> None:
     fields = {"version": 1, "order_id": 1, "user_id": "u1", "sku": "burger", "quantity": 2, "currency": "EUR"}
     reserved = InventoryReserved(**fields, amount_cents=1700, expires_at=LATER)
-    assert domain.intend(reserved, CLAIM, NOW) == (PENDING, [])
+    assert domain.intend(reserved, CLAIM, NOW) == (replace(PENDING, user_id="u1"), [])
     after, facts = domain.intend(reserved, CLAIM, LATER)
     assert (after.status, facts) == (Status.FAILED, [PaymentFailed(version=1, order_id=1, reason="deadline_passed")])
 

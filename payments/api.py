@@ -1,0 +1,60 @@
+"""HTTP in: how the payment of an order stands, for its owner and for administrators."""
+
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+from aiohttp import web as aio
+from pydantic import BaseModel, Field
+
+from contracts.payments import FailReason
+from payments import store
+from payments.domain import Payment, Status
+from shared import db, errors, web
+from shared.operation import Access, caller, operation
+
+T = TypeVar("T")
+Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
+
+routes = aio.RouteTableDef()
+
+
+class Shown(BaseModel):
+    """A payment as it stands; FAILED has a reason, and what the provider knows has its reference."""
+
+    order_id: int
+    status: Status
+    amount_cents: int
+    currency: str
+    reason: Optional[FailReason] = None
+    provider_ref: Optional[str] = None
+    created_at: datetime
+    updated_at: datetime
+
+
+@routes.get("/payments/{order_id}")
+@operation(Access.USER, {200: Shown})
+async def get(request: aio.Request) -> aio.Response:
+    """Show the payment of an order."""
+    work = _find(request, web.path_id(request, "order_id"))
+    payment, created_at, updated_at = await web.within(work, web.seconds_left(request))
+    return web.json(
+        Shown(
+            order_id=payment.order_id,
+            status=payment.status,
+            amount_cents=payment.amount_cents,
+            currency=payment.currency,
+            reason=payment.reason,
+            provider_ref=payment.provider_ref,
+            created_at=created_at,
+            updated_at=updated_at,
+        )
+    )
+
+
+async def _find(request: aio.Request, order_id: int) -> tuple[Payment, datetime, datetime]:
+    """Read the payment, if it is the caller's to see; another's does not exist for them. Raises `NotFound`."""
+    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
+        found = await store.find(conn, order_id)
+    if found is None or not caller(request).may_see(found[0].user_id):
+        raise errors.NotFound("not found")
+    return found

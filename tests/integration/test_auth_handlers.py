@@ -1,0 +1,189 @@
+"""A user who was deleted is logged out for good, whatever else is in the batch or happens meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from asyncpg import Pool
+
+from auth import consumer, service, store
+from auth.service import Keyring, Limits, Logins, Passwords, Tokens
+from contracts.users import UserDeleted
+from shared import db
+from shared.consumer import Handling
+from shared.errors import Unauthenticated
+from tests.builders import eventually, record
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+async def pool(open_pool: Any) -> Pool:
+    made: Pool = await open_pool("auth")
+    return made
+
+
+@pytest.fixture
+def handling(pool: Pool) -> Handling:
+    return Handling(pool, "auth", consumer.HANDLERS)
+
+
+@pytest.fixture
+async def keyring(pool: Pool) -> Keyring:
+    made = Keyring(pool, 900)
+    await made.reload()
+    return made
+
+
+@pytest.fixture
+def logins(pool: Pool, keyring: Keyring) -> Logins:
+    return Logins(pool, keyring, Passwords(2), Limits(900, 3600, 1000, 1000), lambda: None)
+
+
+def deleted(user_id: object, version: int = 2) -> UserDeleted:
+    return UserDeleted(version=version, user_id=str(user_id))
+
+
+async def log_in(logins: Logins, username: str) -> Tokens:
+    return await logins.log_in(username, PASSWORD, "192.0.2.1")
+
+
+async def live_sessions(pool: Pool) -> int:
+    found: int = await pool.fetchval("select count(*) from sessions where revoked_at is null")
+    return found
+
+
+async def test_a_deleted_user_is_logged_out_everywhere_and_logs_in_no_more(
+    pool: Pool, handling: Handling, logins: Logins, keyring: Keyring
+) -> None:
+    ann, bob = [await logins.register(name, PASSWORD) for name in ("ann", "bob")]
+    sessions = [await log_in(logins, "ann") for _ in range(3)]
+    other = await log_in(logins, "bob")
+    await handling.handle([record(deleted(ann))])
+    for session in sessions:
+        with pytest.raises(Unauthenticated):
+            await logins.refresh(session.refresh)
+    for name in ("ann", f"~{ann}"):
+        with pytest.raises(Unauthenticated):
+            await log_in(logins, name)
+    await keyring.reload()
+    assert [keyring.is_over(session.refresh.partition(".")[0]) for session in (*sessions, other)] == [True] * 3 + [
+        False
+    ]
+    assert (await logins.refresh(other.refresh)).seconds == 900
+    assert await pool.fetchval("select password_hash from credentials where user_id = $1", ann) == ""
+    assert await pool.fetchval("select disabled_at from credentials where user_id = $1", bob) is None
+
+
+async def test_whoever_gets_the_name_of_a_deleted_user_is_somebody_else(handling: Handling, logins: Logins) -> None:
+    ann = await logins.register("ann", PASSWORD)
+    session = await log_in(logins, "ann")
+    await handling.handle([record(deleted(ann))])
+    assert await logins.register("ann", PASSWORD) != ann
+    await handling.handle([record(deleted(ann, version=3))])
+    await log_in(logins, "ann")
+    with pytest.raises(Unauthenticated):
+        await logins.refresh(session.refresh)
+
+
+async def test_a_deletion_that_comes_again_changes_nothing(pool: Pool, handling: Handling, logins: Logins) -> None:
+    ann = await logins.register("ann", PASSWORD)
+    first, again = record(deleted(ann)), record(deleted(ann))
+    await handling.handle([first, first])
+    row = await pool.fetchrow("select * from credentials")
+    await handling.handle([first])
+    await handling.handle([again, record(deleted(ann, version=3))])
+    assert await pool.fetchrow("select * from credentials") == row
+    assert await pool.fetchval("select count(*) from parked") == 0
+
+
+WEIRD = [
+    "999999", "0", "-1", "+{}", "0{}", "00{}", " {}", "{} ", "{}.0", "{}\n", "~{}", "{}_0", "\u0967", "\u00b2", "",
+    "9223372036854775807", "9223372036854775808", "18446744073709551617", "9" * 400, "1e1", "0x1", "ann", "'; --",
+]  # fmt: skip
+
+
+async def test_ids_that_nobody_has_are_parked_alone(pool: Pool, handling: Handling, logins: Logins) -> None:
+    users = [await logins.register(f"user{n}", PASSWORD) for n in range(6)]
+    named, others = users[3], [user for user in users if user != users[3]]
+    strange = [text.format(others[-1]) for text in WEIRD]
+    arabic = str.maketrans("0123456789", "\u0660\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668\u0669")
+    strange += [str(user).translate(arabic) for user in others]
+    events = [record(deleted(id_)) for id_ in strange]
+    await handling.handle([*events[:9], record(deleted(named)), *events[9:]])
+    gone = await pool.fetch("select user_id from credentials where disabled_at is not null")
+    assert [row[0] for row in gone] == [named]
+    rows = await pool.fetch("select key, blocks from parked")
+    assert sorted(row["key"] for row in rows) == sorted(strange)
+    assert not any(row["blocks"] for row in rows)
+
+
+async def waits_for_a_lock(pool: Pool) -> bool:
+    """Somebody in this database waits for a row that another transaction has."""
+    found: bool = await pool.fetchval(
+        "select exists(select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
+    )
+    return found
+
+
+async def log_in_meanwhile(
+    pool: Pool, logins: Logins, change: Callable[[db.Connection], Awaitable[Any]]
+) -> Tokens | BaseException:
+    """Log in with what was right when it began, while `change` is done but not committed."""
+    async with db.transaction(pool) as conn:
+        await change(conn)
+        login = asyncio.create_task(log_in(logins, "ann"))
+
+        async def stuck_or_done() -> bool:
+            return login.done() or await waits_for_a_lock(pool)
+
+        await eventually(stuck_or_done)
+    return (await asyncio.gather(login, return_exceptions=True))[0]
+
+
+def deleting(user_id: int) -> Callable[[db.Connection], Awaitable[Any]]:
+    return lambda conn: service.disable(conn, [user_id])
+
+
+def changing_the_password(user_id: int) -> Callable[[db.Connection], Awaitable[Any]]:
+    async def change(conn: db.Connection) -> None:
+        await store.set_password(conn, user_id, "another")
+        await store.end_sessions(conn, [user_id])
+
+    return change
+
+
+@pytest.mark.parametrize("changing", [deleting, changing_the_password])
+async def test_a_login_that_overlaps_the_end_of_its_credential_begins_no_session(
+    pool: Pool, logins: Logins, changing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await logins.register("ann", PASSWORD)
+    found = await log_in_meanwhile(pool, logins, changing(ann))
+    assert isinstance(found, Unauthenticated)
+    assert await live_sessions(pool) == 0
+
+    unguarded = store._ADD_SESSION.replace(" for share", "").replace(
+        "and password_hash = $5 and disabled_at is null", ""
+    )
+    monkeypatch.setattr(store, "_ADD_SESSION", unguarded.replace("user_id = $4", "user_id = $4 and $5 <> ''"))
+    bob = await logins.register("bob", PASSWORD)
+    await pool.execute("update credentials set username = user_id::text where user_id = $1", ann)
+    await pool.execute("update credentials set username = 'ann' where user_id = $1", bob)
+    assert isinstance(await log_in_meanwhile(pool, logins, changing(bob)), Tokens)
+    assert await live_sessions(pool) == 1  # without the guard it would outlive the credential
+
+
+async def test_of_two_rotations_the_last_one_asked_for_signs_also_when_it_is_the_sooner(
+    pool: Pool, keyring: Keyring
+) -> None:
+    async with db.transaction(pool) as conn:
+        await service.rotate_keys(conn, 3600, 900)
+    async with db.transaction(pool) as conn:
+        last = await service.rotate_keys(conn, 0, 900)
+    await keyring.reload()
+    assert keyring.signing.kid == last
+    await pool.execute("update signing_keys set signs_from = now() where signs_from > now()")
+    await keyring.reload()
+    assert keyring.signing.kid == last
+    assert len(keyring.published()["keys"]) == 3

@@ -1,0 +1,314 @@
+"""Guessing passwords is slow, tells nothing, and slows nobody else; of many who want one name one gets it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import count
+from statistics import median
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from argon2 import PasswordHasher
+
+from auth import service, store
+from auth.domain import Credential
+from auth.service import Passwords
+from tests.builders import eventually
+from tests.conftest import Database
+from tests.service.conftest import Client, Serve, made_from, serving
+
+FREE = 5
+PASSWORD = "correct horse"
+
+on_one_service = pytest.mark.asyncio(loop_scope="module")
+_addresses = (f"192.0.2.{n}" for n in count())
+
+
+@dataclass(frozen=True)
+class Auth:
+    """The service as clients see it, and its database."""
+
+    client: Client
+    conn: Any
+
+    async def log_in(self, username: str, password: str = PASSWORD, ip: str | None = None) -> tuple[int, int, str]:
+        """The answer's status, the seconds to wait, and what it says; from an address of its own."""
+        sent = {"username": username, "password": password}
+        headers = {"X-Real-IP": next(_addresses) if ip is None else ip}
+        answer = await self.client.post("/auth/login", json=sent, headers=headers)
+        detail = (await answer.json(content_type=None)).get("detail", "")
+        return answer.status, int(answer.headers.get("Retry-After", 0)), detail
+
+    async def statuses(self, username: str, guesses: int) -> list[int]:
+        return [(await self.log_in(username, f"guess {n}"))[0] for n in range(guesses)]
+
+    async def register(self, username: str, password: str = PASSWORD) -> int:
+        answer = await self.client.post("/auth/register", json={"username": username, "password": password})
+        return answer.status
+
+    async def disable(self, username: str) -> None:
+        await self.conn.execute("update credentials set disabled_at = now() where username = $1", username)
+
+    async def let_time_pass(self) -> None:
+        await self.conn.execute("update throttles set blocked_until = now()")
+
+
+async def opened(client: Client, database: Database) -> AsyncIterator[Auth]:
+    conn = await asyncpg.connect(database.url_for("auth"))
+    yield Auth(client, conn)
+    await conn.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database_for_all(template: Database) -> AsyncIterator[Database]:
+    async with made_from(template) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def auth(database_for_all: Database) -> AsyncIterator[Auth]:
+    """A service for tests that use names of their own."""
+    async with serving("auth", database_for_all.url_for("auth")) as client:
+        async for made in opened(await keyed(client), database_for_all):
+            yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def patient(database_for_all: Database) -> AsyncIterator[Auth]:
+    """Another, which lets everybody guess, but not from one address."""
+    limits = {"free_failures_per_account": 1000, "free_failures_per_address": 3}
+    async with serving("auth", database_for_all.url_for("auth"), **limits) as client:
+        async for made in opened(await keyed(client), database_for_all):
+            yield made
+
+
+async def keyed(client: Client) -> Client:
+    """Wait until the service has a key to sign with."""
+
+    async def published() -> bool:
+        return (await client.get("/auth/jwks.json")).status == 200
+
+    await eventually(published)
+    return client
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first wait is as long as the last one: no test is so slow that it is over by itself."""
+    monkeypatch.setattr(store, "_FAILED", store._FAILED.replace("2.0 ^ ", "30 + 2.0 ^ "))
+    monkeypatch.setattr(service, "_TURN_SECONDS", 2.5)
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What every comparison of a password has found."""
+    found: list[bool] = []
+    real = Passwords.is_right
+
+    async def is_right(self: Passwords, known: Credential | None, password: str) -> bool:
+        right = await real(self, known, password)
+        found.append(right)
+        return right
+
+    monkeypatch.setattr(Passwords, "is_right", is_right)
+    return found
+
+
+@on_one_service
+@pytest.mark.usefixtures("long_waits")
+async def test_after_the_free_failures_everybody_waits_and_then_the_right_password_counts_again(
+    auth: Auth, compared: list[bool]
+) -> None:
+    assert await auth.register("bea") == 201
+    for _ in range(2):  # a success forgives all of it
+        compared.clear()
+        assert await auth.statuses("bea", FREE + 1) == [401] * (FREE + 1)
+        for password in ("guess", PASSWORD):
+            status, seconds, _ = await auth.log_in("bea", password)
+            assert status == 429
+            assert 0 < seconds <= 31
+        assert len(compared) == FREE + 1
+        await auth.let_time_pass()
+        assert (await auth.log_in("bea"))[0] == 200
+
+
+@on_one_service
+async def test_the_wait_doubles_up_to_half_a_minute_and_is_never_longer(auth: Auth) -> None:
+    assert await auth.statuses("waiting", FREE) == [401] * FREE
+    waits = []
+    for _ in range(8):
+        assert (await auth.log_in("waiting"))[0] == 401
+        waits.append((await auth.log_in("waiting"))[1])  # 0 if the first, of a second, should be over by now
+        await auth.let_time_pass()
+    assert waits[2:] == sorted(waits[2:])
+    assert waits[2] < 10
+    assert 30 <= waits[-1] <= 31
+
+
+@on_one_service
+@pytest.mark.usefixtures("long_waits")
+async def test_failures_are_forgotten_after_a_quarter_of_an_hour(auth: Auth) -> None:
+    await auth.statuses("forgotten", FREE + 1)
+    await auth.conn.execute("update throttles set blocked_until = now(), seen_at = now() - interval '16 minutes'")
+    assert await auth.statuses("forgotten", FREE + 2) == [401] * (FREE + 1) + [429]
+
+
+@on_one_service
+@pytest.mark.usefixtures("long_waits")
+async def test_a_name_that_does_not_exist_is_counted_and_answered_alike(auth: Auth) -> None:
+    assert [await auth.register(name) for name in ("known", "gone")] == [201, 201]
+    await auth.disable("gone")
+    answers = {
+        name: [await auth.log_in(name, f"guess {n}") for n in range(FREE + 2)]
+        for name in ("known", "nobody", "gone", "", "Known", "'; --", "\u0661" * 128)
+    }
+    assert [status for status, _, _ in answers["known"]] == [401] * (FREE + 1) + [429]
+    assert all(found == answers["known"] for found in answers.values()), answers
+
+
+@on_one_service
+@pytest.mark.usefixtures("long_waits")
+async def test_an_address_is_slowed_whatever_names_it_tries_and_no_other_is(patient: Auth) -> None:
+    assert await patient.register("cem") == 201
+    here, there = "198.51.100.1", "198.51.100.2"
+    assert [(await patient.log_in(f"name {n}", ip=here))[0] for n in range(5)] == [401] * 4 + [429]
+    assert (await patient.log_in("cem", ip=here))[0] == 429
+    assert (await patient.log_in("cem", ip=there))[0] == 200
+    await patient.let_time_pass()
+    assert (await patient.log_in("cem", ip=here))[0] == 200
+    assert [(await patient.log_in(f"other {n}", ip=here))[0] for n in range(2)] == [401, 429]  # no address is forgiven
+
+
+@on_one_service
+@pytest.mark.parametrize("ip", [b"", b"x" * 8000, b"2001:db8::1", b"a,b", b"\xff", "\u0661".encode(), b"'; --"])
+async def test_an_address_may_be_anything(auth: Auth, ip: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", auth.client.port)
+    body = b'{"username":"from afar","password":"guess"}'
+    writer.write(b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Real-IP: " % len(body))
+    writer.write(ip + b"\r\n\r\n" + body)
+    async with asyncio.timeout(3):
+        assert (await reader.readline()).split()[1] in (b"401", b"429")
+    writer.close()
+
+
+async def guess_at_once(auth: Auth, username: str, compared: list[bool]) -> int:
+    """How many of fifty guesses were compared with the password."""
+    compared.clear()
+    answers = await asyncio.gather(*(auth.log_in(username, f"guess {n}") for n in range(50)))
+    assert {status for status, _, _ in answers} == {401, 429}, answers
+    return len(compared)
+
+
+@on_one_service
+@pytest.mark.usefixtures("long_waits")
+async def test_guesses_all_at_once_are_no_more_than_one_after_another(auth: Auth, compared: list[bool]) -> None:
+    assert await auth.register("dag") == 201
+    assert await guess_at_once(auth, "dag", compared) == FREE + 1
+
+
+@pytest.mark.usefixtures("long_waits")
+async def test_guesses_all_at_once_are_more_only_by_those_that_are_hashed_at_once(
+    serve: Serve, database: Database, compared: list[bool]
+) -> None:
+    async for auth in opened(await keyed(await serve("auth", hashes_at_once=4)), database):
+        assert await auth.register("dag") == 201
+        assert FREE < await guess_at_once(auth, "dag", compared) <= FREE + 4
+
+
+@on_one_service
+async def test_without_the_wait_guesses_at_once_would_be_more(
+    auth: Auth, compared: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never_blocked(*_: Any) -> float:
+        return 0.0
+
+    monkeypatch.setattr(store, "blocked_seconds", never_blocked)
+    assert await guess_at_once(auth, "eli", compared) > FREE + 1
+
+
+async def spread(auth: Auth, names: list[str]) -> float:
+    """How much longer the slowest of these takes than the fastest: of interleaved attempts, the medians' ratio."""
+    seen: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(15):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            began = time.perf_counter()
+            assert (await auth.log_in(name, "guess"))[0] == 401
+            seen[name].append(time.perf_counter() - began)
+    medians = [median(times) for times in seen.values()]
+    return max(medians) / min(medians)
+
+
+@on_one_service
+async def test_nobody_can_tell_from_the_time_whether_a_name_exists(
+    patient: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [await patient.register(name) for name in ("fay", "fey")] == [201, 201]
+    await patient.disable("fey")
+    names, spreads = ["fay", "fey", "nobody"], [9.0]
+    while min(spreads) >= 1.2 and len(spreads) < 7:  # others use this machine, too
+        spreads.append(await spread(patient, names))
+    assert min(spreads) < 1.2, spreads
+
+    real = Passwords.is_right
+
+    async def hasty(self: Passwords, known: Credential | None, password: str) -> bool:
+        return known is not None and await real(self, known, password)
+
+    monkeypatch.setattr(Passwords, "is_right", hasty)
+    assert await spread(patient, names) > 1.5  # without the hash of nobody's password everybody could
+
+
+async def storm(auth: Auth, username: str) -> tuple[set[int], float]:
+    """Log in forty times at once; gives the statuses, and in which share of the time the loop stood still."""
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.002)
+            gaps.append(time.perf_counter() - began)
+
+    heart = asyncio.create_task(beat())
+    answers = await asyncio.gather(*(auth.log_in(username) for _ in range(40)))
+    heart.cancel()
+    return {status for status, _, _ in answers}, sum(gap for gap in gaps if gap > 0.05) / sum(gaps)
+
+
+@on_one_service
+async def test_a_storm_of_logins_is_slow_itself_and_stops_nobody_else(
+    patient: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await patient.register("gil") == 201
+    slow = PasswordHasher(time_cost=8, memory_cost=19_456, parallelism=1).hash(PASSWORD)  # four times as slow as ours
+    await patient.conn.execute("update credentials set password_hash = $1 where username = 'gil'", slow)
+    statuses, stood_still = await storm(patient, "gil")
+    assert statuses == {200, 429}
+    assert stood_still < 0.4
+    assert (await patient.log_in("gil"))[0] == 200
+
+    async def in_the_loop(_: Passwords, work: Any, *arguments: str) -> Any:
+        await asyncio.sleep(0)
+        return work(*arguments)
+
+    monkeypatch.setattr(Passwords, "_in_thread", in_the_loop)
+    assert (await storm(patient, "gil"))[1] > 0.6  # without threads the loop would
+
+
+@on_one_service
+async def test_of_many_who_register_one_name_at_once_one_gets_it_and_says_so_once(auth: Auth) -> None:
+    statuses = await asyncio.gather(*(auth.register("hal", f"{PASSWORD} {n}") for n in range(20)))
+    assert statuses.count(201) == 1
+    assert set(statuses) <= {201, 409, 429}
+    sql = "select key from outbox where type = 'UserRegistered' and convert_from(value, 'UTF8') like '%\"hal\"%'"
+    made = await auth.conn.fetch("select user_id::text from credentials where username = 'hal'")
+    assert len(made) == 1
+    assert await auth.conn.fetch(sql) == made
+
+
+async def test_nobody_registers_as_the_administrator_also_before_there_is_one(serve: Serve, database: Database) -> None:
+    async for auth in opened(await serve("auth", only=["api"]), database):
+        assert await auth.register("admin") == 409
+        assert await auth.conn.fetchval("select count(*) from credentials") == 0

@@ -1,0 +1,56 @@
+"""What a caller may see, and which texts could be a token at all."""
+
+import time
+
+import jwt
+import pytest
+
+from shared import tokens
+from shared.errors import Unauthenticated
+from shared.tokens import Caller
+from tests.tokens import Mint
+
+
+def test_what_the_mint_has_signed_is_read_as_it_was_meant() -> None:
+    mint = Mint()
+    token = mint.token("7", "cook", "admin")
+    assert tokens.key_id(token) == mint.kid
+    key = jwt.PyJWK(mint.published()["keys"][0], tokens.ALGORITHM)
+    caller = tokens.read(token, key)
+    assert (caller.user_id, caller.roles, caller.session_id) == ("7", {"cook", "admin"}, "a session")
+    assert time.time() < caller.expires_at <= time.time() + 3600
+
+
+def test_a_token_has_one_spelling() -> None:
+    token = Mint().token()
+    for other in (
+        token + "=",
+        token + "==",
+        token + "\n",
+        " " + token,
+        token[:-1],
+        token + "A",
+        token.replace(".", ".="),
+    ):
+        with pytest.raises(Unauthenticated, match="cannot be read"):
+            tokens.key_id(other)
+
+
+@pytest.mark.parametrize(
+    ("caller", "user_id", "may"),
+    [
+        (Caller("7"), "7", True),
+        (Caller("7"), "8", False),
+        (Caller("7"), None, False),
+        (Caller("7"), "", False),
+        (Caller("7", frozenset({"cook"})), "8", False),
+        (Caller("7", frozenset({"Admin", "administrator"})), "8", False),
+        (Caller("1", frozenset({"admin"})), "8", True),
+        (Caller("1", frozenset({"admin"})), None, True),
+        (tokens.TRUSTED, "8", True),
+    ],
+)
+def test_a_user_sees_what_is_theirs_and_an_administrator_everything(
+    caller: Caller, user_id: str | None, may: bool
+) -> None:
+    assert caller.may_see(user_id) is may

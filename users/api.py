@@ -1,0 +1,156 @@
+"""HTTP in: profiles, each for its owner and for administrators. Parse, call one use case, answer."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+from aiohttp import web as aio
+from pydantic import BaseModel, Field
+
+from shared import db, errors, events, web
+from shared.db import Connection
+from shared.fields import QUERY, REQUEST, Cursor, Limit, Text
+from shared.operation import Access, caller, operation
+from users import domain, service, store
+from users.domain import Profile
+
+COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
+
+T = TypeVar("T")
+
+DisplayName = Annotated[Text, Field(max_length=128)]
+Email = Annotated[str, Field(pattern=domain.EMAIL, max_length=254)]
+
+_PROFILE = "/users/{id:(?!me$)[^/]+}"  # or /users/me would have all verbs of a profile
+
+routes = aio.RouteTableDef()
+
+
+class Change(BaseModel):
+    """What is new of a profile; what is left out stays as it is, and what is empty is forgotten."""
+
+    model_config = REQUEST
+
+    display_name: DisplayName = Field(default_factory=str)  # a factory, because there is no default to be published
+    email: Email = Field(default_factory=str)
+
+
+class Shown(BaseModel):
+    """A profile as it stands."""
+
+    id: int
+    username: str
+    display_name: str
+    email: str
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, profile: Profile) -> "Shown":
+        """Show what is not about its end."""
+        return cls.model_validate(profile, from_attributes=True)
+
+
+class Page(BaseModel):
+    """Profiles by their ids; `next_cursor` is where the next page begins, or null."""
+
+    users: list[Shown]
+    next_cursor: str | None
+
+
+class Filters(BaseModel):
+    """Which profiles to list."""
+
+    model_config = QUERY
+
+    username: Text | None = None
+    limit: Limit = 20
+    cursor: Cursor | None = None
+
+
+@routes.get("/users/me")
+@operation(Access.USER, {200: Shown}, problems=[404])
+async def me(request: aio.Request) -> aio.Response:
+    """Show the caller's own profile."""
+    user_id = domain.read_id(caller(request).user_id)
+    if user_id is None:
+        raise service.ProfileNotFound
+    return web.json(Shown.of(await _read(request, lambda conn: service.own(conn, user_id))))
+
+
+@routes.get("/users/")
+@operation(Access.ADMIN, {200: Page}, query=Filters)
+async def index(request: aio.Request, filters: Filters) -> aio.Response:
+    """List profiles by their ids, a page at a time."""
+    after, limit = filters.cursor or 0, filters.limit
+    profiles = await _read(request, lambda conn: store.page(conn, after, limit + 1, filters.username))
+    shown = [Shown.of(profile) for profile in profiles[:limit]]
+    return web.json(Page(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
+
+
+@routes.get(_PROFILE)
+@operation(Access.USER, {200: Shown})
+async def get(request: aio.Request) -> aio.Response:
+    """Show a profile."""
+    user_id = _visible_id(request)
+    return web.json(Shown.of(await _read(request, lambda conn: service.get(conn, user_id))))
+
+
+@routes.patch(_PROFILE)
+@operation(Access.USER, {200: Shown}, body=Change)
+async def change(request: aio.Request, wanted: Change) -> aio.Response:
+    """Change a profile."""
+    user_id, values = _visible_id(request), wanted.model_dump(exclude_unset=True)
+
+    async def work() -> Profile:
+        async with _writing(request, user_id) as conn:
+            return await service.change(conn, user_id, values)
+
+    return web.json(Shown.of(await web.within(work(), web.seconds_left(request))))
+
+
+@routes.delete(_PROFILE)
+@operation(Access.USER, {204: None}, problems=[409])
+async def delete(request: aio.Request) -> aio.Response:
+    """Delete a profile for good, and with it the login; nothing personal is kept."""
+    user_id, by = _visible_id(request), caller(request)
+    if by.is_admin and by.user_id == str(user_id):
+        raise errors.Conflict("an administrator cannot delete their own profile: another one has to do it")
+
+    async def work() -> None:
+        async with _writing(request, user_id) as conn:
+            await service.delete(conn, user_id)
+
+    await web.within(work(), web.seconds_left(request))
+    request.app[COMMITTED]()
+    return aio.Response(status=204)
+
+
+def _visible_id(request: aio.Request) -> int:
+    """Take the id from the path, if that user is the caller's to see. Raises `Invalid` or `ProfileNotFound`."""
+    user_id = web.path_id(request)
+    if not caller(request).may_see(str(user_id)):
+        raise service.ProfileNotFound
+    return user_id
+
+
+async def _read(request: aio.Request, read: Callable[[Connection], Awaitable[T]]) -> T:
+    async def work() -> T:
+        async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
+            return await read(conn)
+
+    return await web.within(work(), web.seconds_left(request))
+
+
+@asynccontextmanager
+async def _writing(request: aio.Request, user_id: int) -> AsyncIterator[Connection]:
+    """Open a transaction that may write and tell of this user; what it tells carries on the request's trace."""
+    key, trace = str(user_id), web.trace_of(request)
+    token = events.traces.set({key: trace} if trace else {})
+    try:
+        async with db.transaction(request.app[web.POOL], keys=[key]) as conn:
+            yield conn
+    finally:
+        events.traces.reset(token)

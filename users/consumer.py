@@ -1,0 +1,22 @@
+"""What users does when others speak: one function per event type, over a list, in the batch's transaction."""
+
+from pydantic import BaseModel
+
+from contracts.users import AUTH_TOPIC, UserRegistered
+from shared.consumer import Handler
+from shared.db import Connection
+from shared.errors import UnknownAggregate
+from users import domain, service
+
+TOPICS = (AUTH_TOPIC,)
+
+
+async def on_user_registered(conn: Connection, events: list[UserRegistered]) -> None:
+    """Somebody has a login: they get a profile."""
+    ids = {event.user_id: domain.read_id(event.user_id) for event in events}
+    if strange := [event for event in events if ids[event.user_id] is None]:
+        raise UnknownAggregate([*strange])
+    await service.register(conn, {id_: event.username for event in events if (id_ := ids[event.user_id])})
+
+
+HANDLERS: dict[type[BaseModel], Handler] = {UserRegistered: on_user_registered}

@@ -1,0 +1,48 @@
+"""What a profile is, how it changes and how it ends: a deleted one keeps nothing personal, and never comes back."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from contracts.users import UserDeleted
+from shared.events import Event
+
+EMAIL = r"^$|^[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+$"
+
+_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_IDS = range(1, 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile as it stands, or, `is_deleted`, what is left of one: that there was somebody."""
+
+    id: int
+    username: str
+    display_name: str
+    email: str
+    version: int
+    is_deleted: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+def read_id(text: str) -> int | None:
+    """Read a user's id as events and tokens have it, in one way only: there a user is their text, which is a key."""
+    return int(text) if _ID.fullmatch(text) and int(text) in _IDS else None
+
+
+def change(before: Profile, values: Mapping[str, Any]) -> Profile:
+    """Give fields new values; what they were already is no change."""
+    after = replace(before, **values)
+    return before if after == before else replace(after, version=before.version + 1)
+
+
+def delete(before: Profile) -> tuple[Profile, list[Event]]:
+    """Forget who it was, and say that they are gone; of one that is deleted already nothing is said again."""
+    if before.is_deleted:
+        return before, []
+    after = replace(before, username="", display_name="", email="", is_deleted=True, version=before.version + 1)
+    return after, [UserDeleted(version=after.version, user_id=str(after.id))]

@@ -1,0 +1,58 @@
+"""Every SQL statement of the users service."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared import outbox
+from shared.db import Connection
+from shared.events import Encoded
+from users.domain import Profile
+
+_COLUMNS = (
+    "user_id, username, display_name, email, version, deleted_at is not null as is_deleted, created_at, updated_at"
+)
+
+# The one guard of "a profile is made once, and a deleted one stays so": a row that is there is left as it is.
+_ADD = """
+insert into profiles (user_id, username) select * from unnest($1::bigint[], $2::text[]) on conflict do nothing
+"""
+
+# Only who holds the lock of the user's key writes the row, so what was read before is what is replaced here.
+_SAVE = f"""
+with saved as (
+  update profiles set username = $2, display_name = $3, email = $4, version = $5,
+         deleted_at = case when $6 then now() end, updated_at = now()
+   where user_id = $1 returning *),
+published as ({outbox.insert_sql(7, "row.key in (select user_id::text from saved)")})
+select {_COLUMNS} from saved
+"""
+
+_PAGE = f"""
+select {_COLUMNS} from profiles
+ where user_id > $1 and deleted_at is null and ($3::text is null or username = $3) order by user_id limit $2
+"""
+
+
+async def add(conn: Connection, user_ids: Sequence[int], usernames: Sequence[str]) -> None:
+    """Insert profiles of users who never had one."""
+    await conn.execute(_ADD, user_ids, usernames)
+
+
+async def get(conn: Connection, user_id: int) -> Profile | None:
+    """Read one profile, also a deleted one."""
+    row = await conn.fetchrow(f"select {_COLUMNS} from profiles where user_id = $1", user_id)
+    return None if row is None else Profile(*row)
+
+
+async def save(conn: Connection, profile: Profile, events: Sequence[Encoded] = ()) -> Profile:
+    """Store a profile as it has become and say so, in the caller's transaction, which holds the lock of its key."""
+    p = profile
+    row: Any = await conn.fetchrow(
+        _SAVE, p.id, p.username, p.display_name, p.email, p.version, p.is_deleted, *outbox.columns(events)
+    )
+    return Profile(*row)
+
+
+async def page(conn: Connection, after: int, limit: int, username: str | None = None) -> list[Profile]:
+    """List profiles by their ids, from above one; with a `username`, only that user's."""
+    return [Profile(*row) for row in await conn.fetch(_PAGE, after, limit, username)]
