@@ -1,0 +1,1245 @@
+"""The gateway by itself: a real nginx before services of the test's own, which remember what reaches them."""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from posixpath import normpath
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from local import nginx, ports
+from local.process import Server
+from local.stack import NO_LIMITS
+from shared import openapi, operation, problems
+from shared.errors import Unauthenticated
+from tests.builders import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SERVICE_SECONDS = 2.8  # as shared/web.py has it
+TOKEN = "Bearer good"
+KEY = "Idempotency-Key: k"
+USER = {"X-User-Id": "7", "X-User-Roles": "user"}
+SECURITY = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it reached a service."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    @classmethod
+    async def of(cls, request: web.BaseRequest) -> "Seen":
+        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.raw_headers]
+        return cls(request.method, request.raw_path, headers, await request.read())
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+async def say_ok(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+class Upstream:
+    """A service that remembers what was asked, and answers as it is told to."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name, self.port = name, port
+        self.seen: list[Seen] = []
+        self.unread = 0
+        self.reads = True
+        self.handler: Handler = say_ok
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        self._runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, ports.LOOPBACK, self.port, backlog=1024).start()
+
+    async def stop(self) -> None:
+        if self._runner:
+            await self._runner.cleanup()
+        self._runner = None
+
+    async def reset(self) -> None:
+        self.seen, self.unread, self.reads, self.handler = [], 0, True, say_ok
+        if not self._runner:
+            await self.start()
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(SERVICE_SECONDS if self.reads else 0):
+                self.seen.append(await Seen.of(request))
+        except (TimeoutError, ConnectionError, web.RequestPayloadError):
+            self.unread += 1
+            return problems.response("invalid", "no body")
+        return await self.handler(request)
+
+
+class Auth(Upstream):
+    """The auth service: what `sessions` has is a token, and its first session's user is known to it."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__("auth", port)
+        self.asked: list[Seen] = []
+        self.sessions: dict[str, dict[str, str]] = {}
+        self.hang: asyncio.Event | None = None
+
+    async def reset(self) -> None:
+        await super().reset()
+        self.asked, self.sessions, self.hang = [], {"good": USER}, None
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path != "/auth/validate":
+            return await super()._serve(request)
+        self.asked.append(await Seen.of(request))
+        if self.hang:
+            await self.hang.wait()
+        try:
+            token = operation.bearer(request.headers.getall("Authorization", []))
+            return web.Response(status=204, headers=self.sessions[token])
+        except (Unauthenticated, KeyError):
+            return problems.response("unauthenticated", "no such token")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, all of it."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    raw: bytes
+
+    @classmethod
+    def of(cls, raw: bytes) -> "Answer":
+        head, _, body = raw.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        return cls(int(first.split(" ")[1]), headers, body, raw)
+
+    def get(self, name: str) -> str:
+        values = [value for key, value in self.headers if key == name.lower()]
+        assert len(values) <= 1, (name, values)
+        return values[0] if values else ""
+
+    @property
+    def problem(self) -> str:
+        assert self.get("content-type") == "application/problem+json", self.raw
+        told = json.loads(self.body)
+        assert told["status"] == self.status
+        return str(told["type"]).removeprefix(problems.PATH)
+
+
+def request(first: str, *headers: str, body: bytes = b"", token: str | None = TOKEN, close: bool = True) -> bytes:
+    """A request as text; the body's length is among `headers`, if at all."""
+    lines = [f"{first} HTTP/1.1" if "HTTP/" not in first else first, "Host: shop"]
+    if token is not None:
+        lines.append(f"Authorization: {token}")
+    if close:
+        lines.append("Connection: close")
+    return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body
+
+
+def sized(body: bytes) -> str:
+    return f"Content-Length: {len(body)}"
+
+
+def chunked(*chunks: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+
+
+@dataclass
+class Shop:
+    """A gateway and what is behind it."""
+
+    port: int
+    server: Server
+    upstreams: dict[str, Upstream]
+
+    @property
+    def auth(self) -> Auth:
+        auth = self.upstreams["auth"]
+        assert isinstance(auth, Auth)
+        return auth
+
+    @property
+    def orders(self) -> Upstream:
+        return self.upstreams["orders"]
+
+    @property
+    def seen(self) -> dict[str, list[Seen]]:
+        """What reached services, by service, without the questions for tokens."""
+        return {name: upstream.seen for name, upstream in self.upstreams.items() if upstream.seen}
+
+    def only(self, service: str) -> Seen:
+        """The one request that reached any service."""
+        assert {name: len(seen) for name, seen in self.seen.items()} == {service: 1}
+        return self.upstreams[service].seen[0]
+
+    async def raw(self, *pieces: bytes, pause: float = 0.0, source: str = ports.LOOPBACK, seconds: float = 15) -> bytes:
+        """Send the pieces, and give all that comes back until the connection ends."""
+        reader, writer = await asyncio.open_connection(ports.LOOPBACK, self.port, local_addr=(source, 0))
+        got = bytearray()
+
+        async def receive() -> None:
+            try:
+                while data := await reader.read(65536):
+                    got.extend(data)
+            except ConnectionError:
+                pass
+
+        try:
+            async with asyncio.timeout(seconds):
+                receiving = asyncio.create_task(receive())
+                try:
+                    for piece in pieces:
+                        writer.write(piece)
+                        await writer.drain()
+                        if pause:
+                            await asyncio.wait([receiving], timeout=pause)
+                        if receiving.done():
+                            break
+                except ConnectionError:
+                    pass
+                await receiving
+        finally:
+            writer.close()
+        return bytes(got)
+
+    async def send(self, *pieces: bytes, **how: Any) -> Answer:
+        """Send one request, which asks for the connection to be closed."""
+        return Answer.of(await self.raw(*pieces, **how))
+
+    async def ask(self, first: str, *headers: str, body: bytes = b"", token: str | None = TOKEN, **how: Any) -> Answer:
+        """Send a well-formed request."""
+        lengths = [sized(body)] if body else []
+        return await self.send(request(first, *headers, *lengths, body=body, token=token), **how)
+
+    async def many(self, count: int, first: str, *headers: str, **how: Any) -> list[Answer]:
+        """Send as many at once."""
+        return await asyncio.gather(*(self.ask(first, *headers, **how) for _ in range(count)))
+
+    def logged(self) -> str:
+        return self.server.log.read_text()
+
+
+@asynccontextmanager
+async def opened(root: Path, **limits: str) -> AsyncIterator[Shop]:
+    first = ports.free_block(1 + len(nginx.UPSTREAMS))
+    where = dict(zip(nginx.UPSTREAMS, range(first + 1, first + 10), strict=False))
+    upstreams = {name: Auth(port) if name == "auth" else Upstream(name, port) for name, port in where.items()}
+    values = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{port}" for name, port in where.items()}
+    server = Server(nginx.Gateway(root, first, values | NO_LIMITS | limits), root)
+    server.start()
+    try:
+        yield Shop(first, server, upstreams)
+    finally:
+        server.stop()
+        for upstream in upstreams.values():
+            await upstream.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shop_for_all(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
+    async with opened(tmp_path_factory.mktemp("gateway")) as shop:
+        yield shop
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shop(shop_for_all: Shop) -> Shop:
+    for upstream in shop_for_all.upstreams.values():
+        await upstream.reset()
+    return shop_for_all
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def limited(tmp_path: Path) -> AsyncIterator[Shop]:
+    limits = {"REQUESTS_PER_SECOND": "30", "LOGINS_PER_SECOND": "1", "CONNECTIONS": "4"}
+    async with opened(tmp_path, **limits) as shop:
+        for upstream in shop.upstreams.values():
+            await upstream.reset()
+        yield shop
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def unharmed(shop: Shop) -> AsyncIterator[None]:
+    """Whatever was sent: a good request is served at once after it, and its body was never taken for a request."""
+    yield
+    assert not [seen for upstream in shop.upstreams.values() for seen in upstream.seen if "smuggled" in seen.path]
+    for upstream in shop.upstreams.values():
+        await upstream.reset()
+    assert (await shop.ask("POST /v1/orders", body=b"x", seconds=1)).status == 200
+    assert shop.only("orders").body == b"x"
+
+
+# Routing
+
+ROUTES = {
+    "/v1/orders": "orders",
+    "/v1/orders/1?wait=3": "orders",
+    "/orders/": "orders",
+    "/orders/1": "orders",
+    "/inventory/burger": "inventory",
+    "/payments/1": "payments",
+    "/auth/jwks.json": "auth",
+    "/users/me": "users",
+    "/products/": "products",
+    "/problems/": "auth",
+    "/problems/invalid": "auth",
+}
+PROTECTED = {"orders", "inventory", "payments", "users"}
+
+
+@pytest.mark.parametrize(("path", "service"), ROUTES.items())
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
+async def test_a_path_belongs_to_one_service_which_gets_it_as_it_was_sent(
+    shop: Shop, method: str, path: str, service: str
+) -> None:
+    body = b"" if method in {"GET", "HEAD"} else b"{}"
+    assert (await shop.ask(f"{method} {path}", body=body)).status == 200
+    seen = shop.only(service)
+    assert (seen.method, seen.path, seen.body) == (method, path, body)
+    assert seen.all("Host") == [service]
+
+
+@pytest.mark.parametrize("service", nginx.UPSTREAMS)
+async def test_documents_of_services_are_public(shop: Shop, service: str) -> None:
+    assert (await shop.ask(f"GET /openapi/{service}.json", token=None)).status == 200
+    assert shop.only(service).path == "/openapi.json"
+
+
+@pytest.mark.parametrize("path", ["/orders", "/users", "/products"])
+async def test_a_missing_slash_is_told_in_a_way_that_works_at_any_port(shop: Shop, path: str) -> None:
+    answer = await shop.ask(f"POST {path}?a=%2f&b", token=None)
+    assert (answer.status, answer.get("Location")) == (308, f"{path}/?a=%2f&b")
+    assert shop.seen == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/x",
+            "/Users/1",
+            "/ORDERS/",
+            "/usersx",
+            "/v1",
+            "/v1/ordersx",
+            "/v1/users/",
+            "/v2/orders",
+            "/metrics",
+            "/livez",
+        ),
+        *("/_identity", "/_problem", "/%5fproblem", "//_identity", "/x/../_problem", "/@keyed", "/openapi/x.json"),
+        *("/openapi/", "/openapi/orders.jsonx", "/openapi/../openapi.json", "/auth", "/inventory", "/payments"),
+    ],
+)
+async def test_what_nobody_has_is_a_problem(shop: Shop, path: str) -> None:
+    answer = await shop.ask(f"GET {path}")
+    assert (answer.status, answer.problem) == (404, "not-found")
+    assert shop.seen == {}
+
+
+TRICKS = [
+    *("/%75sers/1", "/user%73/1", "/users%2f1", "/users%2F1", "//users/1", "/users//1", "///users///1"),
+    *("/products/../users/1", "/products/%2e%2e/users/1", "/products/%2E%2E/users/1", "/products/..%2fusers/1"),
+    *("/products%2f..%2fusers%2f1", "/auth/..%2f..%2fusers/1", "/auth/./../users/./1", "/auth/x/../../users/1"),
+    *("/products/..;/users/1", "/products;/../users/1", "/auth;/users/1", "/users;x/1", "/users/;1", "/users/1;.json"),
+    *("/products/%252e%252e/users/1", "/products/%252fusers", "/auth/%5c..%5cusers/1", r"/auth/..\users/1"),
+    *("/auth/validate/../../users/1", "/products?/../users/1", "/users/1?/products/", "/users/1#/products/"),
+    *("/products/#/../users/1", "/products#/../../users/1", "http://shop/users/1", "http://auth/users/1"),
+    *("http://auth:80/%75sers/1", "/users/%00/products/", "/products/:GET:", "/users/:GET:", "/users/1:GET:products"),
+    *(
+        "/v1/orders/../../users/1",
+        "/v1/%6frders/1",
+        "/v1/orders;/1",
+        "/v1/../v1/orders",
+        "/%76%31/orders",
+        "/v1//orders",
+    ),
+    *("/../users/1", "/..%2fusers/1", "/.%2e/users/1", "/%2e/users/1", "/users/.", "/users/..", "/users/../users/1"),
+    *("/inventory/auth/", "/payments/products/", "/docs/../users/1", "/docs/..%2fusers/1", "/healthz/../users/1"),
+    *(
+        "/openapi/users.json/../../users/1",
+        "/openapi/..%2fusers/1",
+        "/problems/../users/1",
+        "/problems/..%2f..%2fusers/1",
+    ),
+]
+
+
+@pytest.mark.parametrize("path", TRICKS)
+async def test_no_way_of_writing_a_path_saves_the_token(shop: Shop, path: str) -> None:
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        for header in (
+            "X-A: b",
+            KEY,
+            "Idempotency-Key: :GET:",
+            "Idempotency-Key: GET:auth:",
+            "X-Original-URL: /products/",
+        ):
+            answer = await shop.ask(f"{method} {path}", header, token=None)
+            assert answer.status in {200, 302, 308, 400, 401, 404, 405}
+    assert not PROTECTED & shop.seen.keys()
+    assert {seen.method for seen in shop.seen.get("products", [])} <= {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("path", TRICKS)
+async def test_a_path_goes_to_the_service_that_its_normal_form_belongs_to(shop: Shop, path: str) -> None:
+    normal = normpath("/" + unquote(re.sub("^http://[^/]*|[?#].*", "", path)).lstrip("/"))
+    expected = {"v1": "orders", "problems": "auth"}.get(name := normal.split("/")[1], name)
+    for method in ("GET", "PATCH"):
+        assert (await shop.ask(f"{method} {path}")).status in {200, 302, 308, 400, 404, 405}
+    assert shop.seen.keys() <= {expected}
+
+
+@pytest.mark.parametrize("key", [":GET:", "x:GET:", "GET:products:", "POST:auth:", ":HEAD:\t:GET:"])
+async def test_no_key_makes_a_write_pass_for_something_public(shop: Shop, key: str) -> None:
+    for first in ("PATCH /products/1", "POST /products/", "DELETE /users/1", "POST /v1/orders"):
+        answer = await shop.ask(first, f"Idempotency-Key: {key}", body=b"{}", token=None)
+        assert (answer.status, answer.problem) == (401, "unauthenticated")
+    assert shop.seen == {}
+
+
+@pytest.mark.parametrize("method", ["TRACE", "BREW", "GETS", "XGET", "PROPFIND"])
+async def test_of_an_unknown_verb_nothing_reaches_a_service_but_the_question_which_it_has(
+    shop: Shop, method: str
+) -> None:
+    inner = request("GET /users/smuggled")
+    for sent in (
+        request(f"{method} /users/1", "X-User-Id: 1"),
+        request(f"{method} /users/1", sized(inner), body=inner),
+        request(f"{method} /users/1", "Transfer-Encoding: chunked", body=chunked(inner)),
+    ):
+        assert (await shop.send(sent)).status in {200, 400}
+    for seen in (users := shop.upstreams["users"]).seen:
+        assert (seen.method, seen.path, seen.body) == ("TRACE", "/users/1", b"")
+        assert {name.lower() for name, _ in seen.headers} <= {"host", "x-request-id"}
+    assert users.unread == 0
+
+
+# Tokens
+
+
+async def test_without_a_token_nobody_is_asked(limited: Shop) -> None:
+    for first in ("GET /v1/orders", "POST /orders/", "DELETE /users/1", "POST /products/", "HEAD /payments/1"):
+        answer = await limited.ask(first, KEY, token=None)
+        assert (answer.status, answer.get("WWW-Authenticate")) == (401, "Bearer")
+        assert first.startswith("HEAD") or answer.problem == "unauthenticated"
+    assert (limited.seen, limited.auth.asked) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "token", ["Bearer bad", "Basic good", "good", "Bearer", "Bearer good x", "Bearer " + "a" * 8000]
+)
+async def test_a_refused_token_goes_no_further(shop: Shop, token: str) -> None:
+    answer = await shop.ask("GET /v1/orders", token=token)
+    assert (answer.status, answer.problem, answer.get("WWW-Authenticate")) == (401, "unauthenticated", "Bearer")
+    assert shop.seen == {}
+    assert [asked.all("Authorization") for asked in shop.auth.asked] in ([[token]], [])  # or remembered, for a second
+
+
+async def test_two_tokens_are_none(shop: Shop) -> None:
+    assert (await shop.ask("GET /v1/orders", "Authorization: Bearer other")).status in {400, 401}
+    assert (await shop.ask("GET /v1/orders", f"Authorization: {TOKEN}")).status in {400, 401}
+    assert shop.seen == {}
+
+
+NAMES = ("X-User-Id", "X-User-Roles", "X-Real-IP", "X-Forwarded-For", "X-Request-Id")
+SPOOFED = [
+    f"{spelling}: evil{number}"
+    for name in NAMES
+    for spelling in (name, name.lower(), name.upper(), name.replace("-", "_"), name.replace("-", "_", 1))
+    for number in range(2)
+]
+OWN = {
+    "GET /v1/orders": USER,
+    "POST /v1/orders": USER,
+    "PATCH /users/1": USER,
+    "DELETE /users/1": USER,
+    "POST /products/": USER,
+    "GET /products/": {},
+    "POST /auth/login": {},
+    "POST /auth/logout": {},
+    "GET /auth/jwks.json": {},
+    "GET /openapi/users.json": {},
+    "GET /problems/": {},
+}
+
+
+@pytest.mark.parametrize("first", OWN)
+@pytest.mark.parametrize("key", ["X-A: b", KEY])
+async def test_what_a_client_says_of_itself_reaches_nobody(shop: Shop, first: str, key: str) -> None:
+    shop.auth.sessions[token := f"spoof {first} {key}"] = USER
+    answer = await shop.ask(first, key, *SPOOFED, "Connection: X-User-Id, X-Real-IP", token=f"Bearer {token}")
+    assert answer.status == 200
+    ((seen,),) = shop.seen.values()
+    assert {name: seen.all(name) for name in USER} == {name: [OWN[first][name]] if OWN[first] else [] for name in USER}
+    assert seen.all("X-Real-IP") == seen.all("X-Forwarded-For") == [ports.LOOPBACK]
+    assert seen.all("X-Request-Id") == [answer.get("X-Request-Id")]
+    for reached in [seen, *shop.auth.asked]:
+        assert "evil" not in str(reached.headers)
+    assert len(shop.auth.asked) == bool(OWN[first])
+
+
+@pytest.mark.parametrize(
+    "how", ["X-User-Id : 1", " X-User-Id: 1", "X-User-Id\t: 1", "X-User-Id\0: 1", "X-A: b\rX-User-Id: 1"]
+)
+async def test_no_bad_spelling_of_a_header_is_mended_on_the_way(shop: Shop, how: str) -> None:
+    answer = await shop.ask("GET /products/", how, token=None)
+    assert answer.status in {200, 400}
+    for seen in shop.upstreams["products"].seen:
+        assert not [name for name, value in seen.headers if "user" in name.lower() or "User" in value]
+
+
+@pytest.mark.parametrize(
+    "sent", ["a" * 7, "a" * 65, "a b c d e f", "évilévil", "<script>1", "aaaa\taaaa", '"; DROP --', "%0d%0aX: y"]
+)
+async def test_an_odd_request_id_is_replaced_everywhere(shop: Shop, sent: str) -> None:
+    answer = await shop.ask("GET /products/", f"X-Request-Id: {sent}")
+    assert re.fullmatch("[0-9a-f]{32}", answer.get("X-Request-Id"))
+    assert shop.only("products").all("X-Request-Id") == [answer.get("X-Request-Id")]
+
+
+async def test_a_good_request_id_is_kept_in_answer_service_and_log(shop: Shop) -> None:
+    for first in ("GET /v1/orders", "GET /nowhere"):
+        assert (await shop.ask(first, "X-Request-Id: My.id_12-3")).get("X-Request-Id") == "My.id_12-3"
+    assert shop.only("orders").all("X-Request-Id") == ["My.id_12-3"]
+
+    async def written() -> bool:
+        return bool(re.search(r' My\.id_12-3 404 [\d.]+ "GET /nowhere HTTP/1\.1"', shop.logged()))
+
+    await eventually(written, seconds=5)
+
+
+async def test_auth_is_asked_once_in_two_seconds_for_a_token(shop: Shop) -> None:
+    shop.auth.sessions["busy"] = {"X-User-Id": "8", "X-User-Roles": "user"}
+    started = time.monotonic()
+    for _ in range(8):
+        answers = await shop.many(200, "GET /v1/orders", token="Bearer busy")
+        assert {answer.status for answer in answers} == {200}
+        await asyncio.sleep(0.3)
+    passed = time.monotonic() - started
+    assert passed / 4 <= len(shop.auth.asked) <= 1 + passed / 2
+    assert {tuple(seen.all("X-User-Id")) for seen in shop.orders.seen} == {("8",)}
+
+
+async def test_the_others_wait_hardly_at_all_for_the_one_that_asks(shop: Shop) -> None:
+    shop.auth.sessions["cold"] = USER
+    started = time.monotonic()
+    await shop.many(6, "GET /v1/orders", token="Bearer cold")
+    assert time.monotonic() - started < 0.4
+    assert len(shop.auth.asked) == 1
+
+
+async def test_no_two_tokens_ever_share_a_user(shop: Shop) -> None:
+    prefix = "p" * 7000
+    tokens = [f"{prefix}{n}" for n in range(5)] + [f"{n}{prefix}" for n in range(5)]
+    tokens += ["t", "T", "tt", "t.", "t;", "t t", "t,t", "bearer", "Bearer", "t=", "t?", "t%20"]
+    shop.auth.sessions = {token: {"X-User-Id": f"u{n}", "X-User-Roles": f"r{n}"} for n, token in enumerate(tokens)}
+    sent = [(f"{word}{token}", token) for token in tokens for word in ("Bearer ", "bearer ", "BEARER ", "Bearer  ")]
+
+    async def ask(number: int, header: str, token: str) -> None:
+        answer = await shop.ask(f"GET /users/{number}", token=header)
+        assert answer.status == 200, (header[:20], token[:9])
+
+    for _ in range(3):
+        await asyncio.gather(*(ask(number, *one) for number, one in enumerate(sent)))
+    assert len(shop.upstreams["users"].seen) == 3 * len(sent)
+    for seen in shop.upstreams["users"].seen:
+        own = shop.auth.sessions[sent[int(seen.path.removeprefix("/users/"))][1]]
+        assert {name: seen.all(name) for name in own} == {name: [value] for name, value in own.items()}
+    assert len(shop.auth.asked) == len(sent)
+
+
+async def test_while_auth_is_down_a_known_token_goes_on_and_no_other(shop: Shop) -> None:
+    shop.auth.sessions["known"] = USER
+    assert (await shop.ask("GET /v1/orders", token="Bearer known")).status == 200
+    await shop.auth.stop()
+    started = time.monotonic()
+    while time.monotonic() - started < 3.5:  # longer than a token is remembered while auth answers
+        assert (await shop.ask("GET /v1/orders", token="Bearer known")).status == 200
+        await asyncio.sleep(0.2)
+    unknown = await shop.ask("GET /v1/orders", token="Bearer unknown")
+    assert (unknown.status, unknown.problem, unknown.get("Retry-After")) == (503, "unavailable", "1")
+    unknown = await shop.ask("POST /v1/orders", token="Bearer unknown", body=b"{}")
+    assert (unknown.status, unknown.problem, unknown.get("Retry-After")) == (503, "refused", "1")
+    assert (await shop.ask("GET /v1/orders", token=None)).status == 401
+    assert {tuple(seen.all("X-User-Id")) for seen in shop.orders.seen} == {("7",)}
+
+
+async def test_while_auth_hangs_every_request_is_answered_in_three_seconds(shop: Shop) -> None:
+    shop.auth.sessions["patient"] = USER
+    assert (await shop.ask("GET /v1/orders", token="Bearer patient")).status == 200
+    await asyncio.sleep(3.1)  # it is not fresh any more
+    shop.auth.hang = asyncio.Event()
+    started = time.monotonic()
+    *known, unknown = await asyncio.gather(
+        *(shop.ask("GET /v1/orders", token="Bearer patient") for _ in range(50)),
+        shop.ask("GET /v1/orders", token="Bearer stranger"),
+    )
+    assert time.monotonic() - started < 3
+    shop.auth.hang.set()
+    assert {answer.status for answer in known} == {200}
+    assert (unknown.status, unknown.problem) == (503, "unavailable")
+
+
+async def test_a_logout_is_noticed_in_three_seconds(shop: Shop) -> None:
+    shop.auth.sessions["leaving"] = USER
+    assert (await shop.ask("GET /v1/orders", token="Bearer leaving")).status == 200
+    del shop.auth.sessions["leaving"]
+    started = time.monotonic()
+
+    async def refused() -> bool:
+        return (await shop.ask("GET /v1/orders", token="Bearer leaving")).status == 401
+
+    await eventually(refused, seconds=4)
+    assert time.monotonic() - started < 3.5
+    assert all([await refused() for _ in range(20)])
+
+
+# Repeats
+
+
+async def hang_up(request: web.BaseRequest) -> web.StreamResponse:
+    assert request.transport
+    request.transport.abort()
+    return web.Response()
+
+
+TRIES = {
+    ("GET /v1/orders", ""): (2, "unavailable"),
+    ("GET /products/", ""): (2, "unavailable"),
+    ("GET /auth/jwks.json", ""): (2, "unavailable"),
+    ("POST /v1/orders", KEY): (2, "outcome-unknown"),
+    ("POST /inventory/burger/restock", KEY): (2, "outcome-unknown"),
+    ("POST /v1/orders", ""): (1, "outcome-unknown"),
+    ("POST /v1/orders", "Idempotency-Key:"): (1, "outcome-unknown"),
+    ("POST /products/", KEY): (1, "outcome-unknown"),
+    ("POST /auth/login", KEY): (1, "outcome-unknown"),
+    ("POST /auth/logout", ""): (1, "outcome-unknown"),
+    ("PATCH /users/1", KEY): (1, "outcome-unknown"),
+    ("DELETE /users/1", ""): (1, "outcome-unknown"),
+    ("DELETE /v1/orders/1", KEY): (1, "outcome-unknown"),
+    ("PUT /users/1", ""): (1, "outcome-unknown"),
+    ("OPTIONS /users/1", ""): (1, "outcome-unknown"),
+}
+
+
+async def warm(shop: Shop, count: int = 10) -> None:
+    """Leave the gateway with open connections to all services, of which each may be closed."""
+    arrived = asyncio.Barrier(count * 3)
+
+    async def together(request: web.BaseRequest) -> web.StreamResponse:
+        await arrived.wait()
+        return web.Response()
+
+    for name in ("orders", "users", "products"):
+        shop.upstreams[name].handler = together
+    paths = ("/v1/orders", "/users/1", "/products/")
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(shop.ask(f"GET {path}") for path in paths for _ in range(count)))
+    for upstream in shop.upstreams.values():
+        upstream.seen = []
+
+
+@pytest.mark.parametrize(("sent", "expected"), TRIES.items(), ids=[" ".join(sent) for sent in TRIES])
+@pytest.mark.parametrize("body", [b"", b'{"quantity": 1}'], ids=["bare", "body"])
+@pytest.mark.parametrize("warmed", [False, True], ids=["", "warm"])
+async def test_without_an_answer_only_what_is_harmless_is_sent_again_and_once(
+    shop: Shop, sent: tuple[str, str], expected: tuple[int, str], body: bytes, warmed: bool
+) -> None:
+    if warmed:
+        await warm(shop)
+    for upstream in shop.upstreams.values():
+        upstream.handler = hang_up
+    answer = await shop.ask(sent[0], *filter(None, sent[1:]), body=body)
+    assert (answer.status, answer.problem, answer.get("Retry-After")) == (503, expected[1], "1")
+    ((*tries,),) = shop.seen.values()
+    assert [seen.body for seen in tries] == [body] * expected[0]
+
+
+@pytest.mark.parametrize("size", [1, 1000, 10_000, 65_536])
+@pytest.mark.parametrize("chunks", [False, True])
+async def test_a_second_try_with_a_key_has_the_whole_body_and_is_answered(shop: Shop, size: int, chunks: bool) -> None:
+    async def first_not(request: web.BaseRequest) -> web.StreamResponse:
+        return await (hang_up if len(shop.orders.seen) == 1 else say_ok)(request)
+
+    shop.orders.handler = first_not
+    body = bytes(n % 251 for n in range(size))
+    framed = ("Transfer-Encoding: chunked", chunked(body[:1], body[1:] or b"x")) if chunks else (sized(body), body)
+    text = request("POST /v1/orders", KEY, framed[0], body=framed[1])
+    if chunks and size == 1:
+        body += b"x"
+    assert (await shop.send(text[:200], text[200:], pause=0.05)).status == 200
+    assert [seen.body for seen in shop.orders.seen] == [body, body]
+    assert [seen.all("X-User-Id") for seen in shop.orders.seen] == [["7"], ["7"]]
+
+
+@pytest.mark.parametrize("first", ["GET /v1/orders", "POST /v1/orders", "PATCH /users/1", "DELETE /users/1"])
+async def test_what_could_not_be_sent_was_refused(shop: Shop, first: str) -> None:
+    await shop.orders.stop()
+    await shop.upstreams["users"].stop()
+    for header in ("X-A: b", KEY):
+        answer = await shop.ask(first, header, body=b"{}")
+        assert (answer.status, answer.get("Retry-After")) == (503, "1")
+        assert answer.problem == ("unavailable" if first.startswith("GET") else "refused")
+
+
+async def test_a_service_that_died_between_two_tries_leaves_the_outcome_unknown(shop: Shop) -> None:
+    async def die(request: web.BaseRequest) -> web.StreamResponse:
+        assert shop.orders._runner
+        for site in list(shop.orders._runner.sites):
+            await site.stop()
+        return await hang_up(request)
+
+    shop.orders.handler = die
+    answer = await shop.ask("POST /v1/orders", KEY, body=b"{}")
+    assert (answer.status, answer.problem) == (503, "outcome-unknown")
+    assert len(shop.orders.seen) == 1
+    await shop.orders.stop()
+
+
+# What a service answers
+
+
+async def die_in_the_middle(request: web.BaseRequest) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_length = 1_000_000
+    await response.prepare(request)
+    await response.write(b"a" * 100_000)
+    await asyncio.sleep(0.05)
+    return await hang_up(request)
+
+
+async def die_in_a_chunk(request: web.BaseRequest) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    await response.write(b"a" * 100)
+    await asyncio.sleep(0.05)
+    return await hang_up(request)
+
+
+@pytest.mark.parametrize(
+    "sent", [("GET /v1/orders", "X-A: b"), ("POST /v1/orders", KEY), ("POST /v1/orders", "X-A: b")]
+)
+@pytest.mark.parametrize("handler", [die_in_the_middle, die_in_a_chunk])
+async def test_an_answer_that_breaks_off_is_seen_to_and_not_asked_for_again(
+    shop: Shop, sent: tuple[str, str], handler: Handler
+) -> None:
+    shop.orders.handler = handler
+    answer = await shop.ask(*sent, body=b"{}")
+    assert answer.status == 200
+    assert len(answer.body) < 1_000_000 if answer.get("Content-Length") else not answer.body.endswith(b"0\r\n\r\n")
+    shop.only("orders")
+
+
+async def test_headers_larger_than_the_gateway_takes_are_a_problem(shop: Shop) -> None:
+    async def huge(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(headers={"X-Huge": "a" * 30_000})
+
+    shop.orders.handler = huge
+    assert (await shop.ask("GET /v1/orders")).problem == "unavailable"
+    assert (await shop.ask("POST /v1/orders", body=b"{}")).problem == "outcome-unknown"
+    assert len(shop.orders.seen) == 2
+
+
+@pytest.mark.parametrize("junk", [b"HTTP/1.1 200 OK\r\nX-A", b"nonsense\r\n\r\n", b"HTTP/1.1 999\r\n\r\n", b"\0" * 99])
+async def test_an_answer_that_is_none_reaches_nobody(shop: Shop, junk: bytes) -> None:
+    async def answer_junk(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request.transport, asyncio.Transport)
+        request.transport.write(junk)
+        request.transport.close()
+        return web.Response()
+
+    shop.orders.handler = answer_junk
+    answer = await shop.raw(request("POST /v1/orders", sized(b"{}"), body=b"{}"))
+    shop.only("orders")
+    assert b"Python" not in answer
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 501, 502, 503, 504])
+@pytest.mark.parametrize("first", ["GET /v1/orders", "POST /v1/orders", "POST /auth/login", "DELETE /users/1"])
+async def test_a_services_own_problems_pass_untouched(shop: Shop, first: str, status: int) -> None:
+    text = json.dumps({"type": "/problems/own", "status": status, "detail": "said by the service"}).encode()
+    headers = {"Retry-After": "7", "Allow": "POST", "WWW-Authenticate": "Own", "Location": "/x/1", "ETag": '"1"'}
+
+    async def own(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=status, body=text, content_type="application/problem+json", headers=headers)
+
+    for upstream in shop.upstreams.values():
+        upstream.handler = own
+    for key in ("X-A: b", KEY):
+        answer = await shop.ask(first, key, body=b"{}")
+        assert (answer.status, answer.body, answer.problem) == (status, text, "own")
+        assert {name: answer.get(name) for name in headers} == headers
+    assert [len(seen) for seen in shop.seen.values()] == [2]
+
+
+async def test_head_has_headers_and_no_body(shop: Shop) -> None:
+    for path, status in {"/v1/orders": 200, "/nowhere": 404, "/docs": 200, "/healthz": 200}.items():
+        answer = await shop.ask(f"HEAD {path}")
+        assert (answer.status, answer.body) == (status, b"")
+        assert int(answer.get("Content-Length")) > 0
+    assert shop.only("orders").method == "HEAD"
+
+
+async def test_the_same_security_headers_are_on_everything_once(shop: Shop) -> None:
+    headers = dict.fromkeys([*SECURITY, "x-request-id", "server"], "a service's own")
+
+    async def own(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(headers=headers)
+
+    shop.orders.handler = own
+    pages = [await shop.ask(f"GET {path}") for path in ("/docs", "/docs/documents.json", "/docs/start.js")]
+    pages.append(await shop.ask("GET /docs/start.js", "Range: bytes=9999999-"))
+    everything = [
+        *[
+            await shop.ask(first)
+            for first in ("GET /v1/orders", "GET /users/1", "GET /nowhere", "GET /healthz", "GET /")
+        ],
+        *[await shop.ask(first) for first in ("GET /orders", "POST /docs", "TRACE /x")],
+        *pages,
+        await shop.ask("GET /v1/orders", token=None),
+        await shop.ask("POST /v1/orders", body=b"a" * 70_000),
+        await shop.ask("GET /" + "a" * 9000),
+        await shop.ask("GET /v1/orders", "X-A: " + "a" * 9000),
+        await shop.ask("GET /v1/orders HTTP/7.0"),
+        await shop.ask("GET /v1/orders", "Transfer-Encoding: x"),
+        await shop.ask("GET /docs/start.js", "If-Match: x"),
+        await shop.ask("get /"),
+    ]
+    for answer in everything:
+        policy = openapi.CONTENT_POLICY if answer in pages else SECURITY["content-security-policy"]
+        assert {name: answer.get(name) for name in SECURITY} == SECURITY | {"content-security-policy": policy}
+        assert answer.get("Server") == "nginx"
+        assert re.fullmatch("[0-9a-f]{32}", answer.get("X-Request-Id"))
+        if answer.status >= 400:
+            assert answer.problem in problems.BY_NAME
+            assert problems.BY_NAME[answer.problem].status == answer.status
+            assert (answer.get("Retry-After") == "1") == problems.BY_NAME[answer.problem].retry
+    assert {answer.status for answer in everything} >= {200, 302, 308, 400, 401, 404, 405, 413, 414, 431, 501, 505}
+
+
+# The page
+
+
+async def test_the_page_and_its_files_are_served_with_their_types(shop: Shop) -> None:
+    files = {"/docs": "text/html", "/docs/swagger-ui.css": "text/css", "/docs/start.js": "application/javascript"}
+    files |= {"/docs/swagger-ui-bundle.js": "application/javascript", "/docs/favicon-32x32.png": "image/png"}
+    for path, kind in files.items():
+        answer = await shop.ask(f"GET {path}", token=None)
+        assert (answer.status, answer.get("Content-Type")) == (200, kind)
+        assert answer.get("Content-Security-Policy") == openapi.CONTENT_POLICY
+        assert answer.body == (nginx.DOCS / (path[6:] or "index.html")).read_bytes()
+    listed = await shop.ask("GET /docs/documents.json", token=None)
+    assert listed.get("Content-Type") == "application/json"
+    for one in json.loads(listed.body):
+        assert (await shop.ask(f"GET {one['url']}", token=None)).status == 200
+    front = await shop.ask("GET /", token=None)
+    assert (front.status, front.get("Location")) == (302, "/docs")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/docs/../openapi.py", "/docs/%2e%2e/openapi.py", "/docs/..%2fopenapi.py", "/docs../openapi.py"),
+        *("/docs/x/../../openapi.py", "/docs..%2fopenapi.py", "/docs/....//openapi.py", "/docs/%252e%252e/openapi.py"),
+        *("/docs//etc/passwd", "/docs/../../../../../../etc/passwd", "/docs/.git", "/docs/..%5copenapi.py"),
+        *("/docs/%00", "/docs/start.js%00.html", "/docs/x"),
+    ],
+)
+async def test_nothing_else_on_the_disk_can_be_read(shop: Shop, path: str) -> None:
+    answer = await shop.ask(f"GET {path}")
+    assert answer.status in {400, 404}
+    assert answer.problem in {"invalid", "not-found"}
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("path", ["/docs", "/docs/", "/docs/start.js"])
+async def test_the_page_can_only_be_read(shop: Shop, method: str, path: str) -> None:
+    answer = await shop.ask(f"{method} {path}")
+    assert (answer.status, answer.problem, answer.get("Allow")) == (405, "method-not-allowed", "GET, HEAD")
+
+
+async def test_the_health_check_needs_no_service(shop: Shop) -> None:
+    for upstream in shop.upstreams.values():
+        await upstream.stop()
+    assert (await shop.ask("GET /healthz", token=None)).body == b"ok"
+
+
+# Bytes on the wire
+
+INNER = request("GET /users/smuggled", close=False)
+BODY = b'{"quantity": 1}'
+BROKEN = {
+    "no request at all": b"\r\n\r\n\r\n\r\nx\r\n\r\n",
+    "garbage": bytes(range(1, 256)) * 3,
+    "TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/3.0": request("GET /v1/orders HTTP/3.0"),
+    "negative length": request("POST /v1/orders", "Content-Length: -1"),
+    "length of text": request("POST /v1/orders", "Content-Length: abc"),
+    "length of 2^70": request("POST /v1/orders", f"Content-Length: {2**70}"),
+    "length with a sign": request("POST /v1/orders", "Content-Length: +15", body=BODY),
+    "length in hex": request("POST /v1/orders", "Content-Length: 0xf", body=BODY),
+    "lengths with a comma": request("POST /v1/orders", "Content-Length: 15, 15", body=BODY),
+    "no value for a length": request("POST /v1/orders", "Content-Length:", body=BODY),
+    "two lengths": request("POST /v1/orders", sized(BODY), "Content-Length: 1", body=BODY),
+    "the same length twice": request("POST /v1/orders", sized(BODY), sized(BODY), body=BODY),
+    "length and chunks": request("POST /v1/orders", sized(BODY), "Transfer-Encoding: chunked", body=chunked(INNER)),
+    "chunks and length": request(
+        "POST /v1/orders", "Transfer-Encoding: chunked", "Content-Length: 4", body=chunked(INNER)
+    ),
+    "empty chunks, then more": request(
+        "POST /v1/orders", sized(INNER), "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + INNER
+    ),
+    "unknown encoding": request("POST /v1/orders", "Transfer-Encoding: x", body=INNER),
+    "chunked twice": request("POST /v1/orders", "Transfer-Encoding: chunked, chunked", body=chunked(INNER)),
+    "two encodings": request(
+        "POST /v1/orders", "Transfer-Encoding: chunked", "Transfer-Encoding: x", body=chunked(INNER)
+    ),
+    "identity and chunked": request("POST /v1/orders", "Transfer-Encoding: identity, chunked", body=chunked(INNER)),
+    "chunked with a tab": request("POST /v1/orders", "Transfer-Encoding:\vchunked", body=chunked(INNER)),
+    "chunks in HTTP/1.0": request("POST /v1/orders HTTP/1.0", "Transfer-Encoding: chunked", body=chunked(INNER)),
+    "bad chunk size": request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"zz\r\n" + INNER),
+    "chunk size with a sign": request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"-1\r\n" + INNER),
+    "chunk size with 0x": request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"0x5\r\nabcde\r\n0\r\n\r\n"),
+    "huge chunk size": request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"f" * 40 + b"\r\nabc"),
+    "chunk longer than said": request(
+        "POST /v1/orders", "Transfer-Encoding: chunked", body=b"3\r\nabcdef\r\n0\r\n\r\n"
+    ),
+    "space before colon": request("POST /v1/orders", "Content-Length : 15", body=BODY),
+    "space in an encoding's name": request("POST /v1/orders", "Transfer-Encoding : chunked", body=chunked(INNER)),
+    "NUL in a header": request("GET /v1/orders", "X-A: a\x00b"),
+    "NUL in a name": request("GET /v1/orders", "X\x00A: b"),
+    "NUL in a path": request("GET /v1/orders/\x00"),
+    "encoded NUL": request("GET /v1/orders/%00"),
+    "bad percent": request("GET /v1/orders/%zz"),
+    "space in a path": request("GET /v1/orders/a b"),
+    "CR alone": request("GET /v1/orders", "X-A: b\rX-B: c"),
+    "no host": b"GET /v1/orders HTTP/1.1\r\n\r\n",
+    "two hosts": request("GET /v1/orders", "Host: other"),
+    "bad host": b"GET /v1/orders HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "a verb in small letters": request("get /v1/orders"),
+    "no verb": request(" /v1/orders"),
+    "CONNECT": request("CONNECT shop:80"),
+    "only a word": b"GET\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_what_is_not_http_is_a_problem_or_a_closed_connection(shop: Shop, name: str) -> None:
+    for sent in (BROKEN[name], BROKEN[name].replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ", 1)):
+        raw = await shop.raw(sent)
+        if raw.startswith(b"HTTP/"):
+            answer = Answer.of(raw)
+            assert answer.status in {400, 404, 405, 408, 413, 501, 505}
+            assert answer.problem in problems.BY_NAME
+            assert raw.count(b"HTTP/1.1 ") == 1
+    assert shop.seen == {}
+
+
+TOO_MUCH = {
+    "body": (request("POST /v1/orders", "Content-Length: 65537", body=b" " * 65537), 413),
+    "public body": (request("POST /auth/login", "Content-Length: 65537", body=b" " * 65537), 413),
+    "chunks": (request("POST /v1/orders", "Transfer-Encoding: chunked", body=chunked(*[b"a" * 9000] * 8)), 413),
+    "one chunk": (request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"10001\r\n" + b"a" * 65537), 413),
+    "path": (request("GET /v1/orders/" + "a" * 9000), 414),
+    "query": (request("GET /v1/orders?" + "a" * 9000), 414),
+    "path without end": (b"GET /" + b"a" * 100_000, 414),
+    "header": (request("GET /v1/orders", "X-A: " + "a" * 9000), 431),
+    "header without end": (request("GET /v1/orders")[:-4] + b"\r\nX-A: " + b"a" * 100_000, 431),
+    "headers": (request("GET /v1/orders", *(f"X-{n}: {'a' * 4000}" for n in range(10))), 431),
+    "1,000 long headers": (request("GET /v1/orders", *(f"X-{n}: {'a' * 1000}" for n in range(1000))), 431),
+    "token": (request("GET /v1/orders", token="Bearer " + "a" * 1_000_000), 431),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+async def test_what_is_too_much_is_refused(shop: Shop, name: str) -> None:
+    text, expected = TOO_MUCH[name]
+    for sent in (text, text.replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ", 1)):
+        answer = await shop.send(sent)
+        assert answer.status == expected
+        assert problems.BY_NAME[answer.problem].status == expected
+    assert shop.seen == {}
+
+
+ODD = {
+    "chunks": request("POST /v1/orders", "Transfer-Encoding: chunked", body=chunked(BODY)),
+    "a byte a chunk": request(
+        "POST /v1/orders", "Transfer-Encoding: chunked", body=chunked(*(b"%c" % b for b in BODY))
+    ),
+    "chunk extension": request(
+        "POST /v1/orders", "Transfer-Encoding: chunked", body=b"f;a=b\r\n" + BODY + b"\r\n0\r\n\r\n"
+    ),
+    "trailer": request(
+        "POST /v1/orders", "Transfer-Encoding: chunked", body=chunked(BODY)[:-2] + b"X-User-Id: 1\r\n\r\n"
+    ),
+    "HTTP/1.0": request("POST /v1/orders HTTP/1.0", sized(BODY), body=BODY),
+    "an absolute address": request("POST http://shop/v1/orders", sized(BODY), body=BODY),
+    "1,000 headers": request("POST /v1/orders", *(f"X-{n}: a" for n in range(90)), sized(BODY), body=BODY),
+    "high bytes in a header": request("POST /v1/orders", "X-A: \xff\xfe", sized(BODY), body=BODY),
+    "upgrade": request("POST /v1/orders", "Upgrade: websocket", sized(BODY), body=BODY),
+    "empty lines first": b"\r\n\r\n" + request("POST /v1/orders", sized(BODY), body=BODY),
+    "lines without CR": request("POST /v1/orders", sized(BODY)).replace(b"\r\n", b"\n") + BODY,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_what_is_odd_but_http_is_served(shop: Shop, name: str) -> None:
+    assert (await shop.send(ODD[name])).status == 200
+    seen = shop.only("orders")
+    assert (seen.path.removeprefix("http://shop"), seen.body) == ("/v1/orders", BODY)
+    assert seen.all("X-User-Id") == ["7"]
+    assert seen.all("Upgrade") == []
+
+
+@pytest.mark.parametrize("key", ["X-A: b", KEY])
+async def test_a_body_of_64_kib_arrives(shop: Shop, key: str) -> None:
+    body = bytes(n % 251 for n in range(65536))
+    assert (await shop.ask("POST /v1/orders", key, body=body)).status == 200
+    assert shop.only("orders").body == body
+
+
+@pytest.mark.parametrize("key", ["X-A: b", KEY])
+async def test_a_client_that_asks_first_whether_to_send_is_told(shop: Shop, key: str) -> None:
+    for path in ("/v1/orders", "/auth/login"):
+        reader, writer = await asyncio.open_connection(ports.LOOPBACK, shop.port)
+        writer.write(request(f"POST {path}", key, "Content-Length: 3", "Expect: 100-continue"))
+        async with asyncio.timeout(2):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            writer.write(b"abc")
+            assert b"HTTP/1.1 200 " in await reader.read()
+        writer.close()
+
+
+SMUGGLED = {
+    "behind a body of no length": request("POST /v1/orders", "Content-Length: 0", close=True) + INNER,
+    "as a body": request("POST /v1/orders", sized(INNER), body=INNER),
+    "as a body of a GET": request("GET /v1/orders", sized(INNER), body=INNER),
+    "as a body of a public GET": request("GET /products/", sized(INNER), body=INNER),
+    "as chunks": request("POST /v1/orders", "Transfer-Encoding: chunked", body=chunked(INNER)),
+    "as a chunk's extension": request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"1;\n" + INNER),
+    "as a trailer": request("POST /v1/orders", "Transfer-Encoding: chunked", body=b"0\r\n" + INNER),
+    "as an underscored encoding": request("POST /v1/orders", "Transfer_Encoding: chunked", sized(INNER), body=INNER),
+    "where the service does not read": request("PATCH /users/1", sized(INNER), body=INNER),
+    "in a header": request("GET /v1/orders", "X-A: b\nGET /users/smuggled HTTP/1.1\nHost: x"),
+    "in a query": request("GET /v1/orders?a%20HTTP/1.1%0d%0aHost:x%0d%0a%0d%0aGET%20/users/smuggled"),
+    "in a path": request("GET /users/1%20HTTP/1.1%0d%0a%0d%0aGET%20/x"),
+    "in a key": request(
+        "POST /v1/orders", "Idempotency-Key: %0d%0a%0d%0aGET /users/2 HTTP/1.1", sized(BODY), body=BODY
+    ),
+    "said to be shorter": request("POST /v1/orders", "Content-Length: 3", body=b"abc" + INNER),
+}
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+@pytest.mark.parametrize("reads", [True, False])
+async def test_nothing_of_a_request_becomes_another(shop: Shop, name: str, reads: bool) -> None:
+    for upstream in shop.upstreams.values():
+        upstream.reads = reads
+    for sent in (SMUGGLED[name], SMUGGLED[name].replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ", 1)):
+        half = len(sent) - len(INNER)
+        await shop.raw(sent)
+        await shop.raw(sent[:half], sent[half:], pause=0.02)
+    for upstream in shop.upstreams.values():
+        upstream.reads = True
+    before = len(shop.orders.seen)
+    assert {answer.status for answer in await shop.many(20, "GET /v1/orders")} == {200}  # on the connections left open
+    assert {(seen.path, seen.body) for seen in shop.orders.seen[before:]} == {("/v1/orders", b"")}
+    assert "smuggled" not in str([seen.path for seen in shop.upstreams["users"].seen])
+
+
+async def test_requests_in_one_go_are_answered_one_by_one_and_each_for_itself(shop: Shop) -> None:
+    raw = await shop.raw(
+        request("GET /v1/orders", close=False)
+        + request("POST /v1/orders", KEY, sized(BODY), body=BODY, close=False)
+        + request("GET /v1/orders", token=None, close=False)
+        + request("GET /products/", token=None, close=False)
+        + request("PATCH /users/1", "Transfer-Encoding: chunked", body=chunked(BODY), close=False)
+        + request("GET /nowhere")
+    )
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", raw) == [b"200", b"200", b"401", b"200", b"200", b"404"]
+    assert shop.upstreams["products"].seen[0].all("X-User-Id") == []
+
+
+async def test_a_client_that_hangs_up_at_any_byte_does_no_harm(shop: Shop) -> None:
+    whole = request("POST /v1/orders", KEY, sized(BODY), body=BODY, close=False)
+
+    async def hang_up_after(count: int) -> None:
+        _, writer = await asyncio.open_connection(ports.LOOPBACK, shop.port)
+        writer.write(whole[:count])
+        await writer.drain()
+        if count % 2:
+            writer.transport.abort()
+        writer.close()
+
+    for start in range(0, len(whole), 16):
+        await asyncio.gather(*(hang_up_after(n) for n in range(start, min(start + 16, len(whole)))))
+    assert {seen.body for seen in shop.orders.seen} <= {BODY}
+
+
+# Slow clients
+
+
+@dataclass
+class Timed:
+    """How a slow client was ended, and when."""
+
+    seconds: float = 0.0
+    raw: bytes = b""
+    statuses: list[int] = field(default_factory=list)
+
+
+async def timed(shop: Shop, *pieces: bytes, pause: float = 0.0) -> Timed:
+    started = time.monotonic()
+    raw = await shop.raw(*pieces, pause=pause)
+    return Timed(time.monotonic() - started, raw, [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", raw)])
+
+
+async def test_slow_senders_of_every_kind_are_ended_while_others_are_served(shop: Shop) -> None:
+    length, chunks = (
+        request("POST /v1/orders", "Content-Length: 99"),
+        request("POST /v1/orders", "Transfer-Encoding: chunked"),
+    )
+    keyed_length, keyed_chunks = (text.replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ") for text in (length, chunks))
+    byte = [b" "] * 99
+    # The first number is the seconds that it is meant to have, the second what it is told in the end.
+    slow: dict[str, tuple[float, int | None, Awaitable[Timed]]] = {
+        "no header": (5, None, timed(shop, b"GET")),
+        "headers a byte at a time": (
+            5,
+            None,
+            timed(shop, *(b"%c" % b for b in b"GET / HTTP/1.1\r\nX-A: " + b"a" * 99), pause=0.1),
+        ),
+        "never a byte": (3, 400, timed(shop, length)),
+        "stops in the middle": (3, 400, timed(shop, length + b"a")),
+        "a byte at a time": (3, 400, timed(shop, length, *byte, pause=0.1)),
+        "a chunk that never ends": (3, 400, timed(shop, chunks + b"ff\r\n{")),
+        "chunks without end": (3, 400, timed(shop, chunks, *[b"1\r\n \r\n"] * 99, pause=0.1)),
+        "never a byte, with a key": (3, None, timed(shop, keyed_length)),
+        "stops in the middle, with a key": (3, None, timed(shop, keyed_length + b"a")),
+        "a chunk that never ends, with a key": (3, None, timed(shop, keyed_chunks + b"ff\r\n{")),
+        # The bound is not on the whole, so these have all the time that they need.
+        "a byte at a time, with a key": (8, 200, timed(shop, keyed_length, *byte, pause=0.08)),
+        "chunks that end late, with a key": (
+            8,
+            200,
+            timed(shop, keyed_chunks, *[b"1\r\n \r\n"] * 80, b"0\r\n\r\n", pause=0.1),
+        ),
+    }
+
+    async def others() -> list[float]:
+        taken = []
+        for _ in range(40):
+            started = time.monotonic()
+            assert (await shop.ask("GET /v1/orders")).status == 200
+            taken.append(time.monotonic() - started)
+            await asyncio.sleep(0.1)
+        return taken
+
+    taken, *found = await asyncio.gather(others(), *(work for _, _, work in slow.values()))
+    assert max(taken) < 1
+    for (name, (seconds, status, _)), one in zip(slow.items(), found, strict=True):
+        assert one.seconds < seconds + 1.5, name
+        assert one.statuses == ([status] if status else []), name
+
+
+async def test_a_client_that_does_not_read_is_given_up_and_the_service_is_free(shop: Shop) -> None:
+    freed = asyncio.Event()
+
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"a" * 65536)
+        finally:
+            freed.set()
+
+    shop.orders.handler = endless
+    _, writer = await asyncio.open_connection(ports.LOOPBACK, shop.port, limit=1024)
+    writer.write(request("GET /v1/orders"))
+    started = time.monotonic()
+    async with asyncio.timeout(13):
+        await freed.wait()
+    assert time.monotonic() - started > 9  # send_timeout, and no more
+    writer.close()
+
+
+# Limits
+
+
+OTHER = "127.0.0.2"
+
+
+async def test_who_asks_too_often_is_told_when_to_come_again_and_nobody_else_is(limited: Shop) -> None:
+    answers = [await limited.ask("GET /v1/orders") for _ in range(100)]
+    found = Counter(answer.status for answer in answers)
+    assert 30 < found[200] < 70
+    assert found[429] == 100 - found[200]
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert (refused.problem, refused.get("Retry-After")) == ("too-many-requests", "1")
+    assert len(limited.orders.seen) == found[200]
+    assert (await limited.ask("GET /v1/orders", source=OTHER)).status == 200
+    assert limited.orders.seen[-1].all("X-Real-IP") == [OTHER]
+
+    async def again() -> bool:
+        return (await limited.ask("GET /v1/orders")).status == 200
+
+    await eventually(again, seconds=3)
+
+
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/register", "/auth/refresh", "/auth/x/../lo%67in"])
+async def test_logins_have_a_limit_of_their_own_beyond_which_all_else_goes_on(limited: Shop, path: str) -> None:
+    answers = [await limited.ask(f"POST {path}", body=b"{}", token=None) for _ in range(26)]
+    found = Counter(answer.status for answer in answers)
+    assert 21 <= found[200] <= 23
+    assert answers[-1].problem == "too-many-requests"
+    assert answers[-1].get("Retry-After") == "1"
+    assert (await limited.ask("GET /v1/orders")).status == 200
+    assert (await limited.ask(f"POST {path}", body=b"{}", token=None, source=OTHER)).status == 200
+
+
+async def test_an_address_holds_so_many_connections_and_no_more_however_slowly_it_sends(limited: Shop) -> None:
+    head = request("POST /v1/orders", KEY, "Content-Length: 50")
+    drips = [asyncio.create_task(timed(limited, head, *[b" "] * 50, pause=0.03)) for _ in range(4)]
+    drips_done = asyncio.gather(*drips)
+
+    await asyncio.sleep(0.1)  # they have to be first
+
+    async def full() -> bool:
+        answer = await limited.ask("GET /v1/orders")
+        return answer.status == 429 and answer.problem == "too-many-requests" and answer.get("Retry-After") == "1"
+
+    await eventually(full, seconds=1, pause=0.1)
+    assert (await limited.ask("GET /v1/orders", source=OTHER)).status == 200
+    assert [one.statuses for one in await drips_done] == [[200]] * 4  # and no service had to wait for them
+    assert (await limited.ask("GET /v1/orders")).status in {200, 429}
