@@ -9,7 +9,7 @@ from auth.domain import USERNAME
 from auth.service import Keyring, Logins, Tokens
 from shared import web
 from shared.errors import Unauthenticated
-from shared.fields import REQUEST, Text
+from shared.fields import Text, request_like
 from shared.operation import Access, caller, operation
 
 LOGINS = aio.AppKey("LOGINS", Logins)
@@ -21,7 +21,7 @@ routes = aio.RouteTableDef()
 class Registration(BaseModel):
     """A new login."""
 
-    model_config = REQUEST
+    model_config = request_like({"username": "ada", "password": "correct horse"})
 
     username: Annotated[str, Field(pattern=USERNAME)]
     password: Annotated[Text, Field(min_length=8, max_length=128)]
@@ -30,7 +30,7 @@ class Registration(BaseModel):
 class Login(BaseModel):
     """What somebody says who they are."""
 
-    model_config = REQUEST
+    model_config = request_like({"username": "ada", "password": "correct horse"})
 
     username: Annotated[Text, Field(max_length=128)]
     password: Annotated[Text, Field(max_length=128)]
@@ -39,7 +39,7 @@ class Login(BaseModel):
 class RefreshToken(BaseModel):
     """A refresh token, as the last login or refresh gave it."""
 
-    model_config = REQUEST
+    model_config = request_like({"refresh_token": "the one from the last answer"})
 
     refresh_token: Annotated[Text, Field(max_length=512)]
 

@@ -42,6 +42,7 @@ async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
         )
         keyring = Keyring(pool, settings.access_token_seconds)
         logins = Logins(pool, keyring, Passwords(settings.hashes_at_once), _limits(settings), wake)
+        await worker.try_reload(keyring)  # before the door opens: who takes over from another knows what it knew
         stack.push_async_callback(tasks.start("keyring", partial(worker.keep, keyring)))
         if "worker" in settings.only:
             housekeeper = worker.Housekeeper(pool, logins, settings.admin_password.get_secret_value())

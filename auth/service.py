@@ -190,10 +190,10 @@ class Logins:
                 if (seconds := await store.blocked_seconds(conn, [account, origin])) > 0:
                     raise errors.TooMany("too many wrong passwords: try again later", int(seconds) + 1)
                 known = await store.find(conn, username)
+                await store.failed(conn, account, self._limits.per_account)  # until it is right, also if nobody waits
             right = await self._passwords.is_right(known, password)
             async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
                 if known is None or not right:
-                    await store.failed(conn, account, self._limits.per_account)
                     await store.failed(conn, origin, self._limits.per_address)
                     raise errors.Unauthenticated("wrong username or password")
                 await store.forgive(conn, account)

@@ -23,11 +23,16 @@ async def keep(keyring: Keyring, stop: asyncio.Event, beat: Beat = lambda: None)
     """Keep the keyring as the database has it, until `stop`."""
     while not stop.is_set():
         beat()
-        try:
-            await keyring.reload()
-        except db.ERRORS as error:
-            log.warning("keys and sessions could not be read, trying again", error=repr(error))
+        await try_reload(keyring)
         await wait(stop, _RELOAD_SECONDS * uniform(0.8, 1.2))
+
+
+async def try_reload(keyring: Keyring) -> None:
+    """Have the keyring as the database has it; without an answer, what is known stays in use."""
+    try:
+        await keyring.reload()
+    except db.ERRORS as error:
+        log.warning("keys and sessions could not be read, trying again", error=repr(error))
 
 
 class Housekeeper:

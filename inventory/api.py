@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from inventory import service
 from inventory.domain import Restock, Stock
 from shared import db, errors, web
-from shared.fields import REQUEST
+from shared.fields import request_like
 from shared.operation import Access, caller, operation
 
 _SKU = re.compile(r"[^\x00]{1,128}")
@@ -23,7 +23,7 @@ routes = aio.RouteTableDef()
 class Delivery(BaseModel):
     """Units that came in."""
 
-    model_config = REQUEST
+    model_config = request_like({"quantity": 100})
 
     quantity: Annotated[int, Field(gt=0, le=1_000_000)]
 
@@ -41,7 +41,8 @@ class Shown(BaseModel):
 @operation(Access.USER, {200: Shown})
 async def get(request: aio.Request) -> aio.Response:
     """Show how much there is of a sku."""
-    stock = await web.within(_read(request, _sku(request)), web.seconds_left(request))
+    sku = _sku(request)
+    stock = await web.reading(request, lambda conn: service.get(conn, sku))
     return web.json(_shown(request, stock))
 
 
@@ -51,23 +52,13 @@ async def restock(request: aio.Request, delivery: Delivery) -> aio.Response:
     """Add units of a sku; a request that is repeated with its key shows the stock as it stands by then."""
     wanted = Restock(caller(request).user_id, web.idempotency_key(request), _sku(request), delivery.quantity)
     try:
-        stock, replayed = await web.within(_restock(request, wanted), web.seconds_left(request))
+        stock, replayed = await web.writing(request, service.TURN, lambda conn: service.restock(conn, wanted))
     except (errors.Unavailable, *db.ERRORS) as error:
         if isinstance(error, errors.Unavailable) or db.is_transient(error):
             raise errors.OutcomeUnknown("db error") from error  # who repeats it without a key may add them twice
         raise
     headers = {"Idempotent-Replayed": "true"} if replayed else {}
     return web.json(_shown(request, stock), 200, **headers)
-
-
-async def _read(request: aio.Request, sku: str) -> Stock:
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        return await service.get(conn, sku)
-
-
-async def _restock(request: aio.Request, wanted: Restock) -> tuple[Stock, bool]:
-    async with db.transaction(request.app[web.POOL], keys=service.TURN) as conn:
-        return await service.restock(conn, wanted)
 
 
 def _sku(request: aio.Request) -> str:

@@ -13,8 +13,8 @@ from contracts.orders import CancelReason
 from orders import service, store
 from orders.domain import Order, Request, Status
 from orders.service import Placed
-from shared import db, errors, web
-from shared.fields import ANSWER, MAX_ID, QUERY, REQUEST, Cursor, Limit, Line, Seconds, Text
+from shared import errors, web
+from shared.fields import ANSWER, MAX_ID, QUERY, Cursor, Limit, Line, Seconds, Text, request_like
 from shared.operation import Access, caller, operation
 
 PLACE: aio.AppKey[Callable[[Request, float], Awaitable[Placed]]] = aio.AppKey("PLACE")
@@ -39,7 +39,7 @@ routes = aio.RouteTableDef()
 class Wanted(BaseModel):
     """An order as the tutorial asks for it; `userId` may be left out with a token, whose user it is."""
 
-    model_config = REQUEST
+    model_config = request_like({"userId": "u1", "sku": "burger", "quantity": 2, "note": "x"})
 
     user_id: Annotated[
         Name, Field(alias="userId", validate_default=True, json_schema_extra=lambda schema: schema.pop("default"))
@@ -59,7 +59,7 @@ class Wanted(BaseModel):
 class Choice(BaseModel):
     """An order as the shop's page asks for it."""
 
-    model_config = REQUEST
+    model_config = request_like({"product_id": 1, "quantity": 2, "note": "x"})
 
     product_id: Annotated[int, Field(gt=0, le=MAX_ID)]
     quantity: Quantity = 1
@@ -176,7 +176,8 @@ async def index(request: aio.Request, filters: Filters) -> aio.Response:
         raise errors.Forbidden("userId must be your own")
     if by.is_admin and filters.user_id is None:
         del columns["user_id"]
-    orders = await web.within(_page(request, columns, filters), web.seconds_left(request))
+    before, limit = filters.cursor or MAX_ID, filters.limit + 1
+    orders = await web.reading(request, lambda conn: store.page(conn, columns, before, limit))
     more = len(orders) > filters.limit
     shown = [Shown.of(order) for order in orders[: filters.limit]]
     return web.json(Page(orders=shown, next_cursor=str(shown[-1].id) if more else None))
@@ -186,13 +187,8 @@ async def index(request: aio.Request, filters: Filters) -> aio.Response:
 @operation(Access.TRUSTED, {202: Shown}, problems=[409])
 async def cancel(request: aio.Request) -> aio.Response:
     """Cancel an order that is not final."""
-    order_id = web.path_id(request)
-
-    async def work() -> Order:
-        async with db.transaction(request.app[web.POOL]) as conn:
-            return await service.cancel(conn, order_id, caller(request).may_see)
-
-    order = await web.within(work(), web.seconds_left(request))
+    order_id, may_see = web.path_id(request), caller(request).may_see
+    order = await web.writing(request, (), lambda conn: service.cancel(conn, order_id, may_see))
     request.app[COMMITTED]()
     return web.json(Shown.of(order), 202)
 
@@ -236,11 +232,6 @@ async def _read(request: aio.Request, order_id: int, seconds: float) -> Order:
         return await request.app[READ](order_id, seconds)
     except errors.Unavailable:
         raise errors.Unavailable("db error") from None  # reading has no outcome that could be unknown
-
-
-async def _page(request: aio.Request, columns: dict[str, str], filters: Filters) -> list[Order]:
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        return await store.page(conn, columns, filters.cursor or MAX_ID, filters.limit + 1)
 
 
 def _visible(request: aio.Request, order: Order) -> Order:

@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 
 from contracts.payments import FailReason
 from payments import store
-from payments.domain import Payment, Status
-from shared import db, errors, web
+from payments.domain import Status
+from shared import errors, web
 from shared.operation import Access, caller, operation
 
 T = TypeVar("T")
@@ -35,8 +35,11 @@ class Shown(BaseModel):
 @operation(Access.USER, {200: Shown})
 async def get(request: aio.Request) -> aio.Response:
     """Show the payment of an order."""
-    work = _find(request, web.path_id(request, "order_id"))
-    payment, created_at, updated_at = await web.within(work, web.seconds_left(request))
+    order_id = web.path_id(request, "order_id")
+    found = await web.reading(request, lambda conn: store.find(conn, order_id))
+    if found is None or not caller(request).may_see(found[0].user_id):
+        raise errors.NotFound("not found")  # another's does not exist for them
+    payment, created_at, updated_at = found
     return web.json(
         Shown(
             order_id=payment.order_id,
@@ -49,12 +52,3 @@ async def get(request: aio.Request) -> aio.Response:
             updated_at=updated_at,
         )
     )
-
-
-async def _find(request: aio.Request, order_id: int) -> tuple[Payment, datetime, datetime]:
-    """Read the payment, if it is the caller's to see; another's does not exist for them. Raises `NotFound`."""
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        found = await store.find(conn, order_id)
-    if found is None or not caller(request).may_see(found[0].user_id):
-        raise errors.NotFound("not found")
-    return found

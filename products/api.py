@@ -1,7 +1,6 @@
 """HTTP in: the catalogue, which anybody may read and administrators change. Parse, call one use case, answer."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
 from aiohttp import web as aio
@@ -9,9 +8,9 @@ from pydantic import BaseModel, Field
 
 from products import service, store
 from products.domain import Product
-from shared import db, events, web
+from shared import web
 from shared.db import Connection
-from shared.fields import QUERY, REQUEST, Cursor, Limit, Line
+from shared.fields import QUERY, Cursor, Limit, Line, request_like
 from shared.operation import Access, operation
 
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
@@ -27,7 +26,9 @@ routes = aio.RouteTableDef()
 class Entry(BaseModel):
     """A new product; its sku is its own for ever."""
 
-    model_config = REQUEST
+    model_config = request_like(
+        {"sku": "ramen", "name": "Ramen", "price_cents": 1450, "currency": "EUR", "active": True}
+    )
 
     sku: Sku
     name: Name
@@ -39,7 +40,7 @@ class Entry(BaseModel):
 class Change(BaseModel):
     """What is new of a product, and the version that is meant to be changed; what is left out stays as it is."""
 
-    model_config = REQUEST
+    model_config = request_like({"name": "Burger", "price_cents": 850, "active": True, "version": 1})
 
     name: Name = Field(default_factory=str)  # a factory, because there is no default to be published
     price_cents: Price = Field(default_factory=int)
@@ -84,7 +85,8 @@ class Part(BaseModel):
 @operation(Access.PUBLIC, {200: Page}, query=Part)
 async def index(request: aio.Request, part: Part) -> aio.Response:
     """List what can be bought, a page at a time."""
-    products = await web.within(_page(request, part), web.seconds_left(request))
+    after, limit = part.cursor or 0, part.limit + 1
+    products = await web.reading(request, lambda conn: store.page(conn, after, limit))
     more = len(products) > part.limit
     shown = [Shown.of(product) for product in products[: part.limit]]
     return web.json(Page(products=shown, next_cursor=str(shown[-1].id) if more else None))
@@ -94,8 +96,8 @@ async def index(request: aio.Request, part: Part) -> aio.Response:
 @operation(Access.PUBLIC, {200: Shown})
 async def get(request: aio.Request) -> aio.Response:
     """Show a product, also one that cannot be bought any more."""
-    product = await web.within(_read(request, web.path_id(request)), web.seconds_left(request))
-    return web.json(Shown.of(product))
+    product_id = web.path_id(request)
+    return web.json(Shown.of(await web.reading(request, lambda conn: service.get(conn, product_id))))
 
 
 @routes.post("/products/")
@@ -103,11 +105,10 @@ async def get(request: aio.Request) -> aio.Response:
 async def create(request: aio.Request, entry: Entry) -> aio.Response:
     """Add a product to the catalogue."""
 
-    async def work() -> Product:
-        async with _writing(request, entry.sku) as conn:
-            return await service.create(conn, entry.sku, entry.name, entry.price_cents, active=entry.active)
+    def work(conn: Connection) -> Awaitable[Product]:
+        return service.create(conn, entry.sku, entry.name, entry.price_cents, active=entry.active)
 
-    product = await web.within(work(), web.seconds_left(request))
+    product = await web.writing(request, [entry.sku], work)
     request.app[COMMITTED]()
     return web.json(Shown.of(product), 201, Location=f"/products/{product.id}")
 
@@ -119,34 +120,8 @@ async def change(request: aio.Request, wanted: Change) -> aio.Response:
     product_id = web.path_id(request)
     values = wanted.model_dump(exclude_unset=True)
     version = values.pop("version", None)
-
-    async def work() -> Product:
-        sku = (await _read(request, product_id)).sku  # never changes, so it may be read before its lock is taken
-        async with _writing(request, sku) as conn:
-            return await service.change(conn, product_id, values, version)
-
-    product = await web.within(work(), web.seconds_left(request))
+    # A sku never changes, so it may be read before its lock is taken.
+    sku = (await web.reading(request, lambda conn: service.get(conn, product_id))).sku
+    product = await web.writing(request, [sku], lambda conn: service.change(conn, product_id, values, version))
     request.app[COMMITTED]()
     return web.json(Shown.of(product))
-
-
-async def _page(request: aio.Request, part: Part) -> list[Product]:
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        return await store.page(conn, part.cursor or 0, part.limit + 1)
-
-
-async def _read(request: aio.Request, product_id: int) -> Product:
-    async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-        return await service.get(conn, product_id)
-
-
-@asynccontextmanager
-async def _writing(request: aio.Request, sku: str) -> AsyncIterator[Connection]:
-    """Open a transaction that may write and tell of this sku; what it tells carries on the request's trace."""
-    trace = web.trace_of(request)
-    token = events.traces.set({sku: trace} if trace else {})
-    try:
-        async with db.transaction(request.app[web.POOL], keys=[sku]) as conn:
-            yield conn
-    finally:
-        events.traces.reset(token)

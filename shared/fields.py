@@ -11,8 +11,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-REQUEST = ConfigDict(strict=True, frozen=True)
-"""For bodies: no conversions, and unknown fields are ignored."""
 QUERY = ConfigDict(frozen=True)
 ANSWER = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 
@@ -22,7 +20,14 @@ INVALID_JSON = "invalid json"
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 _WITHOUT_NUL = "^[^\\u0000]*$"
-_NOT_BLANK = "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"
+# What Python strips, one by one: regular expressions differ on what \s is.
+_BLANKS = "\\u0009-\\u000d\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
+_NOT_BLANK = f"^[^\\u0000]*[^\\u0000{_BLANKS}][^\\u0000]*$"
+
+
+def request_like(example: dict[str, Any]) -> ConfigDict:
+    """For bodies: no conversions, and unknown fields are ignored; the document shows the example."""
+    return ConfigDict(strict=True, frozen=True, json_schema_extra={"examples": [example]})
 
 
 def _no_nul(value: str) -> str:
@@ -54,7 +59,7 @@ class Line:
         if not line:
             raise PydanticCustomError("required", "is required")
         if len(line) > self.most:
-            raise PydanticCustomError("too_long", f"must have at most {self.most} characters")
+            raise PydanticCustomError("line_too_long", f"must have at most {self.most} characters")
         return line
 
 

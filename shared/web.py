@@ -7,7 +7,7 @@ whatever Postgres does: replies do not wait for a query to be cancelled, because
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 
-from shared import db, errors, fields, metrics, problems
+from shared import db, errors, events, fields, metrics, problems
 from shared.runtime import TASKS, Tasks
 
 log = structlog.get_logger()
@@ -123,6 +123,31 @@ async def within(work: Awaitable[T], seconds: float) -> T:
     raise errors.Unavailable("db error")
 
 
+async def reading(request: web.Request, work: Callable[[db.Connection], Awaitable[T]]) -> T:
+    """Have a use case read on a borrowed connection, within the request's time. Raises `Unavailable`."""
+
+    async def borrowed() -> T:
+        async with request.app[POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
+            return await work(conn)
+
+    return await within(borrowed(), seconds_left(request))
+
+
+async def writing(request: web.Request, keys: Sequence[str], work: Callable[[db.Connection], Awaitable[T]]) -> T:
+    """Have a use case write in a transaction that holds the keys' locks, within the request's time.
+
+    What it tells of these keys carries on the request's trace. Raises `Unavailable`; the outcome is then unknown.
+    """
+    trace = trace_of(request)
+
+    async def transacted() -> T:
+        events.traces.set(dict.fromkeys(keys, trace) if trace else {})
+        async with db.transaction(request.app[POOL], keys) as conn:
+            return await work(conn)
+
+    return await within(transacted(), seconds_left(request))
+
+
 def bounded(handler: Handler) -> Handler:
     """Make a handler answer 503 when it would need too long."""
 
@@ -159,8 +184,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request failed", path=request.path, request_id=_request_id(request))
         response = problems.response("internal", "internal error")
-    if request.app[TASKS].draining:
-        response.force_close()
+    if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
+        response.force_close()  # aiohttp ends it anyway where a body is left over: said so, nobody asks anything there
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
     method = request.method if request.method in hdrs.METH_ALL else "other"  # anybody may make up verbs

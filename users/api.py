@@ -1,23 +1,19 @@
 """HTTP in: profiles, each for its owner and for administrators. Parse, call one use case, answer."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from aiohttp import web as aio
 from pydantic import BaseModel, Field
 
-from shared import db, errors, events, web
-from shared.db import Connection
-from shared.fields import QUERY, REQUEST, Cursor, Limit, Text
+from shared import errors, web
+from shared.fields import QUERY, Cursor, Limit, Text, request_like
 from shared.operation import Access, caller, operation
 from users import domain, service, store
 from users.domain import Profile
 
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
-
-T = TypeVar("T")
 
 DisplayName = Annotated[Text, Field(max_length=128)]
 Email = Annotated[str, Field(pattern=domain.EMAIL, max_length=254)]
@@ -30,7 +26,7 @@ routes = aio.RouteTableDef()
 class Change(BaseModel):
     """What is new of a profile; what is left out stays as it is, and what is empty is forgotten."""
 
-    model_config = REQUEST
+    model_config = request_like({"display_name": "Ada Lovelace", "email": "ada@example.com"})
 
     display_name: DisplayName = Field(default_factory=str)  # a factory, because there is no default to be published
     email: Email = Field(default_factory=str)
@@ -77,7 +73,7 @@ async def me(request: aio.Request) -> aio.Response:
     user_id = domain.read_id(caller(request).user_id)
     if user_id is None:
         raise service.ProfileNotFound
-    return web.json(Shown.of(await _read(request, lambda conn: service.own(conn, user_id))))
+    return web.json(Shown.of(await web.reading(request, lambda conn: service.own(conn, user_id))))
 
 
 @routes.get("/users/")
@@ -85,7 +81,7 @@ async def me(request: aio.Request) -> aio.Response:
 async def index(request: aio.Request, filters: Filters) -> aio.Response:
     """List profiles by their ids, a page at a time."""
     after, limit = filters.cursor or 0, filters.limit
-    profiles = await _read(request, lambda conn: store.page(conn, after, limit + 1, filters.username))
+    profiles = await web.reading(request, lambda conn: store.page(conn, after, limit + 1, filters.username))
     shown = [Shown.of(profile) for profile in profiles[:limit]]
     return web.json(Page(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
 
@@ -95,7 +91,7 @@ async def index(request: aio.Request, filters: Filters) -> aio.Response:
 async def get(request: aio.Request) -> aio.Response:
     """Show a profile."""
     user_id = _visible_id(request)
-    return web.json(Shown.of(await _read(request, lambda conn: service.get(conn, user_id))))
+    return web.json(Shown.of(await web.reading(request, lambda conn: service.get(conn, user_id))))
 
 
 @routes.patch(_PROFILE)
@@ -103,12 +99,8 @@ async def get(request: aio.Request) -> aio.Response:
 async def change(request: aio.Request, wanted: Change) -> aio.Response:
     """Change a profile."""
     user_id, values = _visible_id(request), wanted.model_dump(exclude_unset=True)
-
-    async def work() -> Profile:
-        async with _writing(request, user_id) as conn:
-            return await service.change(conn, user_id, values)
-
-    return web.json(Shown.of(await web.within(work(), web.seconds_left(request))))
+    profile = await web.writing(request, [str(user_id)], lambda conn: service.change(conn, user_id, values))
+    return web.json(Shown.of(profile))
 
 
 @routes.delete(_PROFILE)
@@ -118,12 +110,7 @@ async def delete(request: aio.Request) -> aio.Response:
     user_id, by = _visible_id(request), caller(request)
     if by.is_admin and by.user_id == str(user_id):
         raise errors.Conflict("an administrator cannot delete their own profile: another one has to do it")
-
-    async def work() -> None:
-        async with _writing(request, user_id) as conn:
-            await service.delete(conn, user_id)
-
-    await web.within(work(), web.seconds_left(request))
+    await web.writing(request, [str(user_id)], lambda conn: service.delete(conn, user_id))
     request.app[COMMITTED]()
     return aio.Response(status=204)
 
@@ -134,23 +121,3 @@ def _visible_id(request: aio.Request) -> int:
     if not caller(request).may_see(str(user_id)):
         raise service.ProfileNotFound
     return user_id
-
-
-async def _read(request: aio.Request, read: Callable[[Connection], Awaitable[T]]) -> T:
-    async def work() -> T:
-        async with request.app[web.POOL].acquire(timeout=db.CONNECT_SECONDS) as conn:
-            return await read(conn)
-
-    return await web.within(work(), web.seconds_left(request))
-
-
-@asynccontextmanager
-async def _writing(request: aio.Request, user_id: int) -> AsyncIterator[Connection]:
-    """Open a transaction that may write and tell of this user; what it tells carries on the request's trace."""
-    key, trace = str(user_id), web.trace_of(request)
-    token = events.traces.set({key: trace} if trace else {})
-    try:
-        async with db.transaction(request.app[web.POOL], keys=[key]) as conn:
-            yield conn
-    finally:
-        events.traces.reset(token)

@@ -9,7 +9,9 @@ from typing import Any
 from contracts.users import UserDeleted
 from shared.events import Event
 
-EMAIL = r"^$|^[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+$"
+# One by one: regular expressions differ on what \s is, and this one is published.
+_NEITHER_BLANK_NOR_AT = r"[^@\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
+EMAIL = rf"^$|^{_NEITHER_BLANK_NOR_AT}{{1,64}}@{_NEITHER_BLANK_NOR_AT}+\.{_NEITHER_BLANK_NOR_AT}+$"
 
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _IDS = range(1, 2**63)

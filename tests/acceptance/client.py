@@ -6,9 +6,10 @@ What must stay true: a call is in the history before it is sent, so that one who
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -23,10 +24,14 @@ ANSWER_SECONDS = 3.1
 
 @dataclass(slots=True)
 class Call:
-    """One request; `status` is None as long as there is no answer."""
+    """One request; `status` is None as long as there is no answer.
+
+    `caller` is the user whose request it is, "" is nobody, and None somebody who may see everything.
+    """
 
     kind: str
     started: float
+    caller: str | None = None
     key: str | None = None
     body: dict[str, Any] | None = None
     order_id: int | None = None
@@ -71,7 +76,9 @@ class Client:
         self._turn = 0
 
     async def place(self, body: dict[str, Any], key: str | None = None) -> Call:
-        return await self._call("place", "POST", "/v1/orders", body=body, key=key or uuid4().hex)
+        user_id = body["userId"]
+        about = {"kind": "place", "caller": user_id, "body": body, "key": key or uuid4().hex}
+        return await self.send("POST", "/v1/orders", self._tokens(user_id), body, **about)
 
     async def insist(self, body: dict[str, Any], seconds: float = 30.0, *, only_unanswered: bool = False) -> Call:
         """Place an order, and repeat with the same key until it is accepted or the time is over.
@@ -87,15 +94,25 @@ class Client:
             await asyncio.sleep(random.uniform(0.05, 0.3))
 
     async def get(self, order_id: int, wait: float = 0.0) -> Call:
-        query = f"?wait={wait:g}" if wait else ""
-        return await self._call("get", "GET", f"/v1/orders/{order_id}{query}", order_id=order_id, wait=wait)
+        path = f"/v1/orders/{order_id}" + (f"?wait={wait:g}" if wait else "")
+        return await self.send("GET", path, self._tokens(None), kind="get", order_id=order_id, wait=wait)
 
     async def cancel(self, order_id: int) -> Call:
-        return await self._call("cancel", "POST", f"/v1/orders/{order_id}/cancel", order_id=order_id)
+        path = f"/v1/orders/{order_id}/cancel"
+        return await self.send("POST", path, self._tokens(None), kind="cancel", order_id=order_id)
+
+    async def restock(self, sku: str, quantity: int, key: str | None = None) -> Call:
+        """Add units, with a key, as all do here: the checker wants to know of them."""
+        about = {"kind": "restock", "body": {"sku": sku, "quantity": quantity}, "key": key or uuid4().hex}
+        return await self.send("POST", f"/inventory/{sku}/restock", self._tokens(None), {"quantity": quantity}, **about)
 
     async def ask(self, path: str) -> Call:
         """Ask for something else."""
-        return await self._call(path, "GET", path)
+        return await self.send("GET", path, self._tokens(None), kind=path)
+
+    async def administer(self, method: str, path: str, json: Any = None) -> Call:
+        """Do what an administrator may."""
+        return await self.send(method, path, self._tokens(None), json)
 
     async def follow(self, order_id: int, seconds: float = 30.0) -> dict[str, Any]:
         """Poll an order until it is final, or the time is over; returns what was seen last."""
@@ -108,25 +125,20 @@ class Client:
             await asyncio.sleep(0.1)
         return seen
 
-    async def _call(
-        self,
-        kind: str,
-        method: str,
-        path: str,
-        *,
-        body: dict[str, Any] | None = None,
-        key: str | None = None,
-        order_id: int | None = None,
-        wait: float = 0.0,
+    async def send(
+        self, method: str, path: str, headers: dict[str, str], json: Any = None, *, kind: str = "", **about: Any
     ) -> Call:
-        call = Call(kind, time.monotonic(), key, body, order_id, wait)
+        """Send any request; `about` is what the checker may want to know of it, see `Call`."""
+        call = Call(kind or f"{method} {path}", time.monotonic(), **about)
         self.history.append(call)
         self._turn += 1
         url = self._doors[self._turn % len(self._doors)] + path
-        headers = self._tokens(body["userId"] if body else None) | ({"Idempotency-Key": key} if key else {})
-        timeout = aiohttp.ClientTimeout(total=wait + 15)  # far longer than promised, to see by how much
+        keyed = {"Idempotency-Key": call.key} if call.key else {}
+        timeout = aiohttp.ClientTimeout(total=call.wait + 15)  # far longer than promised, to see by how much
         try:
-            async with self._session.request(method, url, json=body, headers=headers, timeout=timeout) as response:
+            async with self._session.request(
+                method, url, json=json, headers=headers | keyed, timeout=timeout
+            ) as response:
                 raw = await response.read()
                 call.answer = orjson.loads(raw) if "json" in response.content_type else {}
                 call.retry_after = response.headers.get("Retry-After")
@@ -204,6 +216,32 @@ class Load:
                 await asyncio.sleep(luck % 0.01 * 10)
                 await self._client.cancel(call.answer["id"])
             await self._client.follow(call.answer["id"], choices["follow_seconds"])
+
+
+Act = Callable[[], Awaitable[object]]
+"""Something that somebody does, from asking to the answer."""
+
+
+@asynccontextmanager
+async def steadily(per_second: float, *acts: Act) -> AsyncIterator[None]:
+    """Have one thing after another done, in turn and at a rate, whatever the system does; at the end all are done."""
+    doing: set[asyncio.Task[object]] = set()
+
+    async def begin() -> None:
+        due = time.monotonic()
+        for act in cycle(acts):
+            doing.add(asyncio.ensure_future(act()))
+            due += 1 / per_second
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    beginning = asyncio.create_task(begin())
+    try:
+        yield
+    finally:
+        beginning.cancel()
+        await asyncio.gather(beginning, return_exceptions=True)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*doing)
 
 
 def ids(history: History) -> list[int]:

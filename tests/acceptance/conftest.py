@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,8 @@ class System:
     poison: list[Poison] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
     mint: Mint | None = None
+    is_history_complete: bool = True
+    """Whether every order and restock was asked for by one of `customers`."""
 
     @property
     def database_url(self) -> str:
@@ -98,6 +100,7 @@ class System:
         self.measure("quiet after", await checker.quiet(self.database_url, self.kafka))
         facts = await checker.gather(self.database_url, self.kafka)
         facts.history, facts.poison = [call for history in self.histories for call in history], self.poison
+        facts.is_history_complete = self.is_history_complete
         found = checker.complaints(facts)
         assert not found, f"{len(found)} complaints:\n" + "\n".join(found[:20])
         return facts
@@ -205,7 +208,22 @@ async def listens(log: Path, pid: int) -> None:
 
 @pytest.fixture(scope="session")
 def _system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    stack = Stack("acceptance", run_folder / "acceptance", Ports.free(), postgres_settings=DURABLE)
+    with _running("acceptance", run_folder, request) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def open_house(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
+    """A stack of the module's own, for strangers, who may change whatever they can, and of whom there is no history."""
+    with _running("open-house", run_folder, request) as system:
+        system.is_history_complete = False
+        system.mint = asyncio.run(auths_mint(system.database_url))
+        yield system
+
+
+@contextmanager
+def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
+    stack = Stack(name, run_folder / name, Ports.free(), postgres_settings=DURABLE)
     stack.reset()
     stack.up()
     system = System(stack)
@@ -240,5 +258,5 @@ async def system(_system: System) -> System:
         if not _system.stack.supervisor.is_up(name):
             _system.stack.supervisor.start_program(name)
         await asyncio.to_thread(_system.stack.wait_ready, name)
-    _system.mint = _system.mint or await auths_mint(_system.database_url)
+    _system.mint = await auths_mint(_system.database_url)
     return _system

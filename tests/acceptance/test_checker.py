@@ -41,7 +41,8 @@ def sound() -> Facts:
     facts.orders[ID] = order | {"status": "CONFIRMED", "reason": None, "version": 2, "amount_cents": 1700}
     facts.reservations[ID] = {"sku": "burger", "quantity": 2, "status": "SOLD", "version": 1}
     facts.payments[ID] = {"status": "SUCCEEDED", "reason": None, "version": 1}
-    facts.stock = [{"sku": "burger", "available": START["burger"] - 2, "held": 0, "sold": 2}]
+    facts.stock = [{"sku": "burger", "available": START["burger"] - 2, "held": 0, "sold": 2, "restocked": 0}]
+    facts.copies["user"] = ({"5": "ann"}, {"5": "ann"})
     facts.movements = [{"key": f"order:{ID}", "n": 1, "kind": "capture", "amount_cents": 1700}]
     for event in told:
         publish(facts, record(event))
@@ -99,6 +100,11 @@ DOCTORED: list[tuple[str, Callable[[Facts], object]]] = [
     ("I4", lambda f: change(f.stock, 0, available=START["burger"] + 1, held=-3, sold=2)),
     ("I4", lambda f: change(f.reservations, ID, status="HELD")),
     ("I4", lambda f: change(f.reservations, ID, quantity=3)),
+    ("I4", lambda f: change(f.stock, 0, restocked=1)),
+    ("I4", lambda f: f.restocks.append({"key": "r", "sku": "burger", "quantity": 1})),
+    ("I4", lambda f: f.history.append(call("restock", key="r", body={"sku": "burger", "quantity": 1}))),
+    ("I5", lambda f: f.copies.update(user=({"5": "ann"}, {}))),
+    ("I5", lambda f: f.copies.update(user=({"5": None}, {"5": "ann"}))),
     ("I5", lambda f: f.reservations.clear()),
     ("I5", lambda f: change(f.reservations, ID, status="RELEASED")),
     ("I5", lambda f: change(f.payments, ID, status="PENDING")),
@@ -126,6 +132,11 @@ DOCTORED: list[tuple[str, Callable[[Facts], object]]] = [
     ("I10", lambda f: f.parked.append(parked("inventory", POISON))),
     ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("inventory", POISON)))),  # no letter
     ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("payments", POISON)))),
+    ("I11", lambda f: f.history.append(call("get", caller="u2", answer={"id": ID, "userId": "u1"}))),
+    ("I11", lambda f: f.history.append(call("get", caller="", answer={"id": ID, "userId": "u1"}))),
+    ("I11", lambda f: f.history.append(call("list", caller="u2", answer={"orders": [{"userId": "u1"}]}))),
+    ("I11", lambda f: f.history.append(call("payment", caller="u2", answer={"order_id": ID}))),
+    ("I11", lambda f: f.history.append(call("profile", caller="6", answer={"id": 5, "display_name": ""}))),
 ]
 
 

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.acceptance.client import Load, ids, wrong_answers
+from tests.acceptance.client import Load, ids, steadily, wrong_answers
 from tests.acceptance.conftest import STOP_SECONDS, System
+from tests.acceptance.visitors import WORK
 
 
 @pytest.mark.parametrize("service", ["inventory", "payments"])
@@ -51,3 +52,26 @@ async def test_orders_is_replaced_without_a_gap_by_a_second_one_at_its_port(syst
     await system.settled()
     assert [call for call in client.history if call.status not in {200, 202, 409}] == []
     assert not wrong_answers(client.history)
+
+
+@pytest.mark.parametrize("service", WORK)
+async def test_a_service_is_replaced_without_a_gap_by_a_second_one_at_its_port(system: System, service: str) -> None:
+    async with system.customers(system.gateway_url) as client:
+        acts = await WORK[service](client)
+        prepared = len(client.history)
+        async with steadily(40, *acts):
+            await replaced(system, service)
+    await system.settled()
+    during = client.history[prepared:]
+    assert [call for call in during if call.status not in {200, 204}] == []
+    assert len(during) > 100
+
+
+async def replaced(system: System, service: str) -> None:
+    """Hand over from the supervised process to a second one at its port, and back."""
+    async with system.instance(service, f"{service}-2", port=system.stack.ports.services[service]):
+        await asyncio.sleep(0.3)
+        assert await system.stop(service) == 0
+        await asyncio.sleep(0.3)
+        await system.start(service)
+        await asyncio.sleep(0.3)

@@ -165,6 +165,15 @@ async def test_a_bad_body_is_the_clients_fault(orders_for_all: Any, sent: bytes,
     assert status(await exchange(orders_for_all, sent)) == expected
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_cannot_be_unpacked_ends_its_connection_and_says_so(
+    orders_for_all: Any, encoding: str
+) -> None:
+    answer = await exchange(orders_for_all, request(sized(), f"Content-Encoding: {encoding}"))
+    assert status(answer) == 400
+    assert b"connection: close" in answer.lower()  # or a gateway would send somebody else's request on it
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 async def test_a_gzip_bomb_is_not_unpacked_to_the_end(orders_for_all: Any, layers: int) -> None:
     bomb = bytes(100_000_000)

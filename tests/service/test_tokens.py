@@ -175,9 +175,9 @@ FORGED = {
         for exp in (b"null", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"1e300", b"%d.5" % (NOW + 99), b"-1e300")
     },
     "exp of 3,000 digits with a minus": written("exp", b"-" + b"9" * 2500),
-    **{f"nbf {nbf!r}": claiming(nbf=nbf) for nbf in (NOW + 60, "x", [], 2**70)},
+    **{f"nbf {nbf!r}": claiming(nbf=nbf) for nbf in (NOW + 86_400, "x", [], 2**70)},
     "nbf Infinity": written("nbf", b"Infinity"),
-    **{f"iat {iat!r}": claiming(iat=iat) for iat in (NOW + 60, "x", None, [], {}, 2**70)},
+    **{f"iat {iat!r}": claiming(iat=iat) for iat in (NOW + 86_400, "x", None, [], {}, 2**70)},
     "iat NaN": written("iat", b"NaN"),
     **{f"sub {sub!r}": claiming(sub=sub) for sub in ("", None, 1, True, ["1"], {"id": "1"}, 1.5)},
     "sub null": written("sub", b"null"),

@@ -1,0 +1,90 @@
+"""People who register, log in and shop as they would from outside, with tokens that auth gave them."""
+
+from typing import Any
+from uuid import uuid4
+
+import jwt
+
+from tests.acceptance.client import Call, Client
+from tests.builders import eventually
+
+PASSWORD = "correct horse battery"
+
+
+class Person:
+    """Somebody with a login; `client` writes down whatever they do."""
+
+    def __init__(self, client: Client, username: str, password: str = PASSWORD) -> None:
+        self._client, self.username, self._password = client, username, password
+        self.id = self.token = self.refresh_token = ""
+
+    @property
+    def caller(self) -> str | None:
+        """Who the checker takes them for."""
+        return None if self.username == "admin" else self.id
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    async def log_in(self) -> Call:
+        login = {"username": self.username, "password": self._password}
+        return self._took(await self._client.send("POST", "/auth/login", {}, login))
+
+    async def refresh(self) -> Call:
+        sent = {"refresh_token": self.refresh_token}
+        return self._took(await self._client.send("POST", "/auth/refresh", {}, sent))
+
+    async def log_out(self) -> Call:
+        return await self._client.send("POST", "/auth/logout", {}, {"refresh_token": self.refresh_token})
+
+    async def send(self, method: str, path: str, json: Any = None) -> Call:
+        return await self._client.send(method, path, self.headers, json, caller=self.caller)
+
+    async def order(self, product_id: int, sku: str, quantity: int = 1, key: str = "") -> Call:
+        """Order a product by its id, which is `sku` by its name."""
+        meant = {"userId": self.id, "sku": sku, "quantity": quantity}
+        about = {"kind": "place", "caller": self.caller, "body": meant, "key": key or uuid4().hex}
+        chosen = {"product_id": product_id, "quantity": quantity}
+        return await self._client.send("POST", "/orders/", self.headers, chosen, **about)
+
+    async def outcome(self, order_id: int) -> dict[str, Any]:
+        """Wait for an order to be final; gives it as it is shown to this person."""
+        call = await self._client.send("GET", f"/orders/{order_id}?wait=20", self.headers, caller=self.caller, wait=20)
+        assert call.status == 200, call
+        return call.answer
+
+    def _took(self, call: Call) -> Call:
+        if call.status == 200:
+            self.token, self.refresh_token = call.answer["token"], call.answer["refresh_token"]
+            self.id = jwt.decode(self.token, options={"verify_signature": False})["sub"]
+        return call
+
+
+async def registered(client: Client, username: str = "") -> Person:
+    """Somebody new, who has just registered and logged in."""
+    username = username or f"u{uuid4().hex[:20]}"
+    made = await client.send("POST", "/auth/register", {}, {"username": username, "password": PASSWORD})
+    assert made.status == 201, made
+    person = Person(client, username)
+    assert (await person.log_in()).status == 200
+    assert person.id == str(made.answer["id"])
+    return person
+
+
+async def newcomer(client: Client) -> Person:
+    """Somebody new, with a profile."""
+    made = await registered(client)
+
+    async def has_profile() -> bool:
+        return (await made.send("GET", "/users/me")).status == 200
+
+    await eventually(has_profile)
+    return made
+
+
+async def administrator(client: Client) -> Person:
+    """The administrator, logged in."""
+    person = Person(client, "admin", "password")
+    assert (await person.log_in()).status == 200
+    return person
