@@ -37,7 +37,8 @@ class Connection(asyncio.Protocol):
                 return
             status, body = int(self._received[9:12]), self._received[end + 4 : end + 4 + size]
             self._received = self._received[end + 4 + size :]
-            self._waiting.popleft().set_result((status, body))
+            if not (waiting := self._waiting.popleft()).done():  # its caller may have been cancelled
+                waiting.set_result((status, body))
 
     async def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
         """Send and wait; `headers` are whole lines. Raises `ConnectionError` when the server goes away."""
