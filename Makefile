@@ -90,7 +90,7 @@ psql-local = $(LOCAL) psql
 define WELCOME
 
   orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders
-  gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(or $(ADMIN_PASSWORD),password))
+  gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(if $(ADMIN_PASSWORD),$$ADMIN_PASSWORD,password))
   the API  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/docs
 
 Place an order, and see what becomes of it:

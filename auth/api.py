@@ -67,7 +67,13 @@ class Keys(BaseModel):
 
 
 @routes.post("/auth/register")
-@operation(Access.PUBLIC, {201: Registered}, body=Registration, problems=[409])
+@operation(
+    Access.PUBLIC,
+    {201: Registered},
+    body=Registration,
+    problems=[409],
+    headers={"Location": "Where the profile will be."},
+)
 async def register(request: aio.Request, wanted: Registration) -> aio.Response:
     """Make a login."""
     work = request.app[LOGINS].register(wanted.username, wanted.password)

@@ -22,6 +22,8 @@ class Settings(config.Settings):
     """How long a new key is published before it signs: longer than every service needs to fetch it."""
     hashes_at_once: Annotated[int, Field(ge=1, le=64)] = 1
     """Passwords hashed at the same time; each takes 19 MiB and 30 ms of a core."""
-    free_failures_per_account: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Wrong passwords in a quarter of an hour before an account's next login has to wait, longer each time."""
+    free_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Wrong passwords for an account from one address before the next try has to wait, longer each time."""
+    free_failures_per_account: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    """The same from all addresses together: so many that one address alone does not lock the owner out."""
     free_failures_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 100

@@ -30,11 +30,10 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that signs access tokens from a time on; `expires_at` is when the last of them has expired."""
+    """A key that signs access tokens."""
 
     kid: str
     private: Ed25519PrivateKey
-    signs_from: datetime
 
     def published(self) -> dict[str, Any]:
         """Give its public half, as a JWK (RFC 8037)."""

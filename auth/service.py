@@ -57,6 +57,7 @@ class Limits:
 
     access_seconds: int
     refresh_seconds: int
+    free: int
     per_account: int
     per_address: int
 
@@ -133,7 +134,7 @@ class Keyring:
         """Read keys and ended sessions; makes the first key when there is none."""
         async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
             found = await store.keys(conn)
-            ended = await store.ended_sessions(conn, self._access_seconds + tokens.LEEWAY_SECONDS)
+            ended = await store.ended_sessions(conn, self._access_seconds + _GRACE_SECONDS)
         if not found:
             async with db.transaction(self._pool) as conn:
                 await store.add_first_key(conn, *domain.new_key())
@@ -184,45 +185,50 @@ class Logins:
 
     async def log_in(self, username: str, password: str, address: str) -> Tokens:
         """Begin a session. Raises `Unauthenticated`, or `TooMany` after failures by this name or from this address."""
-        account, origin = domain.slowed("account", username), domain.slowed("address", address)
+        here, account = domain.slowed("here", f"{address} {username}"), domain.slowed("account", username)
+        origin, key = domain.slowed("address", address), self._keyring.signing
         async with self._passwords.turn():
             async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
-                if (seconds := await store.blocked_seconds(conn, [account, origin])) > 0:
+                if (seconds := await store.blocked_seconds(conn, [here, account, origin])) > 0:
                     raise errors.TooMany("too many wrong passwords: try again later", int(seconds) + 1)
                 known = await store.find(conn, username)
-                await store.failed(conn, account, self._limits.per_account)  # until it is right, also if nobody waits
+                await store.failed(conn, here, self._limits.free)  # until it is right, also if nobody waits for that
+                await store.failed(conn, account, self._limits.per_account)
             right = await self._passwords.is_right(known, password)
             async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
                 if known is None or not right:
                     await store.failed(conn, origin, self._limits.per_address)
                     raise errors.Unauthenticated("wrong username or password")
-                await store.forgive(conn, account)
+                await store.forgive(conn, [here, account])
                 refresh = Refresh.new()
                 if not await store.add_session(conn, refresh, known, self._limits.refresh_seconds):
                     raise errors.Unauthenticated("wrong username or password")
-        return self._tokens(known, refresh)
+        return self._tokens(key, known, refresh)
 
     async def refresh(self, token: str) -> Tokens:
         """Exchange a refresh token for new ones; one used before ends its session. Raises `Unauthenticated`."""
         old = Refresh.parse(token)
         if old is None:
             raise errors.Unauthenticated("the refresh token is not valid")
-        new = Refresh.new(old.session_id)
+        new, key = Refresh.new(old.session_id), self._keyring.signing
         async with db.transaction(self._pool) as conn:
             known = await store.rotate_session(conn, old.session_id, old.digest, new.digest)
             reused = known is None and await store.end_session(conn, old.session_id)
         if reused:
-            log.warning("a refresh token was used twice; its session is over", session=old.session_id.hex)
+            log.warning(
+                "a refresh token was not the newest of its session, which is over: it was used before, or made up",
+                session=old.session_id.hex,
+            )
         if known is None:
             raise errors.Unauthenticated("the refresh token is not valid")
-        return self._tokens(known, new)
+        return self._tokens(key, known, new)
 
     async def log_out(self, token: str) -> None:
         """End the session of a refresh token, if there is one."""
         known = Refresh.parse(token)
         if known:
             async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
-                await store.end_session(conn, known.session_id)
+                await store.end_session(conn, known.session_id, known.digest)
 
     async def ensure_admin(self, password: str) -> None:
         """Make the administrator, or give them this password; then whoever had the old one is logged out."""
@@ -239,9 +245,9 @@ class Logins:
                 await store.end_sessions(conn, [known.user_id])
         self._committed()
 
-    def _tokens(self, user: Credential, refresh: Refresh) -> Tokens:
+    def _tokens(self, key: Key, user: Credential, refresh: Refresh) -> Tokens:
         seconds = self._limits.access_seconds
-        access = domain.access_token(self._keyring.signing, user, refresh.session_id, datetime.now(UTC), seconds)
+        access = domain.access_token(key, user, refresh.session_id, datetime.now(UTC), seconds)
         return Tokens(access, refresh.text, seconds)
 
 

@@ -39,15 +39,15 @@ update credentials
  where user_id = any($1::bigint[]) and disabled_at is null
 """
 
-# Failures are forgotten a quarter of an hour after the last; beyond the free ones the wait doubles up to half a minute:
-# two guesses a minute, for good, while the account's owner waits no longer than that.
+# One failure is forgotten every half minute. Beyond the free ones the wait doubles up to half a minute: two guesses a
+# minute, for good, and who goes on at that pace adds nothing to what is counted for all addresses together.
 _FAILED = """
 insert into throttles as t (key, failures, blocked_until) values ($1, 1, now())
 on conflict (key) do update
-   set failures = case when t.seen_at < now() - interval '15 minutes' then 1 else least(t.failures + 1, 1000000) end,
-       blocked_until = case when t.seen_at >= now() - interval '15 minutes' and t.failures + 1 > $2
-                       then now() + make_interval(secs => least(2.0 ^ least(t.failures - $2, 10), 30)) else now() end,
-       seen_at = now()
+   set (failures, blocked_until, seen_at) = (
+     select counted, now() + make_interval(secs => case when counted > $2 then least(2.0 ^ least(counted - $2, 10), 30)
+                                                   else 0 end), now()
+       from (select greatest(0, t.failures - floor(extract(epoch from now() - t.seen_at) / 30)::int) + 1) c(counted))
 """
 
 # The next key signs once every service has had the time to fetch it, or at once where there is none; the others are
@@ -105,10 +105,12 @@ async def rotate_session(conn: Connection, session_id: UUID, old: bytes, new: by
     return Credential(*row) if row else None
 
 
-async def end_session(conn: Connection, session_id: UUID) -> bool:
-    """End a session; says whether it was not over already."""
+async def end_session(conn: Connection, session_id: UUID, digest: bytes | None = None) -> bool:
+    """End a session, with a `digest` only if that is its newest secret's; says whether it was not over already."""
     ended = await conn.execute(
-        "update sessions set revoked_at = now() where id = $1 and revoked_at is null", session_id
+        "update sessions set revoked_at = now() "
+        "where id = $1 and revoked_at is null and ($2::bytea is null or secret_hash = $2)",
+        *(session_id, digest),
     )
     return ended == "UPDATE 1"
 
@@ -140,18 +142,18 @@ async def failed(conn: Connection, key: bytes, free: int) -> None:
     await conn.execute(_FAILED, key, free)
 
 
-async def forgive(conn: Connection, key: bytes) -> None:
+async def forgive(conn: Connection, keys: Sequence[bytes]) -> None:
     """Forget the failures."""
-    await conn.execute("delete from throttles where key = $1", key)
+    await conn.execute("delete from throttles where key = any($1::bytea[])", keys)
 
 
 async def keys(conn: Connection) -> list[tuple[Key, bool]]:
     """Read the keys that are published, the newest first, and whether each signs yet."""
     rows = await conn.fetch(
-        "select kid, private_key, signs_from, signs_from <= now() from signing_keys "
+        "select kid, private_key, signs_from <= now() from signing_keys "
         "where expires_at is null or expires_at > now() order by created_at desc, kid"
     )
-    return [(Key(row[0], Ed25519PrivateKey.from_private_bytes(row[1]), row[2]), row[3]) for row in rows]
+    return [(Key(row[0], Ed25519PrivateKey.from_private_bytes(row[1])), row[2]) for row in rows]
 
 
 async def rotate_keys(conn: Connection, kid: str, private: bytes, lead_seconds: int, token_seconds: int) -> None:

@@ -53,12 +53,16 @@ class Housekeeper:
                 await store.sweep(conn)
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS * uniform(0.8, 1.2)
 
+    async def try_once(self) -> None:
+        """Do what is due; what cannot be done is due again."""
+        try:
+            await self.run_once()
+        except (*db.ERRORS, errors.Conflict) as error:  # another process has just made the administrator
+            log.warning("housekeeping failed, trying again", error=repr(error))
+
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Work until `stop`."""
         while not stop.is_set():
             beat()
-            try:
-                await self.run_once()
-            except (*db.ERRORS, errors.Conflict) as error:  # another process has just made the administrator
-                log.warning("housekeeping failed, trying again", error=repr(error))
+            await self.try_once()
             await wait(stop, _RELOAD_SECONDS)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from inventory import service
 from inventory.domain import Restock, Stock
-from shared import db, errors, web
+from shared import errors, web
 from shared.fields import request_like
 from shared.operation import Access, caller, operation
 
@@ -51,12 +51,7 @@ async def get(request: aio.Request) -> aio.Response:
 async def restock(request: aio.Request, delivery: Delivery) -> aio.Response:
     """Add units of a sku; a request that is repeated with its key shows the stock as it stands by then."""
     wanted = Restock(caller(request).user_id, web.idempotency_key(request), _sku(request), delivery.quantity)
-    try:
-        stock, replayed = await web.writing(request, service.TURN, lambda conn: service.restock(conn, wanted))
-    except (errors.Unavailable, *db.ERRORS) as error:
-        if isinstance(error, errors.Unavailable) or db.is_transient(error):
-            raise errors.OutcomeUnknown("db error") from error  # who repeats it without a key may add them twice
-        raise
+    stock, replayed = await web.writing(request, service.TURN, lambda conn: service.restock(conn, wanted))
     headers = {"Idempotent-Replayed": "true"} if replayed else {}
     return web.json(_shown(request, stock), 200, **headers)
 

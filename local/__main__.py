@@ -115,7 +115,12 @@ def _wanted_stack() -> stack.Stack:
 
 def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
     return stack.Stack(
-        settings.stack_name, _root(settings), ports, kafka_heap=settings.kafka_heap, limits=settings.limits
+        settings.stack_name,
+        _root(settings),
+        ports,
+        kafka_heap=settings.kafka_heap,
+        limits=settings.limits,
+        admin_password=settings.admin_password,
     )
 
 

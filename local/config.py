@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     users_port: Port = 8084
     products_port: Port = 8085
     gateway_port: Port | None = None
+    admin_password: str = "password"
+    """What `admin` logs in with. The gateway is open to the network: choose another where others can reach it."""
     requests_per_second: Annotated[int, Field(ge=1)] = 1000
     """What the gateway takes from one address; as many more may come at once."""
     logins_per_second: Annotated[int, Field(ge=1)] = 5

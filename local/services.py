@@ -54,10 +54,12 @@ def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
     )
 
 
-def services(chosen: Mapping[str, int], *, postgres: int, kafka: int, auth: int) -> tuple[Service, ...]:
+def services(
+    chosen: Mapping[str, int], *, postgres: int, kafka: int, auth: int, admin_password: str = "password"
+) -> tuple[Service, ...]:
     """Make a service of every name and port; all check tokens with the keys that auth publishes at its own port."""
     extra = {
-        "auth": {"ADMIN_PASSWORD": "password"},
+        "auth": {"ADMIN_PASSWORD": admin_password},
         "orders": {"REQUIRE_TOKEN": "false"},
         "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
     }

@@ -70,12 +70,15 @@ class Stack:
         kafka_heap: str = "256m",
         postgres_settings: Mapping[str, str] | None = None,
         limits: Mapping[str, str] | None = None,
+        admin_password: str = "password",
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
         self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
         self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
-        self._services = services.services(where.services, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
+        self._services = services.services(
+            where.services, postgres=where.postgres, kafka=where.kafka, auth=where.auth, admin_password=admin_password
+        )
         upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{port}" for name, port in where.services.items()}
         self.gateway = nginx.Gateway(self.root / "gateway", where.gateway, upstreams | dict(limits or NO_LIMITS))
         self._groups: dict[str, tuple[Engine, ...]] = {

@@ -10,32 +10,26 @@ from orders import api, consumer, service
 from orders.config import Settings
 from orders.service import Door, Skus
 from orders.worker import Sweeper, Waiters
-from shared import delivery, openapi, operation, runtime, web
+from shared import application, delivery, operation, runtime
 from shared.batching import Batcher
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
 
 WAITERS = aio.AppKey("WAITERS", Waiters)
-SETTINGS = aio.AppKey("SETTINGS", Settings)
 
 
 def create_app(settings: Settings) -> aio.Application:
     """Build the application; nothing is opened before it starts."""
-    app = web.application()
-    app[SETTINGS] = settings
+    app = application.create(settings, "orders", DESCRIPTION, api.routes, _lifespan)
     app[operation.TOKEN_REQUIRED] = settings.require_token
-    if "api" in settings.only:
-        app.add_routes(api.routes)
-        openapi.serve(app, "orders", DESCRIPTION)
-    app.cleanup_ctx.append(_lifespan)
     app.on_shutdown.append(_release_waiters)
     return app
 
 
-async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
-    settings, tasks = app[SETTINGS], app[runtime.TASKS]
+async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
+    tasks = app[runtime.TASKS]
     async with AsyncExitStack() as stack:
-        pool, wake = await stack.enter_async_context(delivery.opened(app, settings, "orders"))
+        pool, wake = await stack.enter_async_context(application.opened(app, settings, "orders"))
         waiters = Waiters(pool)
 
         def committed() -> None:

@@ -9,28 +9,20 @@ from payments import api, consumer
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
-from shared import delivery, openapi, runtime, web
+from shared import application, delivery, runtime
 
 DESCRIPTION = "Payments: what became of the money for an order."
-
-SETTINGS = aio.AppKey("SETTINGS", Settings)
 
 
 def create_app(settings: Settings) -> aio.Application:
     """Build the application; nothing is opened before it starts."""
-    app = web.application()
-    app[SETTINGS] = settings
-    if "api" in settings.only:
-        app.add_routes(api.routes)
-        openapi.serve(app, "payments", DESCRIPTION)
-    app.cleanup_ctx.append(_lifespan)
-    return app
+    return application.create(settings, "payments", DESCRIPTION, api.routes, _lifespan)
 
 
-async def _lifespan(app: aio.Application) -> AsyncIterator[None]:
-    settings, tasks = app[SETTINGS], app[runtime.TASKS]
+async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
+    tasks = app[runtime.TASKS]
     async with AsyncExitStack() as stack:
-        pool, wake = await stack.enter_async_context(delivery.opened(app, settings, "payments"))
+        pool, wake = await stack.enter_async_context(application.opened(app, settings, "payments"))
         calls_here = "worker" in settings.only
         limits = Limits(
             calls_at_once=settings.calls_at_once if calls_here else 0,

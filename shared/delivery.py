@@ -8,34 +8,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aiohttp import web as aio
 from pydantic import BaseModel
 
-from shared import auth, db, operation, partitions, web
+from shared import db, partitions
 from shared.backoff import wait
 from shared.config import Settings
 from shared.consumer import Consumer, Handler, Handling
 from shared.db import Pool
 from shared.kafka import Subscription
 from shared.relay import Relay
-from shared.runtime import TASKS, Beat, Tasks
+from shared.runtime import Beat, Tasks
 
 _HINT_SECONDS = 0.02
 _IDLE_SECONDS = 0.25  # how long stopping may go unnoticed while nothing is committed
-
-
-@asynccontextmanager
-async def opened(
-    app: aio.Application, settings: Settings, service: str
-) -> AsyncIterator[tuple[Pool, Callable[[], None]]]:
-    """Give the application its pool and what verifies tokens, and run `outgoing`; yields pool and wake."""
-    tasks = app[TASKS]
-    async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(db.pool(settings.database_url, size=settings.pool_size, name=service))
-        app[web.POOL] = pool
-        if "api" in settings.only:
-            app[operation.VERIFIER] = await stack.enter_async_context(auth.verifying(tasks, settings.auth_jwks_url))
-        yield pool, await stack.enter_async_context(outgoing(tasks, settings, pool, service))
 
 
 @asynccontextmanager

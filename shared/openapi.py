@@ -53,7 +53,7 @@ _PROBLEM = {
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "A request with the same key and body is done once, and answered the same each time.",
+    "description": "With the same key and body it is done once; a repetition hears `Idempotent-Replayed: true`.",
     "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
 }
 

@@ -85,7 +85,7 @@ def operation(
 
 
 def caller(request: aio.Request) -> Caller:
-    """Tell who calls; in a public operation that is known only if they sent a token."""
+    """Tell who calls; in a public operation it is nobody."""
     return request[_CALLER]
 
 

@@ -1,4 +1,4 @@
-"""Access tokens: JWTs by RFC 9068, signed with Ed25519, that say who calls and as what.
+"""Access tokens: JWTs in the manner of RFC 9068, signed with Ed25519, that say who calls and as what.
 
 What must stay true: a caller is what the token says, and the token says it only if the signature is right; whatever
 its own header names, no other algorithm is tried.

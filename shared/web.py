@@ -136,7 +136,7 @@ async def reading(request: web.Request, work: Callable[[db.Connection], Awaitabl
 async def writing(request: web.Request, keys: Sequence[str], work: Callable[[db.Connection], Awaitable[T]]) -> T:
     """Have a use case write in a transaction that holds the keys' locks, within the request's time.
 
-    What it tells of these keys carries on the request's trace. Raises `Unavailable`; the outcome is then unknown.
+    What it tells of these keys carries on the request's trace. Raises `OutcomeUnknown` when no answer came in time.
     """
     trace = trace_of(request)
 
@@ -145,7 +145,12 @@ async def writing(request: web.Request, keys: Sequence[str], work: Callable[[db.
         async with db.transaction(request.app[POOL], keys) as conn:
             return await work(conn)
 
-    return await within(transacted(), seconds_left(request))
+    try:
+        return await within(transacted(), seconds_left(request))
+    except (errors.Unavailable, *db.ERRORS) as error:
+        if isinstance(error, errors.Unavailable) or db.is_transient(error):
+            raise errors.OutcomeUnknown("db error") from error
+        raise
 
 
 def bounded(handler: Handler) -> Handler:

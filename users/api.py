@@ -106,7 +106,7 @@ async def change(request: aio.Request, wanted: Change) -> aio.Response:
 @routes.delete(_PROFILE)
 @operation(Access.USER, {204: None}, problems=[409])
 async def delete(request: aio.Request) -> aio.Response:
-    """Delete a profile for good, and with it the login; nothing personal is kept."""
+    """Delete a profile for good, and with it the login; neither keeps anything personal."""
     user_id, by = _visible_id(request), caller(request)
     if by.is_admin and by.user_id == str(user_id):
         raise errors.Conflict("an administrator cannot delete their own profile: another one has to do it")

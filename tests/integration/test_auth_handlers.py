@@ -38,7 +38,7 @@ async def keyring(pool: Pool) -> Keyring:
 
 @pytest.fixture
 def logins(pool: Pool, keyring: Keyring) -> Logins:
-    return Logins(pool, keyring, Passwords(2), Limits(900, 3600, 1000, 1000), lambda: None)
+    return Logins(pool, keyring, Passwords(2), Limits(900, 3600, 1000, 1000, 1000), lambda: None)
 
 
 def deleted(user_id: object, version: int = 2) -> UserDeleted:

@@ -71,7 +71,7 @@ async def database_for_all(template: Database) -> AsyncIterator[Database]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def auth(database_for_all: Database) -> AsyncIterator[Auth]:
     """A service for tests that use names of their own."""
-    async with serving("auth", database_for_all.url_for("auth")) as client:
+    async with serving("auth", database_for_all.url_for("auth"), free_failures_per_account=FREE) as client:
         async for made in opened(await keyed(client), database_for_all):
             yield made
 
@@ -79,7 +79,7 @@ async def auth(database_for_all: Database) -> AsyncIterator[Auth]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def patient(database_for_all: Database) -> AsyncIterator[Auth]:
     """Another, which lets everybody guess, but not from one address."""
-    limits = {"free_failures_per_account": 1000, "free_failures_per_address": 3}
+    limits = {"free_failures": 1000, "free_failures_per_account": 1000, "free_failures_per_address": 3}
     async with serving("auth", database_for_all.url_for("auth"), **limits) as client:
         async for made in opened(await keyed(client), database_for_all):
             yield made
@@ -169,6 +169,16 @@ async def test_a_name_that_does_not_exist_is_counted_and_answered_alike(auth: Au
     assert all(found == answers["known"] for found in answers.values()), answers
 
 
+@pytest.mark.usefixtures("long_waits")
+async def test_who_guesses_from_one_address_does_not_lock_the_owner_out(serve: Serve, database: Database) -> None:
+    async for auth in opened(await keyed(await serve("auth")), database):
+        assert await auth.register("amy") == 201
+        guesses = [(await auth.log_in("amy", "guess", ip="203.0.113.1"))[0] for _ in range(FREE + 5)]
+        assert guesses == [401] * (FREE + 1) + [429] * 4
+        assert (await auth.log_in("amy", PASSWORD, ip="203.0.113.1"))[0] == 429
+        assert (await auth.log_in("amy", PASSWORD, ip="203.0.113.2"))[0] == 200
+
+
 @on_one_service
 @pytest.mark.usefixtures("long_waits")
 async def test_an_address_is_slowed_whatever_names_it_tries_and_no_other_is(patient: Auth) -> None:
@@ -213,7 +223,9 @@ async def test_guesses_all_at_once_are_no_more_than_one_after_another(auth: Auth
 async def test_guesses_all_at_once_are_more_only_by_those_that_are_hashed_at_once(
     serve: Serve, database: Database, compared: list[bool]
 ) -> None:
-    async for auth in opened(await keyed(await serve("auth", hashes_at_once=4)), database):
+    async for auth in opened(
+        await keyed(await serve("auth", hashes_at_once=4, free_failures_per_account=FREE)), database
+    ):
         assert await auth.register("dag") == 201
         assert FREE < await guess_at_once(auth, "dag", compared) <= FREE + 4
 

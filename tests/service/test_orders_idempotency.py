@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from shared import web
+from shared import application, web
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -121,8 +121,7 @@ async def test_a_client_that_hangs_up_and_repeats_gets_its_first_order(orders_fo
 
 async def _hold(client: Any, key: str) -> Any:
     """Begin, elsewhere, to place an order with this key; gives the transaction, still open, and its connection."""
-    settings = next(value for name, value in client.app.items() if "SETTINGS" in str(name))
-    conn = await asyncpg.connect(settings.database_url)
+    conn = await asyncpg.connect(client.app[application.SETTINGS].database_url)
     transaction = conn.transaction()
     await transaction.start()
     await conn.execute(
