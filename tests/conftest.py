@@ -93,13 +93,16 @@ def postgres(run_folder: Path) -> Iterator[int]:
     """A Postgres server without fsync, which tests that kill nothing do not need; gives its port."""
     port = ports.free_block(1)
     settings = {"fsync": "off", "deadlock_timeout": "200ms", "max_wal_size": "256MB"}
-    engine = Postgres(in_memory(run_folder) / "postgres", port, settings=settings)
+    folder = in_memory(run_folder)
+    engine = Postgres(folder / "postgres", port, settings=settings)
     engine.remove()
     server = Server(engine, run_folder / "postgres")
     server.start()
     yield port
     server.stop()
     engine.remove()
+    if folder != run_folder:
+        folder.rmdir()
 
 
 def in_memory(folder: Path) -> Path:
