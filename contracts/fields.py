@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import orjson
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, JsonValue
 
 EVENT = ConfigDict(frozen=True, strict=True)
@@ -14,8 +13,20 @@ def _without_nul(value: str) -> str:
     return value
 
 
+def _has_nul(value: JsonValue) -> bool:
+    match value:
+        case str():
+            return "\x00" in value
+        case dict():
+            return any(_has_nul(part) for item in value.items() for part in item)
+        case list():
+            return any(map(_has_nul, value))
+        case _:
+            return False
+
+
 def _all_without_nul(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if b"\\u0000" in orjson.dumps(value):
+    if _has_nul(value):
         raise ValueError("must not contain NUL")
     return value
 

@@ -1,7 +1,11 @@
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
 from contracts import topics
 from contracts.catalogue import EVENTS, TOPICS
+from tests.builders import order_created
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda e: e.__name__)
@@ -15,3 +19,14 @@ def test_every_topic_has_a_dead_letter_topic_that_takes_larger_records() -> None
     configured = topics.configurations()
     assert set(configured) == {name for topic in TOPICS for name in (topic, f"{topic}.dlq")}
     assert all(int(configured[f"{topic}.dlq"]["max.message.bytes"]) > 2 * 900_000 for topic in TOPICS)
+
+
+@pytest.mark.parametrize("product", [{"a": "\x00"}, {"\x00": 1}, {"a": [{"b": "x\x00"}]}], ids=ascii)
+def test_a_snapshot_with_nul_which_postgres_cannot_keep_is_refused(product: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="NUL"):
+        order_created(product=product)
+
+
+@pytest.mark.parametrize("product", [{"a": "\\u0000"}, {"\\u0000": None}, {"a": ["\\x00", 1.5, None, True]}], ids=ascii)
+def test_a_snapshot_that_only_looks_like_it_is_taken(product: dict[str, Any]) -> None:
+    assert order_created(product=product).product == product
