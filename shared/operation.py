@@ -61,9 +61,9 @@ def operation(
 ) -> Callable[[Handler], Handler]:
     """Declare a handler, which is called with the request, then the body and then the query, where it has them.
 
-    The body's validators find the caller in their context.
-    `problems` are the statuses beyond those that follow from the rest; `idempotent` is one that takes an
-    Idempotency-Key. Whoever may not call is refused before anything is read.
+    The body's validators find the caller in their context. `problems` are the statuses beyond those that follow from
+    the rest; `idempotent` is one that takes an Idempotency-Key. Whoever may not call is refused before anything is
+    read.
     """
 
     def declare(handler: Handler) -> Handler:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -154,14 +154,21 @@ def template(postgres: int) -> Database:
     return made
 
 
-@pytest.fixture
-async def database(template: Database) -> AsyncIterator[Database]:
+@asynccontextmanager
+async def made_from(template: Database) -> AsyncIterator[Database]:
+    """Yield a database with everything that a migrated and seeded one has."""
     made = Database(f"test_{uuid4().hex[:12]}", template.port)
     conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
     await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
     yield made
     await conn.execute(f"drop database {made.name} with (force)")
     await conn.close()
+
+
+@pytest.fixture
+async def database(template: Database) -> AsyncIterator[Database]:
+    async with made_from(template) as made:
+        yield made
 
 
 @pytest.fixture

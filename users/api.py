@@ -7,6 +7,7 @@ from typing import Annotated
 from aiohttp import web as aio
 from pydantic import BaseModel, Field
 
+from contracts.users import read_id
 from shared import errors, web
 from shared.fields import QUERY, Cursor, Limit, Text, request_like
 from shared.operation import Access, caller, operation
@@ -70,7 +71,7 @@ class Filters(BaseModel):
 @operation(Access.USER, {200: Shown}, problems=[404])
 async def me(request: aio.Request) -> aio.Response:
     """Show the caller's own profile."""
-    user_id = domain.read_id(caller(request).user_id)
+    user_id = read_id(caller(request).user_id)
     if user_id is None:
         raise service.ProfileNotFound
     return web.json(Shown.of(await web.reading(request, lambda conn: service.own(conn, user_id))))

@@ -2,18 +2,18 @@
 
 from pydantic import BaseModel
 
-from contracts.users import AUTH_TOPIC, UserRegistered
+from contracts.users import AUTH_TOPIC, UserRegistered, read_id
 from shared.consumer import Handler
 from shared.db import Connection
 from shared.errors import UnknownAggregate
-from users import domain, service
+from users import service
 
 TOPICS = (AUTH_TOPIC,)
 
 
 async def on_user_registered(conn: Connection, events: list[UserRegistered]) -> None:
     """Somebody has a login: they get a profile."""
-    ids = {event.user_id: domain.read_id(event.user_id) for event in events}
+    ids = {event.user_id: read_id(event.user_id) for event in events}
     if strange := [event for event in events if ids[event.user_id] is None]:
         raise UnknownAggregate([*strange])
     await service.register(conn, {id_: event.username for event in events if (id_ := ids[event.user_id])})

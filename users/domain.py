@@ -1,6 +1,5 @@
 """What a profile is, how it changes and how it ends: a deleted one keeps nothing personal, and never comes back."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,9 +11,6 @@ from shared.events import Event
 # One by one: regular expressions differ on what \s is, and this one is published.
 _NEITHER_BLANK_NOR_AT = r"[^@\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
 EMAIL = rf"^$|^{_NEITHER_BLANK_NOR_AT}{{1,64}}@{_NEITHER_BLANK_NOR_AT}+\.{_NEITHER_BLANK_NOR_AT}+$"
-
-_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_IDS = range(1, 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +25,6 @@ class Profile:
     is_deleted: bool
     created_at: datetime
     updated_at: datetime
-
-
-def read_id(text: str) -> int | None:
-    """Read a user's id as events and tokens have it, in one way only: there a user is their text, which is a key."""
-    return int(text) if _ID.fullmatch(text) and int(text) in _IDS else None
 
 
 def change(before: Profile, values: Mapping[str, Any]) -> Profile:

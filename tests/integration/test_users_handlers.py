@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from contracts.users import UserRegistered
+from contracts.users import UserRegistered, read_id
 from shared import db
 from shared.consumer import Handling
 from shared.db import Pool
 from tests.builders import record
 from tests.conftest import OpenPool
-from users import consumer, domain, service, store
+from users import consumer, service, store
 
 REGISTERED, NEW, DELETED = "registered", "registered by another record", "deleted"
 STEPS = (REGISTERED, NEW, DELETED)
@@ -130,9 +130,9 @@ async def test_events_of_strange_ids_are_parked_alone(pool: Pool, handling: Hand
 
 @pytest.mark.parametrize("text", ["", *STRANGE])
 def test_only_one_way_to_write_an_id_is_read(text: str) -> None:
-    assert domain.read_id(text) is None
+    assert read_id(text) is None
 
 
 @pytest.mark.parametrize("number", [1, 10, 2**63 - 1])
 def test_an_id_is_read_as_it_is_written(number: int) -> None:
-    assert domain.read_id(str(number)) == number
+    assert read_id(str(number)) == number

@@ -4,16 +4,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any
-from uuid import uuid4
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from aiohttp import TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from local import ports
-from tests.conftest import Database
+from tests.conftest import Database, made_from
 from tests.tokens import Mint, publishing
 
 NO_KAFKA = "127.0.0.1:9"
@@ -42,17 +40,6 @@ async def serving(service: str, database_url: str, **changes: Any) -> AsyncItera
     unlimited = TCPConnector(limit=0)  # with the default of 100, requests would wait in the client
     async with TestClient(Production(app.create_app(settings), port=port), connector=unlimited) as client:
         yield client
-
-
-@asynccontextmanager
-async def made_from(template: Database) -> AsyncIterator[Database]:
-    """Yield a database with everything that a migrated and seeded one has."""
-    made = Database(f"module_{uuid4().hex[:12]}", template.port)
-    conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
-    await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
-    yield made
-    await conn.execute(f"drop database {made.name} with (force)")
-    await conn.close()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from tests.builders import eventually
-from tests.conftest import Database
-from tests.service.conftest import Client, made_from, serving
+from tests.conftest import Database, made_from
+from tests.service.conftest import Client, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

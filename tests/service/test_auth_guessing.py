@@ -17,8 +17,8 @@ from auth import service, store
 from auth.domain import Credential
 from auth.service import Passwords
 from tests.builders import eventually
-from tests.conftest import Database
-from tests.service.conftest import Client, Serve, made_from, serving
+from tests.conftest import Database, made_from
+from tests.service.conftest import Client, Serve, serving
 
 FREE = 5
 PASSWORD = "correct horse"

@@ -10,8 +10,8 @@ import pytest_asyncio
 from yarl import URL
 
 from shared import web
-from tests.conftest import Database
-from tests.service.conftest import Client, Serve, made_from, serving
+from tests.conftest import Database, made_from
+from tests.service.conftest import Client, Serve, serving
 from tests.tokens import ADMIN, USER, Mint, publishing
 
 SALAD = {"sku": "salad", "name": "Salad", "price_cents": 990}

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shared import auth, tokens
 from tests.builders import eventually
-from tests.conftest import Database
-from tests.service.conftest import Client, made_from, serving
+from tests.conftest import Database, made_from
+from tests.service.conftest import Client, serving
 from tests.tokens import ADMIN, Mint, publishing
 
 MINT = Mint()
