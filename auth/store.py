@@ -40,13 +40,14 @@ update credentials
 """
 
 # One failure is forgotten every half minute. Beyond the free ones the wait doubles up to half a minute: two guesses a
-# minute, for good, and who goes on at that pace adds nothing to what is counted for all addresses together.
+# minute, for good, and who goes on at that pace adds nothing to what is counted for all addresses together. Who need
+# not wait is given a time that is past in every transaction: one that began before this has an earlier now().
 _FAILED = """
-insert into throttles as t (key, failures, blocked_until) values ($1, 1, now())
+insert into throttles as t (key, failures, blocked_until) values ($1, 1, now() - interval '1 second')
 on conflict (key) do update
    set (failures, blocked_until, seen_at) = (
      select counted, now() + make_interval(secs => case when counted > $2 then least(2.0 ^ least(counted - $2, 10), 30)
-                                                   else 0 end), now()
+                                                   else -1 end), now()
        from (select greatest(0, t.failures - floor(extract(epoch from now() - t.seen_at) / 30)::int) + 1) c(counted))
 """
 
