@@ -5,7 +5,7 @@ import sys
 
 from auth.app import create_app, rotate_keys
 from auth.config import Settings
-from shared import runtime
+from shared.process import run as runtime
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["rotate-keys"]:

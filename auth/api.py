@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 
 from auth.domain import USERNAME
 from auth.service import Keyring, Logins, Tokens
-from shared import web
 from shared.errors import Unauthenticated
-from shared.fields import Text, request_like
-from shared.operation import Access, caller, operation
+from shared.web import requests as web
+from shared.web.fields import Text, request_like
+from shared.web.operations import Access, caller, operation
 
 LOGINS = aio.AppKey("LOGINS", Logins)
 KEYRING = aio.AppKey("KEYRING", Keyring)

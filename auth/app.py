@@ -9,7 +9,10 @@ from aiohttp import web as aio
 from auth import api, consumer, service, worker
 from auth.config import Settings
 from auth.service import Keyring, Limits, Logins, Passwords
-from shared import application, db, delivery, runtime
+from shared import service as application
+from shared.delivery import wiring as delivery
+from shared.postgres import connections as db
+from shared.process import run as runtime
 
 DESCRIPTION = "Auth: who may log in, who is logged in, and the keys that prove it."
 

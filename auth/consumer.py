@@ -4,9 +4,9 @@ from pydantic import BaseModel
 
 from auth import service
 from contracts.users import USERS_TOPIC, UserDeleted, read_id
-from shared.consumer import Handler
-from shared.db import Connection
+from shared.delivery.consumer import Handler
 from shared.errors import UnknownAggregate
+from shared.postgres.connections import Connection
 
 TOPICS = (USERS_TOPIC,)
 

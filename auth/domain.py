@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
-from shared import tokens
+from shared.web import tokens
 
 ADMIN_NAME = "admin"
 USERNAME = r"^[a-z0-9][a-z0-9._-]{2,31}$"

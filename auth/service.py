@@ -22,8 +22,11 @@ from argon2.exceptions import VerifyMismatchError
 from auth import domain, store
 from auth.domain import ADMIN_NAME, Credential, Key, Refresh
 from contracts.users import UserRegistered
-from shared import db, errors, outbox, tokens
-from shared.db import Connection, Pool
+from shared import errors
+from shared.delivery import outbox
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection, Pool
+from shared.web import tokens
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from auth.domain import Credential, Key, Refresh
-from shared.db import Connection
+from shared.postgres.connections import Connection
 
 # The unique name is the guard: of two who register at once, one has no row.
 _ADD = """

@@ -8,10 +8,11 @@ import structlog
 
 from auth import store
 from auth.service import Keyring, Logins
-from shared import db, errors
-from shared.backoff import wait
-from shared.db import Pool
-from shared.runtime import Beat
+from shared import errors
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
+from shared.process.backoff import wait
+from shared.process.run import Beat
 
 log = structlog.get_logger()
 

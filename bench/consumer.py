@@ -12,12 +12,13 @@ from bench import report, servers
 from bench.report import Rate
 from contracts.orders import TOPIC, OrderCreated
 from inventory import service
-from shared import db, events, outbox
-from shared.consumer import Handling
-from shared.events import Record
-from shared.kafka import Subscription
-from shared.relay import Relay
-from shared.runtime import spare_collections
+from shared.delivery import events, outbox
+from shared.delivery.consumer import Handling
+from shared.delivery.events import Record
+from shared.delivery.kafka import Subscription
+from shared.delivery.relay import Relay
+from shared.postgres import connections as db
+from shared.process.run import spare_collections
 from tests.builders import order_created
 
 EVENTS, SINGLE_EVENTS = 100_000, 10_000

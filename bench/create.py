@@ -12,8 +12,8 @@ from bench import report, servers
 from bench.report import Rate
 from orders.domain import Request
 from orders.service import Door
-from shared import db
-from shared.batching import Batcher
+from shared.postgres import connections as db
+from shared.postgres.batching import Batcher
 
 CLIENTS = 128
 SECONDS = 8.0

@@ -11,10 +11,10 @@ import uvloop
 from bench import report, servers
 from bench.report import Rate
 from contracts.orders import TOPIC, OrderCreated
-from shared import events
-from shared.db import Plain
-from shared.relay import Relay
-from shared.runtime import spare_collections
+from shared.delivery import events
+from shared.delivery.relay import Relay
+from shared.postgres.connections import Plain
+from shared.process.run import spare_collections
 from tests.builders import order_created
 
 SMALL, LARGE = 100_000, 1_000_000

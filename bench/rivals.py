@@ -11,7 +11,8 @@ from orders.app import create_app
 from orders.config import Settings
 from orders.domain import Request
 from orders.service import Door, Placed
-from shared import runtime, web
+from shared.process import run as runtime
+from shared.web import requests as web
 
 
 class Singly:

@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from contracts import topics
 from contracts.catalogue import EVENTS, TOPICS
-from shared import events, outbox
+from shared.delivery import events, outbox
 
 app = typer.Typer(add_completion=False)
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from contracts.catalogue import TOPICS
-from shared import kafka, outbox
+from shared.delivery import kafka, outbox
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)  # less than the inbox remembers
 

@@ -8,9 +8,10 @@ from pydantic import BaseModel, Field
 
 from inventory import service
 from inventory.domain import Restock, Stock
-from shared import errors, web
-from shared.fields import request_like
-from shared.operation import Access, caller, operation
+from shared import errors
+from shared.web import requests as web
+from shared.web.fields import request_like
+from shared.web.operations import Access, caller, operation
 
 _SKU = re.compile(r"[^\x00]{1,128}")
 _REPLAYED = {"Idempotent-Replayed": "`true` if an earlier request added the units."}

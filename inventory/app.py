@@ -6,7 +6,9 @@ from aiohttp import web as aio
 
 from inventory import api, consumer, service
 from inventory.config import Settings
-from shared import application, delivery, runtime
+from shared import service as application
+from shared.delivery import wiring as delivery
+from shared.process import run as runtime
 
 DESCRIPTION = "Inventory: how much there is of each sku."
 

@@ -14,8 +14,8 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
 from inventory import service
-from shared.consumer import Handler
-from shared.db import Connection
+from shared.delivery.consumer import Handler
+from shared.postgres.connections import Connection
 
 TOPICS = (ORDERS, PRODUCTS)
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from contracts.inventory import InventoryRejected, InventoryReleased, InventoryReserved, RejectReason
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
-from shared.events import Event
+from shared.delivery.events import Event
 
 Place = Literal["available", "held", "sold"]
 Wish = OrderCreated | OrderConfirmed | OrderCancelled

@@ -9,8 +9,9 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged, ProductCreated
 from inventory import domain, store
 from inventory.domain import Change, Reservation, Restock, Stock, Wish
-from shared import errors, events
-from shared.db import Connection
+from shared import errors
+from shared.delivery import events
+from shared.postgres.connections import Connection
 
 TURN = ("stock",)
 """What each transaction that changes stock locks, so that they take turns; `consumer.py` says why."""

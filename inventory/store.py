@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inventory.domain import MAX_UNITS, Place, Reservation, Restock, Status, Stock, Wish
-from shared import db, outbox
-from shared.db import Connection
-from shared.events import Encoded
+from shared.delivery import outbox
+from shared.delivery.events import Encoded
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection
 
 # Says how each order stands and how much of its sku may be given away, and guards it: nobody else changes these rows
 # of stock before the caller's transaction ends. They are locked in the order of skus.

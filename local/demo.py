@@ -16,8 +16,8 @@ import typer
 from aiokafka import AIOKafkaConsumer
 
 from local.problem import Problem
-from shared import kafka
-from shared.kafka.clients import START_SECONDS, bounded, hard_stop
+from shared.delivery import kafka
+from shared.delivery.kafka.clients import START_SECONDS, bounded, hard_stop
 
 SECONDS = 20.0
 TOPICS = ("orders.events", "inventory.events", "payments.events")

@@ -10,7 +10,7 @@ import typer
 
 from local.nginx import UPSTREAMS
 from local.services import PROJECT
-from shared import openapi, problems
+from shared.web import openapi, problems
 
 FOLDER = PROJECT / "docs"
 

@@ -13,7 +13,7 @@ from local.process import Program
 PROJECT = Path(__file__).parent.parent
 TEMPLATE = PROJECT / "gateway" / "nginx.conf"
 UPSTREAMS = ("orders", "inventory", "payments", "auth", "users", "products")
-DOCS = PROJECT / "shared" / "swagger"
+DOCS = PROJECT / "shared" / "web" / "swagger"
 
 
 class Gateway:

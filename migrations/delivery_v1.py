@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from alembic import op
 
-from shared import partitions
+from shared.delivery import partitions
 
 LANES = 4
 

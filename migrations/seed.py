@@ -3,8 +3,9 @@
 import asyncpg
 
 from contracts.products import ProductCreated
-from shared import db, outbox
-from shared.db import Connection
+from shared.delivery import outbox
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection
 
 # product id, sku, name, price in cents, units in stock
 CATALOGUE = (

@@ -2,7 +2,7 @@
 
 from orders.app import create_app
 from orders.config import Settings
-from shared import runtime
+from shared.process import run as runtime
 
 if __name__ == "__main__":
     runtime.run(create_app, Settings, "orders")

@@ -13,9 +13,10 @@ from contracts.orders import CancelReason
 from orders import service, store
 from orders.domain import Order, Request, Status
 from orders.service import Placed
-from shared import errors, web
-from shared.fields import ANSWER, MAX_ID, QUERY, Cursor, Limit, Line, Seconds, Text, request_like
-from shared.operation import Access, caller, operation
+from shared import errors
+from shared.web import requests as web
+from shared.web.fields import ANSWER, MAX_ID, QUERY, Cursor, Limit, Line, Seconds, Text, request_like
+from shared.web.operations import Access, caller, operation
 
 PLACE: aio.AppKey[Callable[[Request, float], Awaitable[Placed]]] = aio.AppKey("PLACE")
 SKU_OF: aio.AppKey[Callable[[int], Awaitable[str]]] = aio.AppKey("SKU_OF")

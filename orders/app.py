@@ -10,8 +10,11 @@ from orders import api, consumer, service
 from orders.config import Settings
 from orders.service import Door, Skus
 from orders.worker import Sweeper, Waiters
-from shared import application, delivery, operation, runtime
-from shared.batching import Batcher
+from shared import service as application
+from shared.delivery import wiring as delivery
+from shared.postgres.batching import Batcher
+from shared.process import run as runtime
+from shared.web import operations as operation
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared import config
+from shared.process import configuration as config
 
 
 class Settings(config.Settings):

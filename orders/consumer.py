@@ -12,9 +12,9 @@ from contracts.payments import PaymentFailed, PaymentSucceeded
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
 from orders import service
-from shared.consumer import Handler
-from shared.db import Connection
+from shared.delivery.consumer import Handler
 from shared.errors import UnknownAggregate
+from shared.postgres.connections import Connection
 
 TOPICS = (INVENTORY, PAYMENTS, PRODUCTS)
 

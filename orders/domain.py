@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from contracts.orders import CancelReason, OrderCancelled, OrderConfirmed, OrderCreated
-from shared.events import Event
+from shared.delivery.events import Event
 
 
 class Status(StrEnum):

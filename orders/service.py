@@ -10,8 +10,10 @@ from contracts.orders import CancelReason
 from contracts.products import ProductChanged, ProductCreated
 from orders import domain, store
 from orders.domain import Order, Product, Request, Status
-from shared import db, errors, events
-from shared.db import Connection, Pool
+from shared import errors
+from shared.delivery import events
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection, Pool
 
 _ID_BLOCK = 64
 _CATALOGUE_SECONDS = 1.0

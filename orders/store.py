@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 
 from orders.domain import Order, Product, Request, Status
-from shared import outbox
-from shared.db import Connection
-from shared.events import Encoded
+from shared.delivery import outbox
+from shared.delivery.events import Encoded
+from shared.postgres.connections import Connection
 
 _COLUMNS = (
     "id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, reason, version, expires_at"

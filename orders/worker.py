@@ -8,9 +8,10 @@ import structlog
 
 from orders import service, store
 from orders.domain import Order
-from shared import db, errors
-from shared.backoff import wait
-from shared.db import Pool
+from shared import errors
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
+from shared.process.backoff import wait
 
 log = structlog.get_logger()
 

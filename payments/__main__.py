@@ -2,7 +2,7 @@
 
 from payments.app import create_app
 from payments.config import Settings
-from shared import runtime
+from shared.process import run as runtime
 
 if __name__ == "__main__":
     runtime.run(create_app, Settings, "payments")

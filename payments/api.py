@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 from contracts.payments import FailReason
 from payments import store
 from payments.domain import Status
-from shared import errors, web
-from shared.operation import Access, caller, operation
+from shared import errors
+from shared.web import requests as web
+from shared.web.operations import Access, caller, operation
 
 T = TypeVar("T")
 Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]

@@ -9,7 +9,9 @@ from payments import api, consumer
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
-from shared import application, delivery, runtime
+from shared import service as application
+from shared.delivery import wiring as delivery
+from shared.process import run as runtime
 
 DESCRIPTION = "Payments: what became of the money for an order."
 

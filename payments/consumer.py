@@ -12,8 +12,8 @@ from contracts.orders import TOPIC as ORDERS
 from contracts.orders import OrderCancelled
 from payments import service
 from payments.domain import Claim
-from shared.consumer import Handler
-from shared.db import Connection
+from shared.delivery.consumer import Handler
+from shared.postgres.connections import Connection
 
 TOPICS = (INVENTORY, ORDERS)
 

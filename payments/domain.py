@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from contracts.inventory import InventoryReserved
 from contracts.payments import FailReason, PaymentFailed, PaymentRefunded, PaymentSucceeded
-from shared.events import Event
+from shared.delivery.events import Event
 
 
 class Status(StrEnum):

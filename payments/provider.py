@@ -12,9 +12,9 @@ from enum import StrEnum
 from uuid import uuid4
 
 from payments.domain import Answer, Captured, Declined, GivenBack, NoAnswer
-from shared.batching import Batcher
-from shared.db import Plain
 from shared.errors import Unavailable
+from shared.postgres.batching import Batcher
+from shared.postgres.connections import Plain
 
 
 class Kind(StrEnum):

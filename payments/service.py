@@ -10,9 +10,10 @@ from datetime import datetime
 from contracts.inventory import InventoryReserved
 from payments import domain, store
 from payments.domain import Claim, Outcome, Payment, Status, Unanswered
-from shared import db, events, outbox
-from shared.db import Connection
-from shared.events import Event
+from shared.delivery import events, outbox
+from shared.delivery.events import Event
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection
 
 
 async def intend(conn: Connection, reserved: Sequence[InventoryReserved], claim: Claim, now: datetime) -> list[int]:

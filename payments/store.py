@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from payments.domain import OPEN, Claim, Payment, Status
-from shared import events, outbox
-from shared.db import Connection
-from shared.events import Event
+from shared.delivery import events, outbox
+from shared.delivery.events import Event
+from shared.postgres.connections import Connection
 
 _COLUMNS = (
     "order_id, status, amount_cents, currency, expires_at, claim, claimed_until, "

@@ -20,9 +20,9 @@ import structlog
 
 from payments import domain, service, store
 from payments.domain import Answer, Call, Claim, NoAnswer, Outcome, Payment, Unanswered
-from shared import db
-from shared.backoff import Backoff, wait
-from shared.db import Pool
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
+from shared.process.backoff import Backoff, wait
 
 log = structlog.get_logger()
 

@@ -2,7 +2,7 @@
 
 from products.app import create_app
 from products.config import Settings
-from shared import runtime
+from shared.process import run as runtime
 
 if __name__ == "__main__":
     runtime.run(create_app, Settings, "products")

@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field
 
 from products import service, store
 from products.domain import Product
-from shared import web
-from shared.db import Connection
-from shared.fields import QUERY, Cursor, Limit, Line, request_like
-from shared.operation import Access, operation
+from shared.postgres.connections import Connection
+from shared.web import requests as web
+from shared.web.fields import QUERY, Cursor, Limit, Line, request_like
+from shared.web.operations import Access, operation
 
 COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 

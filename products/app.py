@@ -6,7 +6,7 @@ from aiohttp import web as aio
 
 from products import api
 from products.config import Settings
-from shared import application
+from shared import service as application
 
 DESCRIPTION = "Products: the catalogue, which anybody may read."
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from contracts.products import ProductChanged, ProductCreated
-from shared.events import Event
+from shared.delivery.events import Event
 
 CURRENCY = "EUR"
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from products import domain, store
 from products.domain import Product
-from shared import errors, events, outbox
-from shared.db import Connection
+from shared import errors
+from shared.delivery import events, outbox
+from shared.postgres.connections import Connection
 
 
 class ProductNotFound(errors.NotFound):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from products.domain import Product
-from shared import outbox
-from shared.db import Connection
-from shared.events import Encoded
+from shared.delivery import outbox
+from shared.delivery.events import Encoded
+from shared.postgres.connections import Connection
 
 _COLUMNS = "id, sku, name, price_cents, currency, active, version"
 

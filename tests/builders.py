@@ -11,9 +11,9 @@ import orjson
 from aiokafka import AIOKafkaConsumer
 
 from contracts.orders import OrderConfirmed, OrderCreated
-from shared import events
-from shared.events import Event, Record
-from shared.kafka.clients import hard_stop
+from shared.delivery import events
+from shared.delivery.events import Event, Record
+from shared.delivery.kafka.clients import hard_stop
 
 _offsets = count()
 

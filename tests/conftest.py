@@ -24,7 +24,7 @@ from local import ports
 from local.kafka import Kafka
 from local.postgres import Postgres
 from local.process import Server
-from shared import db
+from shared.postgres import connections as db
 
 # Plain tracebacks: structlog's own, with every local variable, take most of a second each.
 structlog.configure(

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
-from shared import tokens
+from shared.web import tokens
 
 USER, OTHER, ADMIN = "7", "8", "1"
 

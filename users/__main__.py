@@ -1,6 +1,6 @@
 """`python -m users` runs the whole service in one process; `--only api,relay` runs some of it."""
 
-from shared import runtime
+from shared.process import run as runtime
 from users.app import create_app
 from users.config import Settings
 

@@ -8,9 +8,10 @@ from aiohttp import web as aio
 from pydantic import BaseModel, Field
 
 from contracts.users import read_id
-from shared import errors, web
-from shared.fields import QUERY, Cursor, Limit, Text, request_like
-from shared.operation import Access, caller, operation
+from shared import errors
+from shared.web import requests as web
+from shared.web.fields import QUERY, Cursor, Limit, Text, request_like
+from shared.web.operations import Access, caller, operation
 from users import domain, service, store
 from users.domain import Profile
 

@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web as aio
 
-from shared import application, delivery, runtime
+from shared import service as application
+from shared.delivery import wiring as delivery
+from shared.process import run as runtime
 from users import api, consumer
 from users.config import Settings
 

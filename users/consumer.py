@@ -3,9 +3,9 @@
 from pydantic import BaseModel
 
 from contracts.users import AUTH_TOPIC, UserRegistered, read_id
-from shared.consumer import Handler
-from shared.db import Connection
+from shared.delivery.consumer import Handler
 from shared.errors import UnknownAggregate
+from shared.postgres.connections import Connection
 from users import service
 
 TOPICS = (AUTH_TOPIC,)

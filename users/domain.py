@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from contracts.users import UserDeleted
-from shared.events import Event
+from shared.delivery.events import Event
 
 # One by one: regular expressions differ on what \s is, and this one is published.
 _NEITHER_BLANK_NOR_AT = r"[^@\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared import errors, events
-from shared.db import Connection
+from shared import errors
+from shared.delivery import events
+from shared.postgres.connections import Connection
 from users import domain, store
 from users.domain import Profile
 

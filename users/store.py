@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shared import outbox
-from shared.db import Connection
-from shared.events import Encoded
+from shared.delivery import outbox
+from shared.delivery.events import Encoded
+from shared.postgres.connections import Connection
 from users.domain import Profile
 
 _COLUMNS = (

@@ -27,9 +27,9 @@ from migrations.seed import CATALOGUE
 from orders import consumer as orders
 from payments import consumer as payments
 from payments.worker import Worker
-from shared import db
-from shared.events import Record
-from shared.outbox import DEAD_LETTER_SUFFIX
+from shared.delivery.events import Record
+from shared.delivery.outbox import DEAD_LETTER_SUFFIX
+from shared.postgres import connections as db
 from tests.acceptance.client import Call, History
 from tests.builders import as_record
 from users import consumer as users

@@ -8,8 +8,8 @@ import pytest
 
 from contracts.inventory import InventoryReserved
 from contracts.payments import PaymentSucceeded
-from shared import events
-from shared.events import Event, Record
+from shared.delivery import events
+from shared.delivery.events import Event, Record
 from tests.acceptance import checker
 from tests.acceptance.checker import START, Facts, Poison, header
 from tests.acceptance.client import Call, wrong_answers

@@ -28,8 +28,8 @@ from yarl import URL
 
 from local.documents import FOLDER
 from local.nginx import UPSTREAMS
-from shared import problems, tokens
-from shared.fields import MAX_ID
+from shared.web import problems, tokens
+from shared.web.fields import MAX_ID
 from tests.acceptance.client import ANSWER_SECONDS
 from tests.acceptance.conftest import System
 from tests.tokens import Mint

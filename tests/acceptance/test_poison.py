@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from contracts.inventory import InventoryRejected, InventoryReserved
 from contracts.orders import OrderCancelled
 from contracts.payments import PaymentFailed, PaymentSucceeded
-from shared.events import Event, Record
+from shared.delivery.events import Event, Record
 from tests.acceptance.checker import LISTENS, SERVICES, Poison, header
 from tests.acceptance.client import Load, ids, wrong_answers
 from tests.acceptance.conftest import System

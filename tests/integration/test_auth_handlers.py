@@ -10,9 +10,9 @@ from asyncpg import Pool
 from auth import consumer, service, store
 from auth.service import Keyring, Limits, Logins, Passwords, Tokens
 from contracts.users import UserDeleted
-from shared import db
-from shared.consumer import Handling
+from shared.delivery.consumer import Handling
 from shared.errors import Unauthenticated
+from shared.postgres import connections as db
 from tests.builders import eventually, record
 
 PASSWORD = "correct horse"

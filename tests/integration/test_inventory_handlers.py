@@ -12,10 +12,10 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged, ProductCreated
 from inventory import consumer, service, store
 from inventory.domain import Status
-from shared import db
-from shared.consumer import Handling
-from shared.db import Pool
-from shared.events import Event
+from shared.delivery.consumer import Handling
+from shared.delivery.events import Event
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
 from tests.builders import eventually, order_created, record
 
 

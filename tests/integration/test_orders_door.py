@@ -14,9 +14,10 @@ from asyncpg import Pool
 from orders import domain, service, store
 from orders.domain import Request
 from orders.service import Catalogue, Door, Placed
-from shared import db, events
-from shared.batching import Batcher
+from shared.delivery import events
 from shared.errors import KeyReused
+from shared.postgres import connections as db
+from shared.postgres.batching import Batcher
 
 LATER = timedelta(minutes=1)
 

@@ -14,8 +14,8 @@ from contracts.payments import PaymentFailed, PaymentRefunded, PaymentSucceeded
 from orders import consumer, domain, store
 from orders.domain import Request, Status
 from orders.service import Door
-from shared.consumer import Handling
-from shared.events import Record
+from shared.delivery.consumer import Handling
+from shared.delivery.events import Record
 from tests.builders import order_created, record
 
 

@@ -16,7 +16,8 @@ from orders import consumer, service, store
 from orders.domain import Request
 from orders.service import Door, OrderNotFound, UnknownIds
 from orders.worker import Sweeper
-from shared import db, errors
+from shared import errors
+from shared.postgres import connections as db
 
 ROUNDS = 200
 

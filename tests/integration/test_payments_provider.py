@@ -6,8 +6,8 @@ import pytest
 
 from payments.domain import Captured, Declined, GivenBack, NoAnswer
 from payments.provider import Faults, SimulatedProvider
-from shared import db
-from shared.db import Pool
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from payments import consumer, provider, service, store
 from payments.domain import Answer, Claim, NoAnswer, Status
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Provider, Worker
-from shared import db
-from shared.consumer import Handling
-from shared.db import Pool
-from shared.events import Event
+from shared.delivery.consumer import Handling
+from shared.delivery.events import Event
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
 from tests.builders import eventually, record
 
 CLAIM_SECONDS = Limits().claim_seconds

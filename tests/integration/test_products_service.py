@@ -11,9 +11,9 @@ from inventory import consumer as inventory
 from orders import consumer as orders
 from products import service, store
 from products.domain import Product
-from shared import db
-from shared.consumer import Handling
-from shared.events import Record, headers, static_headers
+from shared.delivery.consumer import Handling
+from shared.delivery.events import Record, headers, static_headers
+from shared.postgres import connections as db
 from tests.conftest import OpenPool
 
 

@@ -15,10 +15,10 @@ from asyncpg import Pool
 from local import ports
 from local.postgres import Postgres
 from local.process import Server
-from shared import db
-from shared.batching import Batcher
-from shared.db import Plain
 from shared.errors import OutcomeUnknown, Refused
+from shared.postgres import connections as db
+from shared.postgres.batching import Batcher
+from shared.postgres.connections import Plain
 from tests.builders import eventually
 from tests.conftest import Database
 

@@ -14,11 +14,12 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged
-from shared import db, inbox, outbox
-from shared.consumer import MAX_ATTEMPTS, Handling, TryAgain
-from shared.db import Connection
+from shared.delivery import inbox, outbox
+from shared.delivery.consumer import MAX_ATTEMPTS, Handling, TryAgain
+from shared.delivery.events import Record
 from shared.errors import UnknownAggregate
-from shared.events import Record
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection
 from tests.builders import order_confirmed, order_created, record
 
 Break = Callable[[Any], None]

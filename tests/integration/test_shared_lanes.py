@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 from asyncpg import Pool
 
-from shared import db, outbox
-from shared.db import Plain
-from shared.lanes import Lanes, RestoredElsewhere, Row, ends_of, held_back_by, read
+from shared.delivery import outbox
+from shared.delivery.lanes import Lanes, RestoredElsewhere, Row, ends_of, held_back_by, read
+from shared.postgres import connections as db
+from shared.postgres.connections import Plain
 from tests.builders import eventually, order_confirmed
 from tests.conftest import Database
 

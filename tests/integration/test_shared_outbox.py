@@ -5,8 +5,9 @@ import pytest
 from asyncpg import Pool
 
 from contracts.payments import PaymentFailed
-from shared import db, events, outbox
-from shared.events import Encoded
+from shared.delivery import events, outbox
+from shared.delivery.events import Encoded
+from shared.postgres import connections as db
 from tests.builders import order_confirmed, order_created
 
 SQL = "select lane, hash, key, xid, id from outbox order by id"

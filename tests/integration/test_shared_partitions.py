@@ -7,8 +7,9 @@ import pytest
 from asyncpg import Pool
 from uuid_utils.compat import uuid7
 
-from shared import db, inbox, outbox, partitions
-from shared.lanes import Lanes, read
+from shared.delivery import inbox, outbox, partitions
+from shared.delivery.lanes import Lanes, read
+from shared.postgres import connections as db
 from tests.builders import eventually, order_confirmed
 
 

@@ -11,9 +11,10 @@ from asyncpg import Pool
 
 from contracts import topics
 from contracts.orders import TOPIC
-from shared import db, events, lanes, outbox, relay
-from shared.delivery import Hint
-from shared.relay import Relay
+from shared.delivery import events, lanes, outbox, relay
+from shared.delivery.relay import Relay
+from shared.delivery.wiring import Hint
+from shared.postgres import connections as db
 from tests.builders import Tail, eventually, order_confirmed, order_created, tail, versions_by_key
 from tests.conftest import PARTITIONS, Database, StartBroker
 

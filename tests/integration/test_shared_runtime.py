@@ -13,15 +13,15 @@ import asyncpg
 import pytest
 
 from local import ports
-from shared import runtime
-from shared.runtime import Tasks
+from shared.process import run as runtime
+from shared.process.run import Tasks
 from tests.builders import eventually
 from tests.conftest import ROOT, Database
 
 SERVICE = """
 import asyncio, time
 from shared import runtime, web
-from shared.config import Settings
+from shared.process.configuration import Settings
 
 async def ends(stop, beat):
     await asyncio.sleep(0.2)

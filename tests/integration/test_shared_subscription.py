@@ -19,11 +19,11 @@ from aiokafka.errors import GroupLoadInProgressError
 from asyncpg import Pool
 
 from contracts.orders import OrderConfirmed
-from shared import events
-from shared.consumer import Consumer, Handling
-from shared.db import Connection
-from shared.events import Record
-from shared.kafka import Message, Partition, Publisher, Subscription, Unavailable, clients, create_topics
+from shared.delivery import events
+from shared.delivery.consumer import Consumer, Handling
+from shared.delivery.events import Record
+from shared.delivery.kafka import Message, Partition, Publisher, Subscription, Unavailable, clients, create_topics
+from shared.postgres.connections import Connection
 from tests.builders import eventually, order_confirmed
 from tests.conftest import Broker, StartBroker
 

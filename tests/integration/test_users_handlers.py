@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from contracts.users import UserRegistered, read_id
-from shared import db
-from shared.consumer import Handling
-from shared.db import Pool
+from shared.delivery.consumer import Handling
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
 from tests.builders import record
 from tests.conftest import OpenPool
 from users import consumer, service, store

@@ -12,7 +12,7 @@ import asyncpg
 import jwt
 import pytest
 
-from shared import auth as verification
+from shared.web import verification
 from tests.builders import eventually
 from tests.conftest import ROOT, Database
 from tests.service.conftest import Client, serving

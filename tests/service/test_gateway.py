@@ -20,8 +20,9 @@ from aiohttp import web
 from local import nginx, ports
 from local.process import Server
 from local.stack import NO_LIMITS
-from shared import openapi, operation, problems
 from shared.errors import Unauthenticated
+from shared.web import openapi, problems
+from shared.web import operations as operation
 from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

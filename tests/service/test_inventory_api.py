@@ -9,8 +9,9 @@ from yarl import URL
 
 from contracts.products import ProductCreated
 from inventory import consumer, domain, service, store
-from shared import db, web
-from shared.consumer import Handling
+from shared.delivery.consumer import Handling
+from shared.postgres import connections as db
+from shared.web import requests as web
 from tests.builders import order_created, record
 from tests.service.conftest import Client, Serve
 from tests.tokens import ADMIN, OTHER, USER, Mint

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared import web
+from shared.web import requests as web
 
 BURGERS = {"userId": "u1", "sku": "burger", "quantity": 2, "note": "part 2 test"}
 ON_ONE = pytest.mark.asyncio(loop_scope="module")  # these share a database

@@ -8,7 +8,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from shared import application, web
+from shared import service as application
+from shared.web import requests as web
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

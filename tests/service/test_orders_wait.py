@@ -8,7 +8,7 @@ import pytest
 
 from orders import store
 from orders.app import WAITERS
-from shared import web
+from shared.web import requests as web
 from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

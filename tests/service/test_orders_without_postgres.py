@@ -20,7 +20,7 @@ from local import ports
 from local.postgres import Postgres
 from local.process import Server
 from orders.app import WAITERS
-from shared import web
+from shared.web import requests as web
 from tests.builders import eventually
 from tests.conftest import ROOT
 from tests.service.conftest import Client, serving

@@ -10,7 +10,8 @@ import pytest
 from contracts.inventory import InventoryReserved
 from payments import service
 from payments.domain import Captured, Claim, Declined, Outcome
-from shared import db, web
+from shared.postgres import connections as db
+from shared.web import requests as web
 from tests.conftest import OpenPool
 from tests.service.conftest import Client, Serve
 from tests.tokens import OTHER, USER, Mint

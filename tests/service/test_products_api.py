@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from yarl import URL
 
-from shared import web
+from shared.web import requests as web
 from tests.conftest import Database, made_from
 from tests.service.conftest import Client, Serve, serving
 from tests.tokens import ADMIN, USER, Mint, publishing

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from shared import auth, tokens
+from shared.web import tokens
+from shared.web import verification as auth
 from tests.builders import eventually
 from tests.conftest import Database, made_from
 from tests.service.conftest import Client, serving

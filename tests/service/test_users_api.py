@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from contracts.users import UserDeleted
-from shared import db, web
+from shared.postgres import connections as db
+from shared.web import requests as web
 from tests.builders import eventually
 from tests.conftest import OpenPool
 from tests.service.conftest import Client, Serve

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from contracts import documents, topics
 from contracts.catalogue import EVENTS, TOPICS
 from contracts.orders import OrderConfirmed
-from shared import events
+from shared.delivery import events
 from tests.builders import order_confirmed
 
 ASYNCAPI = json.loads((documents.DOCS / "asyncapi.json").read_text())

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from shared.config import Settings, complaint
+from shared.process.configuration import Settings, complaint
 
 GOOD = {"PORT": "8080", "DATABASE_URL": "postgresql://a:b@c/d"}
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from contracts.orders import OrderCreated
 from contracts.products import ProductChanged
-from shared import events, inbox
-from shared.events import Record, Undecodable
+from shared.delivery import events, inbox
+from shared.delivery.events import Record, Undecodable
 from tests.builders import order_confirmed, order_created, record
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

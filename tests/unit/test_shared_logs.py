@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from shared import logs
+from shared.process import logs
 
 
 @pytest.fixture

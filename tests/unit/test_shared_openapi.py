@@ -8,7 +8,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from local import documents, nginx
-from shared import openapi, problems
+from shared.web import openapi, problems
 
 GATEWAY = nginx.TEMPLATE.read_text()
 DOCUMENTS = {name: json.loads((documents.FOLDER / "openapi" / f"{name}.json").read_text()) for name in nginx.UPSTREAMS}

@@ -5,9 +5,9 @@ import time
 import jwt
 import pytest
 
-from shared import tokens
 from shared.errors import Unauthenticated
-from shared.tokens import Caller
+from shared.web import tokens
+from shared.web.tokens import Caller
 from tests.tokens import Mint
 
 

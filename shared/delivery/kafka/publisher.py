@@ -8,8 +8,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
-from shared.events import Headers
-from shared.kafka.clients import START_SECONDS, Partition, Rejected, Unavailable, bounded, hard_stop
+from shared.delivery.events import Headers
+from shared.delivery.kafka.clients import START_SECONDS, Partition, Rejected, Unavailable, bounded, hard_stop
 
 _TOO_LARGE = (
     kafka_errors.MessageSizeTooLargeError,

@@ -16,13 +16,15 @@ import asyncpg
 import structlog
 from pydantic import BaseModel
 
-from shared import db, events, inbox, kafka, metrics, parking
-from shared.backoff import Backoff
-from shared.db import Connection, Pool
+from shared import metrics
+from shared.delivery import events, inbox, kafka, parking
+from shared.delivery.events import Received, Record, Undecodable
+from shared.delivery.kafka import Subscription
+from shared.delivery.parking import Parked
 from shared.errors import UnknownAggregate
-from shared.events import Received, Record, Undecodable
-from shared.kafka import Subscription
-from shared.parking import Parked
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection, Pool
+from shared.process.backoff import Backoff
 
 log = structlog.get_logger()
 

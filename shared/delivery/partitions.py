@@ -13,9 +13,10 @@ from uuid import UUID
 
 import structlog
 
-from shared import db, metrics
-from shared.backoff import wait
-from shared.db import Pool
+from shared import metrics
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
+from shared.process.backoff import wait
 
 DAYS_AHEAD = 7
 _EVERY_SECONDS = 1800.0

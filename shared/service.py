@@ -9,10 +9,15 @@ from typing import TypeVar, cast
 
 from aiohttp import web as aio
 
-from shared import auth, db, delivery, openapi, operation, web
-from shared.config import Settings
-from shared.db import Pool
-from shared.runtime import TASKS
+from shared.delivery import wiring as delivery
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
+from shared.process.configuration import Settings
+from shared.process.run import TASKS
+from shared.web import openapi
+from shared.web import operations as operation
+from shared.web import requests as web
+from shared.web import verification as auth
 
 S = TypeVar("S", bound=Settings)
 

@@ -17,8 +17,11 @@ from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 
-from shared import db, errors, events, fields, metrics, problems
-from shared.runtime import TASKS, Tasks
+from shared import errors, metrics
+from shared.delivery import events
+from shared.postgres import connections as db
+from shared.process.run import TASKS, Tasks
+from shared.web import fields, problems
 
 log = structlog.get_logger()
 

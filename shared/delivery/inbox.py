@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from shared.db import Connection
+from shared.postgres.connections import Connection
 
 RETENTION = timedelta(days=9)  # longer than topics keep records (7 days), so nothing forgotten can come back
 _AHEAD = timedelta(days=1)

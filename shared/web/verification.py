@@ -17,11 +17,11 @@ import jwt
 import orjson
 import structlog
 
-from shared import tokens
-from shared.backoff import wait
 from shared.errors import Unauthenticated, Unavailable
-from shared.runtime import Beat, Tasks
-from shared.tokens import Caller
+from shared.process.backoff import wait
+from shared.process.run import Beat, Tasks
+from shared.web import tokens
+from shared.web.tokens import Caller
 
 log = structlog.get_logger()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from shared.kafka.clients import START_SECONDS, Unavailable, bounded
+from shared.delivery.kafka.clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
 

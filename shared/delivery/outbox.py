@@ -7,9 +7,10 @@ transactional outbox (Richardson, Microservices Patterns, 2018); `shared/lanes.p
 
 from collections.abc import Sequence
 
-from shared import db, events
-from shared.db import Connection
-from shared.events import Encoded, Event
+from shared.delivery import events
+from shared.delivery.events import Encoded, Event
+from shared.postgres import connections as db
+from shared.postgres.connections import Connection
 
 MAX_BYTES = 900_000  # under Kafka's default of 1 MiB a record, envelope included
 DEAD_LETTER_SUFFIX = ".dlq"

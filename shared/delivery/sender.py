@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shared import events, kafka
-from shared.events import Headers
-from shared.kafka import Message, Partition, Publisher
-from shared.lanes import Row
+from shared.delivery import events, kafka
+from shared.delivery.events import Headers
+from shared.delivery.kafka import Message, Partition, Publisher
+from shared.delivery.lanes import Row
 
 SEND_SECONDS = 5.0
 _BEHIND = "waits behind a refused row of its key"

@@ -21,7 +21,8 @@ import uvloop
 from aiohttp import web
 from pydantic import ValidationError
 
-from shared import config, logs
+from shared.process import configuration as config
+from shared.process import logs
 
 log = structlog.get_logger()
 

@@ -13,10 +13,11 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from shared import db, metrics
-from shared.backoff import Backoff
-from shared.db import Plain
+from shared import metrics
 from shared.errors import OutcomeUnknown, Refused
+from shared.postgres import connections as db
+from shared.postgres.connections import Plain
+from shared.process.backoff import Backoff
 
 log = structlog.get_logger()
 

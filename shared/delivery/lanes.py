@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import asyncpg
 
-from shared.db import Plain
+from shared.postgres.connections import Plain
 
 Row: TypeAlias = asyncpg.Record
 """One outbox row: topic, hash, key, value, type, head, lane, xid, id."""

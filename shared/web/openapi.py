@@ -13,9 +13,9 @@ import orjson
 from aiohttp import web as aio
 from pydantic.json_schema import models_json_schema
 
-from shared import problems
-from shared.fields import MAX_ID
-from shared.operation import Access, Operation, declared
+from shared.web import problems
+from shared.web.fields import MAX_ID
+from shared.web.operations import Access, Operation, declared
 
 DOCUMENT: aio.AppKey[dict[str, Any]] = aio.AppKey("DOCUMENT")
 SWAGGER = Path(__file__).parent / "swagger"

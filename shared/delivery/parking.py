@@ -12,9 +12,9 @@ from uuid import UUID
 
 import orjson
 
-from shared import events, outbox
-from shared.db import Connection
-from shared.events import Record
+from shared.delivery import events, outbox
+from shared.delivery.events import Record
+from shared.postgres.connections import Connection
 
 # A record that was parked before (its offset was not committed) is not parked twice.
 _PARK = """

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from shared.events import Record
-from shared.kafka.clients import START_SECONDS, Partition, Unavailable, bounded, hard_stop
+from shared.delivery.events import Record
+from shared.delivery.kafka.clients import START_SECONDS, Partition, Unavailable, bounded, hard_stop
 
 log = structlog.get_logger()
 

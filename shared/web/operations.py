@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 from aiohttp import web as aio
 from pydantic import BaseModel
 
-from shared import tokens, web
-from shared.auth import Verifier
 from shared.errors import Forbidden, Unauthenticated
-from shared.tokens import Caller
+from shared.web import requests as web
+from shared.web import tokens
+from shared.web.tokens import Caller
+from shared.web.verification import Verifier
 
 VERIFIER = aio.AppKey("VERIFIER", Verifier)
 TOKEN_REQUIRED = aio.AppKey("TOKEN_REQUIRED", bool)

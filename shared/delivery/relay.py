@@ -13,11 +13,13 @@ from uuid import uuid4
 
 import structlog
 
-from shared import db, events, kafka, lanes, metrics
-from shared.backoff import Backoff, wait
-from shared.db import Plain
-from shared.lanes import Lanes, Positions, RestoredElsewhere, Row
-from shared.sender import Refusal, Sender
+from shared import metrics
+from shared.delivery import events, kafka, lanes
+from shared.delivery.lanes import Lanes, Positions, RestoredElsewhere, Row
+from shared.delivery.sender import Refusal, Sender
+from shared.postgres import connections as db
+from shared.postgres.connections import Plain
+from shared.process.backoff import Backoff, wait
 
 log = structlog.get_logger()
 

@@ -10,14 +10,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from pydantic import BaseModel
 
-from shared import db, partitions
-from shared.backoff import wait
-from shared.config import Settings
-from shared.consumer import Consumer, Handler, Handling
-from shared.db import Pool
-from shared.kafka import Subscription
-from shared.relay import Relay
-from shared.runtime import Beat, Tasks
+from shared.delivery import partitions
+from shared.delivery.consumer import Consumer, Handler, Handling
+from shared.delivery.kafka import Subscription
+from shared.delivery.relay import Relay
+from shared.postgres import connections as db
+from shared.postgres.connections import Pool
+from shared.process.backoff import wait
+from shared.process.configuration import Settings
+from shared.process.run import Beat, Tasks
 
 _HINT_SECONDS = 0.02
 _IDLE_SECONDS = 0.25  # how long stopping may go unnoticed while nothing is committed

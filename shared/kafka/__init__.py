@@ -1,8 +1,0 @@
-"""Kafka, and the only package that knows aiokafka: topics, publishing batches, reading as a member of a group."""
-
-from shared.kafka.clients import Partition, Rejected, Unavailable
-from shared.kafka.publisher import Message, Publisher
-from shared.kafka.subscription import Batch, Subscription
-from shared.kafka.topics import create_topics
-
-__all__ = ["Batch", "Message", "Partition", "Publisher", "Rejected", "Subscription", "Unavailable", "create_topics"]

@@ -1,0 +1,1 @@
+"""Postgres: connections, transactions, key locks, group commit."""

@@ -1,0 +1,1 @@
+"""One process: configuration, logs, its tasks and its end."""

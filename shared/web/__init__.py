@@ -1,0 +1,1 @@
+"""HTTP for services: operations, their documents, problems, tokens."""
