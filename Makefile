@@ -59,8 +59,7 @@ bench: ## Run the benchmarks, one of them with ARGS=name
 
 docs: ## Write docs/openapi, docs/events, docs/asyncapi.json and docs/problems.md from the code
 	$(DEV)
-	@$(RUN) contracts.documents
-	@$(RUN) local.documents
+	@$(RUN) documents
 
 format: ## Format the code and mend what can be mended
 	$(DEV)

@@ -5,12 +5,13 @@ import sys
 
 from auth.app import create_app, rotate_keys
 from auth.config import Settings
-from shared.process import run as runtime
+from shared import service
+from shared.process import configuration
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["rotate-keys"]:
-        settings = runtime.read(Settings, "auth", [])
+        settings = configuration.read(Settings, "auth", [])
         kid = asyncio.run(rotate_keys(settings))
-        print(f"key {kid} is published, and signs in {settings.key_lead_seconds} s")
+        print(f"key {kid} is published, and signs after {settings.key_lead_seconds} s")
     else:
-        runtime.run(create_app, Settings, "auth")
+        service.run(create_app, Settings, "auth")

@@ -4,40 +4,44 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
 
-from aiohttp import web as aio
+from aiohttp import web
 
 from auth import api, consumer, service, worker
 from auth.config import Settings
-from auth.service import Keyring, Limits, Logins, Passwords
-from shared import service as application
-from shared.delivery import wiring as delivery
-from shared.postgres import connections as db
-from shared.process import run as runtime
+from auth.keyring import Keyring
+from auth.passwords import Passwords
+from auth.service import Limits, Logins
+from shared import postgres
+from shared.service import consuming, create, opened
+from shared.web import database
+from shared.web.application import TASKS
 
 DESCRIPTION = "Auth: who may log in, who is logged in, and the keys that prove it."
 
 
-def create_app(settings: Settings) -> aio.Application:
-    """Build the application; nothing is opened before it starts."""
-    return application.create(settings, "auth", DESCRIPTION, api.routes, _lifespan)
+def create_app(settings: Settings) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    return create(settings, "auth", DESCRIPTION, api.routes, _lifespan)
 
 
 async def rotate_keys(settings: Settings) -> str:
-    """Publish a new key, which will sign in `key_lead_seconds`; returns its name."""
-    async with db.pool(settings.database_url, size=1, name="auth rotate") as pool, db.transaction(pool) as conn:
+    """Publish a new key, which signs after `key_lead_seconds`. Returns its name."""
+    async with (
+        postgres.pool(settings.database_url, size=1, name="auth rotate") as pool,
+        postgres.transaction(pool) as conn,
+    ):
         return await service.rotate_keys(conn, settings.key_lead_seconds, settings.access_token_seconds)
 
 
-async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
-    tasks = app[runtime.TASKS]
+async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    tasks = app[TASKS]
     async with AsyncExitStack() as stack:
-        pool, wake = await stack.enter_async_context(application.opened(app, settings, "auth"))
-        await stack.enter_async_context(
-            delivery.incoming(tasks, settings, pool, "auth", consumer.TOPICS, consumer.HANDLERS, wake)
-        )
+        pool = await stack.enter_async_context(opened(app, settings, "auth"))
+        await stack.enter_async_context(consuming(app, settings, "auth", consumer.TOPICS, consumer.HANDLERS))
         keyring = Keyring(pool, settings.access_token_seconds)
-        logins = Logins(pool, keyring, Passwords(settings.hashes_at_once), _limits(settings), wake)
-        # Before the door opens: who takes over from another knows what it knew, and the first login finds its user.
+        passwords = Passwords(settings.hashes_at_once)
+        logins = Logins(pool, keyring, passwords, _limits(settings), app[database.COMMITTED])
+        # Before the first request: a successor knows the ended sessions, and the first login finds its user.
         await worker.try_reload(keyring)
         stack.push_async_callback(tasks.start("keyring", partial(worker.keep, keyring)))
         if "worker" in settings.only:

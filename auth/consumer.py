@@ -1,18 +1,18 @@
-"""What auth does when others speak: one function per event type, over a list, in the batch's transaction."""
+"""Kafka in: one function per event type, over a list, in the transaction of the batch."""
 
 from pydantic import BaseModel
 
 from auth import service
 from contracts.users import USERS_TOPIC, UserDeleted, read_id
-from shared.delivery.consumer import Handler
+from shared.delivery.handling import Handler
 from shared.errors import UnknownAggregate
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 
 TOPICS = (USERS_TOPIC,)
 
 
 async def on_user_deleted(conn: Connection, events: list[UserDeleted]) -> None:
-    """A profile is gone: so is its login."""
+    """Profiles were deleted: disable their logins."""
     ids = {event.user_id: read_id(event.user_id) for event in events}
     known = await service.disable(conn, [id_ for id_ in ids.values() if id_ is not None])
     unknown = [event for event in events if ids[event.user_id] not in known]

@@ -1,4 +1,4 @@
-"""What a login is made of: keys that sign, access tokens that say who, refresh tokens that are good once."""
+"""Credentials, signing keys, access tokens, and refresh tokens that are valid once."""
 
 import hashlib
 import secrets
@@ -15,12 +15,15 @@ from shared.web import tokens
 ADMIN_NAME = "admin"
 USERNAME = r"^[a-z0-9][a-z0-9._-]{2,31}$"
 
+GRACE_SECONDS = 60
+"""How much longer than an access token is valid we remember what concerns it: clocks differ."""
+
 _SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """Who may log in, and with which password."""
+    """A user who can log in, and the hash of their password."""
 
     user_id: int
     username: str
@@ -36,26 +39,26 @@ class Key:
     private: Ed25519PrivateKey
 
     def published(self) -> dict[str, Any]:
-        """Give its public half, as a JWK (RFC 8037)."""
+        """Its public half, as a JWK (RFC 8037)."""
         jwk = OKPAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
         return jwk | {"kid": self.kid, "use": "sig", "alg": tokens.ALGORITHM}
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A refresh token: which session it is of, and a secret that only the newest token of the session has."""
+    """A refresh token: the id of its session, and a secret that only the newest token of the session has."""
 
     session_id: UUID
     secret: str
 
     @classmethod
     def new(cls, session_id: UUID | None = None) -> "Refresh":
-        """Make one that nobody can guess."""
+        """A token with a random secret, for a new session or for `session_id`."""
         return cls(session_id or uuid4(), secrets.token_urlsafe(_SECRET_BYTES))
 
     @classmethod
     def parse(cls, text: str) -> "Refresh | None":
-        """Read what a client sent back."""
+        """Parse a token that a client sent, or None."""
         session_id, _, secret = text.partition(".")
         try:
             return cls(UUID(hex=session_id), secret)
@@ -64,22 +67,21 @@ class Refresh:
 
     @property
     def text(self) -> str:
-        """What the client keeps."""
         return f"{self.session_id.hex}.{self.secret}"
 
     @property
     def digest(self) -> bytes:
-        """What the database keeps: of a secret this long, nobody can find it again."""
+        """The hash that the database stores. The secret is too long to be found from it."""
         return hashlib.sha256(self.secret.encode()).digest()
 
 
 def new_key() -> tuple[str, bytes]:
-    """Make a key: its name, and the raw 32 bytes of its private half."""
+    """A new key: its name, and the raw 32 bytes of its private half."""
     return secrets.token_hex(8), Ed25519PrivateKey.generate().private_bytes_raw()
 
 
 def access_token(key: Key, user: Credential, session_id: UUID, now: datetime, seconds: int) -> str:
-    """Say, signed, who the caller is, for so many seconds."""
+    """A signed token with the user's id and roles, valid for `seconds`."""
     issued_at = int(now.timestamp())
     claims = {
         "iss": tokens.ISSUER,
@@ -94,5 +96,5 @@ def access_token(key: Key, user: Credential, session_id: UUID, now: datetime, se
 
 
 def slowed(kind: str, name: str) -> bytes:
-    """Name an account or an address in the table of failures, which is not to tell who tried what."""
+    """The key of an account or address in the table `throttles`, hashed so that the table reveals no names."""
     return hashlib.sha256(f"{kind}:{name}".encode(errors="backslashreplace")).digest()

@@ -6,24 +6,30 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from auth.domain import Credential, Key, Refresh
-from shared.postgres.connections import Connection
+from shared.delivery import outbox
+from shared.delivery.events import Encoded
+from shared.postgres import Connection
 
-# The unique name is the guard: of two who register at once, one has no row.
-_ADD = """
-insert into credentials (username, password_hash, roles) values ($1, $2, $3)
-on conflict (username) do nothing returning user_id
+# A credential and its event are inserted together, or neither. The unique name is the guard: of two registrations at
+# the same time, one gets no row.
+_ADD = f"""
+with added as (
+  insert into credentials (user_id, username, password_hash, roles) values ($1, $2, $3, $4)
+  on conflict (username) do nothing returning user_id),
+published as ({outbox.insert_sql(5, "row.key in (select user_id::text from added)")})
+select user_id from added
 """
 
-# Says: the credential is still what the password was compared with. The share lock is the guard: who disables it, or
-# gives it another password, either ends this session as well or is waited for; then a row count of 0.
+# Inserts a session if the credential is still the one that the password was compared with. The share lock is the guard:
+# a transaction that disables the credential or changes its password is waited for, or it ends this session too.
 _ADD_SESSION = """
 insert into sessions (id, user_id, secret_hash, expires_at)
 select $1, user_id, $2, now() + make_interval(secs => $3)
   from credentials where user_id = $4 and password_hash = $5 and disabled_at is null for share
 """
 
-# Says: the token was the session's newest, and now another one is. A row count of 0: it is over, or another has been
-# given out since, so this one was used before.
+# Replaces the secret of a session if the old one is the newest. No row is returned if the session is over, or if the
+# secret was replaced before.
 _ROTATE_SESSION = """
 update sessions s set secret_hash = $3, refreshed_at = now()
   from credentials c
@@ -32,16 +38,16 @@ update sessions s set secret_hash = $3, refreshed_at = now()
 returning c.user_id, c.username, c.password_hash, c.roles
 """
 
-# The name goes with its user, and nobody can register one like what is put in its place.
+# The name is replaced by one that nobody can register.
 _DISABLE = """
 update credentials
    set disabled_at = now(), username = '~' || user_id, password_hash = '', version = version + 1, updated_at = now()
  where user_id = any($1::bigint[]) and disabled_at is null
 """
 
-# One failure is forgotten every half minute. Beyond the free ones the wait doubles up to half a minute: two guesses a
-# minute, for good, and who goes on at that pace adds nothing to what is counted for all addresses together. Who need
-# not wait is given a time that is past in every transaction: one that began before this has an earlier now().
+# One failure is forgotten every half minute. After the free failures, the wait doubles up to half a minute: two guesses
+# a minute. An account that need not wait gets a time in the past, one second before now(), because a transaction that
+# began earlier has an earlier now().
 _FAILED = """
 insert into throttles as t (key, failures, blocked_until) values ($1, 1, now() - interval '1 second')
 on conflict (key) do update
@@ -51,8 +57,8 @@ on conflict (key) do update
        from (select greatest(0, t.failures - floor(extract(epoch from now() - t.seen_at) / 30)::int) + 1) c(counted))
 """
 
-# The next key signs once every service has had the time to fetch it, or at once where there is none; the others are
-# published until what they signed has expired.
+# The new key signs after the lead time, in which every service fetches it; without another key it signs at once. The
+# other keys are published until the last token that they signed has expired.
 _ROTATE_KEYS = """
 with next as (
   insert into signing_keys (kid, private_key, signs_from)
@@ -62,19 +68,25 @@ update signing_keys set expires_at = next.signs_from + make_interval(secs => $4)
 """
 
 
-async def add(conn: Connection, username: str, password_hash: str, roles: Sequence[str]) -> int | None:
-    """Insert a credential; returns its user's id, or None when the name is taken."""
-    user_id: int | None = await conn.fetchval(_ADD, username, password_hash, roles)
+async def next_id(conn: Connection) -> int:
+    """Take a user id from the sequence."""
+    user_id: int = await conn.fetchval("select nextval('credentials_user_id_seq')")
     return user_id
 
 
+async def add(conn: Connection, user: Credential, events: Sequence[Encoded]) -> bool:
+    """Insert a credential with its events. False if the name is taken."""
+    values = (user.user_id, user.username, user.password_hash, user.roles)
+    return await conn.fetchval(_ADD, *values, *outbox.columns(events)) is not None
+
+
 async def find(conn: Connection, username: str) -> Credential | None:
-    """Read the credential of a name that may log in."""
+    """Read the credential of a username, or None if it cannot log in."""
     row = await conn.fetchrow(
         "select user_id, username, password_hash, roles from credentials where username = $1 and disabled_at is null",
         username,
     )
-    return Credential(*row) if row else None
+    return Credential(**row) if row else None
 
 
 async def set_password(conn: Connection, user_id: int, password_hash: str) -> None:
@@ -87,27 +99,27 @@ async def set_password(conn: Connection, user_id: int, password_hash: str) -> No
 
 
 async def disable(conn: Connection, user_ids: Sequence[int]) -> set[int]:
-    """End logins for good, with their sessions; returns those that exist, whether ended now or before."""
+    """End logins permanently, with their sessions. Returns the ids that exist, whether ended now or before."""
     await conn.execute(_DISABLE, user_ids)
     await end_sessions(conn, user_ids)
     rows = await conn.fetch("select user_id from credentials where user_id = any($1::bigint[])", user_ids)
-    return {row[0] for row in rows}
+    return {row["user_id"] for row in rows}
 
 
 async def add_session(conn: Connection, first: Refresh, user: Credential, seconds: int) -> bool:
-    """Begin a session; says whether the user's login is still the one that was read."""
+    """Insert a session. False if the user's credential has changed since it was read."""
     values = (first.session_id, first.digest, seconds, user.user_id, user.password_hash)
     return await conn.execute(_ADD_SESSION, *values) == "INSERT 0 1"
 
 
 async def rotate_session(conn: Connection, session_id: UUID, old: bytes, new: bytes) -> Credential | None:
-    """Exchange a session's newest secret; returns whose session it is, or None when it was not the newest."""
+    """Replace a session's newest secret. Returns the session's user, or None if `old` is not the newest."""
     row = await conn.fetchrow(_ROTATE_SESSION, session_id, old, new)
-    return Credential(*row) if row else None
+    return Credential(**row) if row else None
 
 
 async def end_session(conn: Connection, session_id: UUID, digest: bytes | None = None) -> bool:
-    """End a session, with a `digest` only if that is its newest secret's; says whether it was not over already."""
+    """End a session; with `digest`, only if its newest secret has it. False if it was over already."""
     ended = await conn.execute(
         "update sessions set revoked_at = now() "
         "where id = $1 and revoked_at is null and ($2::bytea is null or secret_hash = $2)",
@@ -124,13 +136,13 @@ async def end_sessions(conn: Connection, user_ids: Sequence[int]) -> None:
 
 
 async def ended_sessions(conn: Connection, seconds: int) -> frozenset[str]:
-    """Read which sessions were ended in the last seconds: their access tokens may not have expired yet."""
+    """Read the sessions that ended in the last `seconds`: their access tokens may still be valid."""
     rows = await conn.fetch("select id from sessions where revoked_at > now() - make_interval(secs => $1)", seconds)
-    return frozenset(row[0].hex for row in rows)
+    return frozenset(row["id"].hex for row in rows)
 
 
 async def blocked_seconds(conn: Connection, keys: Sequence[bytes]) -> float:
-    """Tell how long the slowest of these has to wait yet."""
+    """How long the slowest of these keys must still wait."""
     seconds: float | None = await conn.fetchval(
         "select extract(epoch from max(blocked_until) - now())::float8 from throttles where key = any($1::bytea[])",
         keys,
@@ -139,31 +151,31 @@ async def blocked_seconds(conn: Connection, keys: Sequence[bytes]) -> float:
 
 
 async def failed(conn: Connection, key: bytes, free: int) -> None:
-    """Count a failure; from the one after the free ones on, the next attempt has to wait."""
+    """Count a wrong password. After `free` of them, the next attempt must wait."""
     await conn.execute(_FAILED, key, free)
 
 
 async def forgive(conn: Connection, keys: Sequence[bytes]) -> None:
-    """Forget the failures."""
+    """Delete the counts of these keys."""
     await conn.execute("delete from throttles where key = any($1::bytea[])", keys)
 
 
 async def keys(conn: Connection) -> list[tuple[Key, bool]]:
-    """Read the keys that are published, the newest first, and whether each signs yet."""
+    """Read the published keys, the newest first, and for each whether it signs already."""
     rows = await conn.fetch(
-        "select kid, private_key, signs_from <= now() from signing_keys "
+        "select kid, private_key, signs_from <= now() as signs from signing_keys "
         "where expires_at is null or expires_at > now() order by created_at desc, kid"
     )
-    return [(Key(row[0], Ed25519PrivateKey.from_private_bytes(row[1])), row[2]) for row in rows]
+    return [(Key(r["kid"], Ed25519PrivateKey.from_private_bytes(r["private_key"])), r["signs"]) for r in rows]
 
 
 async def rotate_keys(conn: Connection, kid: str, private: bytes, lead_seconds: int, token_seconds: int) -> None:
-    """Add a key that signs from `lead_seconds` on, in place of those before."""
+    """Add a key that signs after `lead_seconds`, and let the others expire."""
     await conn.execute(_ROTATE_KEYS, kid, private, lead_seconds, token_seconds)
 
 
 async def add_first_key(conn: Connection, kid: str, private: bytes) -> None:
-    """Add a key that signs at once, if there is none; the lock makes it one, whoever else starts now."""
+    """Add a key that signs at once, if there is none. The lock prevents a second one from another process."""
     await conn.execute("lock table signing_keys in share row exclusive mode")
     await conn.execute(
         "insert into signing_keys (kid, private_key, signs_from) select $1, $2, now() "
@@ -173,7 +185,7 @@ async def add_first_key(conn: Connection, kid: str, private: bytes) -> None:
 
 
 async def sweep(conn: Connection) -> None:
-    """Delete what has been over for a day; failures after an hour."""
+    """Delete sessions and keys that expired a day ago, and counts of wrong passwords older than an hour."""
     await conn.execute("delete from sessions where expires_at < now() - interval '1 day'")
     await conn.execute("delete from signing_keys where expires_at < now() - interval '1 day'")
     await conn.execute("delete from throttles where seen_at < now() - interval '1 hour'")

@@ -1,4 +1,4 @@
-"""Time in auth: keys and ended sessions are read again every second, the administrator made, and what is over swept."""
+"""Time in auth: reload the keyring every second, create the administrator, delete what has expired."""
 
 import asyncio
 import time
@@ -7,12 +7,11 @@ from random import uniform
 import structlog
 
 from auth import store
-from auth.service import Keyring, Logins
-from shared import errors
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
-from shared.process.backoff import wait
-from shared.process.run import Beat
+from auth.keyring import Keyring
+from auth.service import Logins
+from shared import errors, postgres
+from shared.postgres import Pool
+from shared.process.loop import Beat, repeat
 
 log = structlog.get_logger()
 
@@ -21,23 +20,25 @@ _SWEEP_SECONDS = 60.0
 
 
 async def keep(keyring: Keyring, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-    """Keep the keyring as the database has it, until `stop`."""
-    while not stop.is_set():
-        beat()
+    """Reload the keyring every second until `stop` is set."""
+
+    async def turn() -> float:
         await try_reload(keyring)
-        await wait(stop, _RELOAD_SECONDS * uniform(0.8, 1.2))
+        return _RELOAD_SECONDS * uniform(0.8, 1.2)
+
+    await repeat("reload of keys", turn, stop, beat, trouble=())
 
 
 async def try_reload(keyring: Keyring) -> None:
-    """Have the keyring as the database has it; without an answer, what is known stays in use."""
+    """Reload the keyring. If Postgres does not answer, what is in memory stays in use."""
     try:
         await keyring.reload()
-    except db.ERRORS as error:
+    except postgres.ERRORS as error:
         log.warning("keys and sessions could not be read, trying again", error=repr(error))
 
 
 class Housekeeper:
-    """Sees once to it that there is an administrator, and every minute that nothing piles up."""
+    """Creates the administrator once, and deletes expired rows every minute."""
 
     def __init__(self, pool: Pool, logins: Logins, admin_password: str) -> None:
         self._pool, self._logins, self._admin_password = pool, logins, admin_password
@@ -45,25 +46,30 @@ class Housekeeper:
         self._sweep_at = 0.0
 
     async def run_once(self) -> None:
-        """Do what is due."""
+        """Do the work that is due."""
         if not self._admin_is_there:
             await self._logins.ensure_admin(self._admin_password)
             self._admin_is_there = True
         if time.monotonic() >= self._sweep_at:
-            async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+            async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                 await store.sweep(conn)
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS * uniform(0.8, 1.2)
 
     async def try_once(self) -> None:
-        """Do what is due; what cannot be done is due again."""
+        """Do the work that is due. Work that fails is due again."""
         try:
             await self.run_once()
-        except (*db.ERRORS, errors.Conflict) as error:  # another process has just made the administrator
+        except (
+            *postgres.ERRORS,
+            errors.Conflict,
+        ) as error:  # Conflict: another process has just created the administrator
             log.warning("housekeeping failed, trying again", error=repr(error))
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-        """Work until `stop`."""
-        while not stop.is_set():
-            beat()
+        """Work until `stop` is set."""
+
+        async def turn() -> float:
             await self.try_once()
-            await wait(stop, _RELOAD_SECONDS)
+            return _RELOAD_SECONDS
+
+        await repeat("housekeeping", turn, stop, beat, trouble=())

@@ -12,13 +12,13 @@ from bench import report, servers
 from bench.report import Rate
 from contracts.orders import TOPIC, OrderCreated
 from inventory import service
+from shared import postgres
 from shared.delivery import events, outbox
-from shared.delivery.consumer import Handling
 from shared.delivery.events import Record
+from shared.delivery.handling import Handling
 from shared.delivery.kafka import Subscription
 from shared.delivery.relay import Relay
-from shared.postgres import connections as db
-from shared.process.run import spare_collections
+from shared.process.tasks import collect_garbage_rarely
 from tests.builders import order_created
 
 EVENTS, SINGLE_EVENTS = 100_000, 10_000
@@ -66,7 +66,7 @@ async def _consume(name: str, bootstrap: str, work: Work, most: int) -> Rate:
 
 
 async def _batched(run: servers.Servers, database: str) -> Rate:
-    async with db.pool(run.service_url(database, "inventory"), size=2, name="bench") as pool:
+    async with postgres.pool(run.service_url(database, "inventory"), size=2, name="bench") as pool:
         handling = Handling(pool, "inventory", {OrderCreated: service.reserve})
         return await _consume("a transaction per batch of 500", run.bootstrap, handling.handle, EVENTS)
 
@@ -75,7 +75,7 @@ async def _singly(run: servers.Servers, database: str) -> Rate:
     """Eight connections, each message in a transaction of its own; messages of one key stay on one connection."""
     async with AsyncExitStack() as stack:
         url = run.service_url(database, "inventory")
-        pool = await stack.enter_async_context(db.pool(url, size=CONNECTIONS, name="bench"))
+        pool = await stack.enter_async_context(postgres.pool(url, size=CONNECTIONS, name="bench"))
         handling = Handling(pool, "inventory", {OrderCreated: service.reserve})
 
         async def work(records: list[Record]) -> None:
@@ -97,7 +97,7 @@ async def _measure(run: servers.Servers) -> None:
         await run.migrate(database)
         await _stock(run.service_url(database, "inventory"))
     await _publish(run.service_url(databases[0], "orders"), run.bootstrap)
-    spare_collections()
+    collect_garbage_rarely()
     rates = [await _batched(run, databases[0]), await _singly(run, databases[1])]
     report.show("consumer: OrderCreated from Kafka to a reservation, an inbox row and an event", *rates)
     report.ratio("ratio", rates[0].per_second / rates[1].per_second, 4, 8)

@@ -11,9 +11,8 @@ import uvloop
 from bench import report, servers
 from bench.report import Rate
 from orders.domain import Request
-from orders.service import Door
-from shared.postgres import connections as db
-from shared.postgres.batching import Batcher
+from orders.placement import Placement
+from shared import postgres
 
 CLIENTS = 128
 SECONDS = 8.0
@@ -41,22 +40,22 @@ def _request(number: int) -> Request:
 
 
 async def grouped(url: str) -> Rate:
-    batcher = Batcher(url, Door(60).place, name="bench", workers=2)
+    placement = Placement(url, 60)
     stop = asyncio.Event()
-    running = asyncio.create_task(batcher.run(stop))
-    rate = await load("group commit", lambda n: batcher.submit(_request(n)), CLIENTS, SECONDS)
+    running = asyncio.create_task(placement.run(stop))
+    rate = await load("group commit", lambda n: placement.place(_request(n)), CLIENTS, SECONDS)
     stop.set()
     await running
     return rate
 
 
 async def singly(url: str) -> Rate:
-    door = Door(60)
-    async with db.pool(url, size=16, name="bench") as pool:
+    placement = Placement(url, 60)
+    async with postgres.pool(url, size=16, name="bench") as pool:
 
         async def call(number: int) -> None:
             async with pool.acquire() as conn, conn.transaction():
-                await door.place(conn, [_request(number)])
+                await placement.write(conn, [_request(number)])
 
         return await load("a transaction per call (pool of 16)", call, CLIENTS, SECONDS)
 

@@ -13,8 +13,8 @@ from bench.report import Rate
 from contracts.orders import TOPIC, OrderCreated
 from shared.delivery import events
 from shared.delivery.relay import Relay
-from shared.postgres.connections import Plain
-from shared.process.run import spare_collections
+from shared.postgres import Plain
+from shared.process.tasks import collect_garbage_rarely
 from tests.builders import order_created
 
 SMALL, LARGE = 100_000, 1_000_000
@@ -88,7 +88,7 @@ async def _measure(run: servers.Servers) -> list[Rate]:
     relay = Relay(url, run.bootstrap, service="orders", owner="bench")
     await _fill(conn, 1, SMALL)
     rates = [await _drain("100 k rows, everything cold", relay)]
-    spare_collections()
+    collect_garbage_rarely()
     first = SMALL + 1
     for name, rows in (("100 k rows", SMALL), ("1 M rows", LARGE)):
         await _fill(conn, first, rows)

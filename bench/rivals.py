@@ -1,61 +1,64 @@
 """`python -m bench.rivals singly|minimal`: what the orders service is measured against, on the same aiohttp."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
-from aiohttp import web as aio
+from aiohttp import web
 
 from orders import api
 from orders.app import create_app
 from orders.config import Settings
 from orders.domain import Request
-from orders.service import Door, Placed
-from shared.process import run as runtime
-from shared.web import requests as web
+from orders.placement import Placement
+from orders.service import Placed
+from shared import service
+from shared.web import application, database
 
 
-class Singly:
-    """Stands in for the door: the same work, in a transaction per request."""
+class Singly(Placement):
+    """The same work without group commit: a transaction per request."""
 
-    def __init__(self, app: aio.Application) -> None:
-        self._app, self._door = app, Door(60)
+    def __init__(self, app: web.Application, database_url: str) -> None:
+        super().__init__(database_url, 60)
+        self._app = app
 
-    async def submit(self, request: Request, _seconds: float) -> Placed:
-        async with self._app[web.POOL].acquire() as conn, conn.transaction():
-            (placed,) = await self._door.place(conn, [request])
+    async def place(self, request: Request, seconds: float | None = None) -> Placed:
+        async with self._app[database.POOL].acquire() as conn, conn.transaction():
+            (placed,) = await self.write(conn, [request])
         if isinstance(placed, Exception):
             raise placed
         return placed
 
 
-def singly(settings: Settings) -> aio.Application:
-    """The orders service, but for its door."""
+def singly(settings: Settings) -> web.Application:
+    """The orders service without group commit."""
     app = create_app(settings)
 
-    async def replace_door(app: aio.Application) -> None:
-        app[api.PLACE] = Singly(app).submit
+    async def replace_placement(app: web.Application) -> None:
+        app[api.BACKEND] = replace(app[api.BACKEND], placement=Singly(app, settings.database_url))
 
-    app.on_startup.append(replace_door)
+    app.on_startup.append(replace_placement)
     return app
 
 
-def minimal(settings: Settings) -> aio.Application:
+def minimal(settings: Settings) -> web.Application:
     """The least that stores an order: one INSERT a request, no event, no checks."""
 
-    async def create(request: aio.Request) -> aio.Response:
+    async def create(request: web.Request) -> web.Response:
         data: dict[str, Any] = await request.json()
         sql = (
             "insert into orders (user_id, sku, quantity, note, product, expires_at) "
             "values ($1, $2, $3, $4, '{}', now() + interval '60 s') returning id"
         )
         row = [data[name] for name in ("userId", "sku", "quantity", "note")]
-        return aio.json_response({"id": await request.app[web.POOL].fetchval(sql, *row)}, status=202)
+        return web.json_response({"id": await request.app[database.POOL].fetchval(sql, *row)}, status=202)
 
-    async def connect(app: aio.Application) -> None:
-        app[web.POOL] = await asyncpg.create_pool(settings.database_url, min_size=16, max_size=16)
+    async def connect(app: web.Application) -> None:
+        app[database.POOL] = await asyncpg.create_pool(settings.database_url, min_size=16, max_size=16)
 
-    app = web.application()
+    app = application.create()
     app.router.add_post("/v1/orders", create)
     app.on_startup.append(connect)
     return app
@@ -63,4 +66,4 @@ def minimal(settings: Settings) -> aio.Application:
 
 if __name__ == "__main__":
     rival = sys.argv.pop(1)
-    runtime.run({"singly": singly, "minimal": minimal}[rival], Settings, "orders")
+    service.run({"singly": singly, "minimal": minimal}[rival], Settings, "orders")

@@ -1,10 +1,8 @@
-"""Types that events are made of, as narrow as Postgres' own: a bad event is refused before any handler sees it."""
+"""Types of event fields, as narrow as Postgres' own, so that a bad event is rejected before a handler gets it."""
 
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, JsonValue
-
-EVENT = ConfigDict(frozen=True, strict=True)
+from pydantic import AfterValidator, AwareDatetime, Field, JsonValue
 
 
 def _without_nul(value: str) -> str:
@@ -38,4 +36,4 @@ Id = Annotated[int, Field(gt=0, lt=2**63)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 Quantity = Annotated[int, Field(gt=0, lt=2**31)]
 Cents = Annotated[int, Field(ge=0, lt=2**63)]
-Price = Annotated[int, Field(ge=0, le=10**12)]  # times the largest quantity it still fits 64 bits
+Price = Annotated[int, Field(ge=0, le=10**12)]  # times the largest quantity it fits into 64 bits

@@ -1,24 +1,18 @@
 """What the inventory service says about an order's stock, on `inventory.events`, keyed by the order's id."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import BaseModel
-
-from contracts.fields import EVENT, Cents, Id, Quantity, Text, Time, Version
+from contracts.event import Event
+from contracts.fields import Cents, Id, Quantity, Text, Time
 
 TOPIC = "inventory.events"
 
 RejectReason = Literal["out_of_stock", "unknown_sku"]
 
 
-class InventoryReserved(BaseModel):
+class InventoryReserved(Event, topic=TOPIC, key_field="order_id"):
     """Stock is held for an order; it carries on what payments needs."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     user_id: Text
     sku: Text
@@ -28,28 +22,18 @@ class InventoryReserved(BaseModel):
     expires_at: Time
 
 
-class InventoryRejected(BaseModel):
+class InventoryRejected(Event, topic=TOPIC, key_field="order_id"):
     """Nothing could be held for an order, and nothing is."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     sku: Text
     quantity: Quantity
     reason: RejectReason
 
 
-class InventoryReleased(BaseModel):
+class InventoryReleased(Event, topic=TOPIC, key_field="order_id"):
     """What was held for a cancelled order is available again."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     sku: Text
     quantity: Quantity

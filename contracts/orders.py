@@ -1,24 +1,18 @@
 """What the orders service says about an order, on `orders.events`, keyed by the order's id."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import BaseModel
-
-from contracts.fields import EVENT, Cents, Id, Quantity, Snapshot, Text, Time, Version
+from contracts.event import Event
+from contracts.fields import Cents, Id, Quantity, Snapshot, Text, Time
 
 TOPIC = "orders.events"
 
 CancelReason = Literal["unknown_sku", "out_of_stock", "payment_declined", "deadline_passed", "cancelled_by_customer"]
 
 
-class OrderCreated(BaseModel):
+class OrderCreated(Event, topic=TOPIC, key_field="order_id"):
     """An order was accepted and is PENDING; it carries all that the other services need, so that nobody asks back."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     user_id: Text
     sku: Text
@@ -30,27 +24,17 @@ class OrderCreated(BaseModel):
     expires_at: Time
 
 
-class OrderConfirmed(BaseModel):
+class OrderConfirmed(Event, topic=TOPIC, key_field="order_id"):
     """An order was paid and is final."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     sku: Text
     quantity: Quantity
 
 
-class OrderCancelled(BaseModel):
+class OrderCancelled(Event, topic=TOPIC, key_field="order_id"):
     """An order ended without a sale and is final; whoever holds something for it gives it back."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     sku: Text
     quantity: Quantity

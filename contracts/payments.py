@@ -1,50 +1,34 @@
 """What the payments service says about an order's money, on `payments.events`, keyed by the order's id."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import BaseModel
-
-from contracts.fields import EVENT, Cents, Id, Text, Version
+from contracts.event import Event
+from contracts.fields import Cents, Id, Text
 
 TOPIC = "payments.events"
 
 FailReason = Literal["payment_declined", "deadline_passed"]
 
 
-class PaymentSucceeded(BaseModel):
+class PaymentSucceeded(Event, topic=TOPIC, key_field="order_id"):
     """The provider captured the whole amount of an order, once."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     amount_cents: Cents
     currency: Text
     provider_ref: Text
 
 
-class PaymentFailed(BaseModel):
+class PaymentFailed(Event, topic=TOPIC, key_field="order_id"):
     """No money was taken for an order, and none will be."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     reason: FailReason
 
 
-class PaymentRefunded(BaseModel):
+class PaymentRefunded(Event, topic=TOPIC, key_field="order_id"):
     """Money that was taken for an order, cancelled meanwhile, went back."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "order_id"
-
-    version: Version
     order_id: Id
     amount_cents: Cents
     currency: Text

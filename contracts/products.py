@@ -1,22 +1,14 @@
 """What the products service says about the catalogue, on `products.events`, keyed by the sku."""
 
-from typing import ClassVar
-
-from pydantic import BaseModel
-
-from contracts.fields import EVENT, Id, Price, Text, Version
+from contracts.event import Event
+from contracts.fields import Id, Price, Text
 
 TOPIC = "products.events"
 
 
-class ProductCreated(BaseModel):
+class ProductCreated(Event, topic=TOPIC, key_field="sku"):
     """A product entered the catalogue."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "sku"
-
-    version: Version
     product_id: Id
     sku: Text
     name: Text
@@ -25,14 +17,9 @@ class ProductCreated(BaseModel):
     active: bool
 
 
-class ProductChanged(BaseModel):
+class ProductChanged(Event, topic=TOPIC, key_field="sku"):
     """A product is as described from this version on."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = TOPIC
-    key_field: ClassVar[str] = "sku"
-
-    version: Version
     product_id: Id
     sku: Text
     name: Text

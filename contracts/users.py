@@ -1,11 +1,9 @@
 """What auth and users say about a person, on `auth.events` and `users.events`, keyed by the user's id."""
 
 import re
-from typing import ClassVar
 
-from pydantic import BaseModel
-
-from contracts.fields import EVENT, Text, Version
+from contracts.event import Event
+from contracts.fields import Text
 
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _IDS = range(1, 2**63)
@@ -19,24 +17,14 @@ def read_id(text: str) -> int | None:
     return int(text) if _ID.fullmatch(text) and int(text) in _IDS else None
 
 
-class UserRegistered(BaseModel):
+class UserRegistered(Event, topic=AUTH_TOPIC, key_field="user_id"):
     """Somebody has a login from now on."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = AUTH_TOPIC
-    key_field: ClassVar[str] = "user_id"
-
-    version: Version
     user_id: Text
     username: Text
 
 
-class UserDeleted(BaseModel):
+class UserDeleted(Event, topic=USERS_TOPIC, key_field="user_id"):
     """A profile is gone, and its login with it."""
 
-    model_config = EVENT
-    topic: ClassVar[str] = USERS_TOPIC
-    key_field: ClassVar[str] = "user_id"
-
-    version: Version
     user_id: Text

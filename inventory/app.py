@@ -2,28 +2,23 @@
 
 from collections.abc import AsyncIterator
 
-from aiohttp import web as aio
+from aiohttp import web
 
 from inventory import api, consumer, service
 from inventory.config import Settings
-from shared import service as application
-from shared.delivery import wiring as delivery
-from shared.process import run as runtime
+from shared.service import consuming, create, opened
 
 DESCRIPTION = "Inventory: how much there is of each sku."
 
 
-def create_app(settings: Settings) -> aio.Application:
-    """Build the application; nothing is opened before it starts."""
-    return application.create(settings, "inventory", DESCRIPTION, api.routes, _lifespan)
+def create_app(settings: Settings) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    return create(settings, "inventory", DESCRIPTION, api.routes, _lifespan)
 
 
-async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
-    tasks = app[runtime.TASKS]
+async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     async with (
-        application.opened(app, settings, "inventory") as (pool, wake),
-        delivery.incoming(
-            tasks, settings, pool, "inventory", consumer.TOPICS, consumer.HANDLERS, wake, also_lock=service.TURN
-        ),
+        opened(app, settings, "inventory"),
+        consuming(app, settings, "inventory", consumer.TOPICS, consumer.HANDLERS, also_lock=service.STOCK_LOCK),
     ):
         yield

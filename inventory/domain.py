@@ -1,4 +1,4 @@
-"""What a reservation is and may become, and where its units are: each is either available, or held, or sold."""
+"""Reservations, their transitions, and their units: each unit is either available, held or sold."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ from shared.delivery.events import Event
 
 Place = Literal["available", "held", "sold"]
 Wish = OrderCreated | OrderConfirmed | OrderCancelled
-"""What names an order, a sku and a quantity."""
+"""An event that names an order, a sku and a quantity."""
 
 MAX_UNITS = 10**15
-"""Of one sku, wherever they are: what any reader of JSON still counts exactly."""
+"""The most units of one sku in all places: every reader of JSON can represent this integer exactly."""
 
 
 class Status(StrEnum):
-    """The first is never stored; the last two wait for an OrderCreated that comes after the end of its order."""
+    """UNHEARD is never stored. CONFIRMED and CANCELLED are tombstones: the order ended before its OrderCreated came."""
 
     UNHEARD = "UNHEARD"
     HELD = "HELD"
@@ -32,7 +32,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What an order has of a sku, as it stands; `version` counts the events that told of it."""
+    """The units of a sku that belong to an order. `version` counts the events about the reservation."""
 
     order_id: int
     sku: str
@@ -43,7 +43,7 @@ class Reservation:
 
     @property
     def place(self) -> Place:
-        """Where the units are that this is about."""
+        """Where the units of this reservation are."""
         match self.status:
             case Status.HELD:
                 return "held"
@@ -55,7 +55,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """Where the units of a sku are."""
+    """The units of a sku, by place."""
 
     sku: str
     available: int
@@ -65,7 +65,7 @@ class Stock:
 
 @dataclass(frozen=True, slots=True)
 class Restock:
-    """Somebody's wish to add units; with a key it is done once, however often it comes."""
+    """A request to add units. With a key it is done once, however often it is repeated."""
 
     user_id: str
     key: str | None
@@ -74,21 +74,21 @@ class Restock:
 
 
 class Change(NamedTuple):
-    """What a transition did to a reservation, and what there is to tell of it."""
+    """A reservation before and after a transition, and the events that follow."""
 
     before: Reservation
     after: Reservation
-    facts: list[Event]
+    events: list[Event]
 
 
 def reserve(before: Reservation, order: OrderCreated, available: int | None) -> Change:
-    """Hold what the order asks for, all of it, or reject it; `available` is None for an unknown sku."""
+    """Hold the whole quantity of the order, or reject it. `available` is None for an unknown sku."""
     match before.status:
         case Status.UNHEARD:
             return _hold(before, order, available)
         case Status.CONFIRMED:
             held = _hold(before, order, available)
-            return Change(before, confirm(held.after).after, held.facts)
+            return Change(before, confirm(held.after).after, held.events)
         case Status.HELD | Status.SOLD | Status.RELEASED | Status.REJECTED | Status.CANCELLED:
             return Change(before, before, [])
 
@@ -99,7 +99,7 @@ def _hold(before: Reservation, order: OrderCreated, available: int | None) -> Ch
     if before.quantity > available:
         return _reject(before, "out_of_stock")
     after = replace(before, status=Status.HELD, version=before.version + 1)
-    fact = InventoryReserved(
+    event = InventoryReserved(
         version=after.version,
         order_id=after.order_id,
         user_id=order.user_id,
@@ -109,19 +109,19 @@ def _hold(before: Reservation, order: OrderCreated, available: int | None) -> Ch
         currency=order.currency,
         expires_at=order.expires_at,
     )
-    return Change(before, after, [fact])
+    return Change(before, after, [event])
 
 
 def _reject(before: Reservation, reason: RejectReason) -> Change:
     after = replace(before, status=Status.REJECTED, reason=reason, version=before.version + 1)
-    fact = InventoryRejected(
+    event = InventoryRejected(
         version=after.version, order_id=after.order_id, sku=after.sku, quantity=after.quantity, reason=reason
     )
-    return Change(before, after, [fact])
+    return Change(before, after, [event])
 
 
 def confirm(before: Reservation) -> Change:
-    """The order was paid: what is held for it is sold. An order not heard of is sold when it is."""
+    """The order is paid: sell what is held. If its OrderCreated has not come yet, leave a tombstone."""
     match before.status:
         case Status.UNHEARD:
             return Change(before, replace(before, status=Status.CONFIRMED), [])
@@ -132,22 +132,22 @@ def confirm(before: Reservation) -> Change:
 
 
 def cancel(before: Reservation) -> Change:
-    """The order ended without a sale: what is held for it is available again. One not heard of never holds anything."""
+    """The order is cancelled: release what is held. If its OrderCreated has not come yet, leave a tombstone."""
     match before.status:
         case Status.UNHEARD:
             return Change(before, replace(before, status=Status.CANCELLED), [])
         case Status.HELD:
             after = replace(before, status=Status.RELEASED, version=before.version + 1)
-            fact = InventoryReleased(
+            event = InventoryReleased(
                 version=after.version, order_id=after.order_id, sku=after.sku, quantity=after.quantity
             )
-            return Change(before, after, [fact])
+            return Change(before, after, [event])
         case Status.SOLD | Status.RELEASED | Status.REJECTED | Status.CONFIRMED | Status.CANCELLED:
             return Change(before, before, [])
 
 
 def allocate(wishes: Iterable[tuple[Reservation, OrderCreated]], available: Mapping[str, int]) -> list[Change]:
-    """Serve who comes first. A refused order takes nothing, so a later smaller one may still fit."""
+    """Serve orders in arrival order. A rejected order takes nothing, so a later smaller one may still fit."""
     left = dict(available)
     changes = []
     for before, order in wishes:
@@ -159,7 +159,7 @@ def allocate(wishes: Iterable[tuple[Reservation, OrderCreated]], available: Mapp
 
 
 def moves(changes: Iterable[Change]) -> dict[str, Counter[Place]]:
-    """Add up by how much each place of each sku grows or shrinks; what stays where it is does not count."""
+    """By how many units each place of each sku changes, in total."""
     moved: dict[str, Counter[Place]] = defaultdict(Counter)
     for before, after, _ in changes:
         if before.place != after.place:

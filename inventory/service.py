@@ -1,6 +1,6 @@
-"""The use cases of inventory: reserve, sell or release what orders asked for, make room for new products, restock.
+"""The use cases of inventory: reserve stock, sell it or release it, add new skus, restock.
 
-Callers hold the locks of `TURN` and of the orders' keys; a list has at most one event of each order.
+Callers hold `STOCK_LOCK` and the locks of the orders' keys. A list has at most one event of each order.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,48 +11,45 @@ from inventory import domain, store
 from inventory.domain import Change, Reservation, Restock, Stock, Wish
 from shared import errors
 from shared.delivery import events
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 
-TURN = ("stock",)
-"""What each transaction that changes stock locks, so that they take turns; `consumer.py` says why."""
+STOCK_LOCK = ("stock",)
+"""The key that every transaction locks before it changes stock, so that they take turns. `consumer.py` explains why."""
 
 
 class SkuNotFound(errors.NotFound):
     """There is no stock of this sku, not even 0."""
 
-    def __init__(self) -> None:
-        super().__init__("not found")
-
 
 async def reserve(conn: Connection, orders: Sequence[OrderCreated]) -> None:
-    """Hold stock for new orders, first come first served, or reject them, and say which."""
+    """Hold stock for new orders, first come first served, or reject them. Writes an event for each."""
     found = await _lock(conn, orders)
     available = {r.sku: units for r, units in found if units is not None}
     await _write(conn, domain.allocate([(r, order) for (r, _), order in zip(found, orders, strict=True)], available))
 
 
 async def confirm(conn: Connection, orders: Sequence[OrderConfirmed]) -> None:
-    """Turn what is held for orders into sales."""
+    """Turn the stock that is held for these orders into sales."""
     await _settle(conn, orders, domain.confirm)
 
 
 async def cancel(conn: Connection, orders: Sequence[OrderCancelled]) -> None:
-    """Make what is held for orders available again, and say so."""
+    """Make the stock that is held for these orders available again. Writes an event for each."""
     await _settle(conn, orders, domain.cancel)
 
 
-async def make_room(conn: Connection, products: Sequence[ProductCreated | ProductChanged]) -> None:
-    """Make room for products that have no stock yet: there are 0 of them."""
+async def add_skus(conn: Connection, products: Sequence[ProductCreated | ProductChanged]) -> None:
+    """Add a stock of 0 for skus that have none."""
     await store.add_skus(conn, sorted({p.sku for p in products}))
 
 
 async def restock(conn: Connection, wanted: Restock) -> tuple[Stock, bool]:
-    """Add units; gives the stock as it stands, and whether an earlier request with the same key had added them.
+    """Add units. Returns the stock, and whether an earlier request with the same key had added them.
 
-    Raises `SkuNotFound`, `KeyReused`, or `Conflict` when there would be too many. The key is then not used up.
+    Raises `SkuNotFound`, `KeyReused`, or `Conflict` if there would be too many units. Then the key stays free.
     """
-    if wanted.key is not None and not await store.claim(conn, wanted):
-        if await store.claimed(conn, wanted) != wanted:
+    if wanted.key is not None and not await store.use_key(conn, wanted):
+        if await store.used_key(conn, wanted) != wanted:
             raise errors.KeyReused("this Idempotency-Key was used for another sku or quantity")
         return await get(conn, wanted.sku), True
     if stock := await store.restock(conn, wanted.sku, wanted.quantity):
@@ -70,7 +67,7 @@ async def get(conn: Connection, sku: str) -> Stock:
 
 
 async def _lock(conn: Connection, orders: Sequence[Wish]) -> list[tuple[Reservation, int | None]]:
-    """Lock the stock and give each order's reservation, as it stands or not heard of, and what there is of its sku."""
+    """Lock the stock. Returns for each order its reservation, and the available units of its sku or None."""
     found = await store.lock(conn, orders)
     return [(r or Reservation(o.order_id, o.sku, o.quantity), n) for (r, n), o in zip(found, orders, strict=True)]
 
@@ -82,5 +79,5 @@ async def _settle(conn: Connection, orders: Sequence[Wish], transition: Callable
 async def _write(conn: Connection, changes: Sequence[Change]) -> None:
     changed = [change.after for change in changes if change.after != change.before]
     if changed:
-        facts = [events.encode(fact) for change in changes for fact in change.facts]
-        await store.write(conn, domain.moves(changes), changed, facts)
+        new = [events.encode(event) for change in changes for event in change.events]
+        await store.write(conn, domain.moves(changes), changed, new)

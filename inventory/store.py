@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inventory.domain import MAX_UNITS, Place, Reservation, Restock, Status, Stock, Wish
+from shared import postgres
 from shared.delivery import outbox
 from shared.delivery.events import Encoded
-from shared.postgres import connections as db
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 
-# Says how each order stands and how much of its sku may be given away, and guards it: nobody else changes these rows
-# of stock before the caller's transaction ends. They are locked in the order of skus.
+# Reads the reservation of each order and the available units of its sku, and locks these rows of stock until the
+# caller's transaction ends. They are locked in the order of skus.
 _LOCK = """
 with locked as materialized (
   select sku, available from stock where sku = any($2::text[]) order by sku for update)
@@ -22,9 +22,9 @@ select r.order_id, r.sku, r.quantity, r.status, r.reason, r.version, l.available
  order by o.n
 """
 
-# The rows of stock are locked by `lock`, and the table's checks refuse what would take more than there is; only who
-# holds the lock of an order's key writes its reservation, so what was read before is what is replaced here. Tables
-# grow under cached plans: `= any` keeps to the index whichever join is planned.
+# `lock` has locked the rows of stock, and the table's checks refuse negative units. A reservation is written only under
+# the lock of its order's key, so the row that was read before is the row that is replaced here. Tables grow under
+# cached plans; `= any` makes Postgres use the index, whichever join it plans.
 _WRITE = f"""
 with moved as (
   update stock s set available = s.available + m.available, held = s.held + m.held, sold = s.sold + m.sold
@@ -39,13 +39,13 @@ written as (
 """
 
 
-# Says that this request is the first with its user's key, by the primary key: another one that is still under way is
-# waited for. Nothing returned: there was one before, and it is committed.
-_CLAIM = """
+# Inserts the key of a restock. The primary key is the guard: another request with the same key that is under way is
+# waited for. No row is returned if the key was used before.
+_USE_KEY = """
 insert into restocks (user_id, key, sku, quantity) values ($1, $2, $3, $4) on conflict do nothing returning true
 """
 
-# Nothing returned: the sku is unknown, or there would be too many of it.
+# No row is returned if the sku is unknown or there would be too many units.
 _RESTOCK = """
 update stock set available = available + $2
  where sku = $1 and available + held + sold <= $3::bigint - $2 returning sku, available, held, sold
@@ -53,7 +53,7 @@ update stock set available = available + $2
 
 
 async def lock(conn: Connection, orders: Sequence[Wish]) -> list[tuple[Reservation | None, int | None]]:
-    """Lock the stock that orders name; returns, for each, its reservation if any, and what is available of its sku."""
+    """Lock the stock of these orders. Returns for each its reservation or None, and the available units or None."""
     rows = await conn.fetch(_LOCK, [o.order_id for o in orders], [o.sku for o in orders])
     return [(None if row["order_id"] is None else _reservation(row), row["available"]) for row in rows]
 
@@ -64,43 +64,43 @@ async def write(
     reservations: Sequence[Reservation],
     events: Sequence[Encoded],
 ) -> None:
-    """Move units of locked stock, store reservations as they now stand, and say so, in the caller's transaction."""
+    """Move units of locked stock, store reservations, and append events, in the caller's transaction."""
     moved = [(sku, m["available"], m["held"], m["sold"]) for sku, m in sorted(moves.items())]
     stored = [(r.order_id, r.sku, r.quantity, r.status, r.reason, r.version) for r in reservations]
-    await conn.execute(_WRITE, *db.columns(moved, 4), *db.columns(stored, 6), *outbox.columns(events))
+    await conn.execute(_WRITE, *postgres.columns(moved, 4), *postgres.columns(stored, 6), *outbox.columns(events))
 
 
 async def add_skus(conn: Connection, skus: Sequence[str]) -> None:
-    """Make rows of empty stock for skus that have none."""
+    """Insert a stock of 0 for skus that have none."""
     await conn.execute(
         "insert into stock (sku, available) select sku, 0 from unnest($1::text[]) sku on conflict do nothing", skus
     )
 
 
-async def claim(conn: Connection, restock: Restock) -> bool:
-    """Use up the key of a restock, in the caller's transaction; says whether it was still free."""
-    row = await conn.fetchrow(_CLAIM, restock.user_id, restock.key, restock.sku, restock.quantity)
+async def use_key(conn: Connection, restock: Restock) -> bool:
+    """Use the key of a restock, in the caller's transaction. Returns False if it was used before."""
+    row = await conn.fetchrow(_USE_KEY, restock.user_id, restock.key, restock.sku, restock.quantity)
     return row is not None
 
 
-async def claimed(conn: Connection, restock: Restock) -> Restock | None:
-    """Read the restock that used up this one's key."""
+async def used_key(conn: Connection, restock: Restock) -> Restock | None:
+    """Read the restock that used the same key before."""
     row = await conn.fetchrow(
         "select user_id, key, sku, quantity from restocks where user_id = $1 and key = $2", restock.user_id, restock.key
     )
-    return None if row is None else Restock(*row)
+    return None if row is None else Restock(**row)
 
 
 async def restock(conn: Connection, sku: str, quantity: int) -> Stock | None:
-    """Add available units; gives the stock as it now stands, or None when that cannot be."""
+    """Add available units. Returns the new stock, or None if the sku is unknown or there would be too many units."""
     row = await conn.fetchrow(_RESTOCK, sku, quantity, MAX_UNITS)
-    return None if row is None else Stock(*row)
+    return None if row is None else Stock(**row)
 
 
 async def get(conn: Connection, sku: str) -> Stock | None:
     """Read the stock of one sku."""
     row = await conn.fetchrow("select sku, available, held, sold from stock where sku = $1", sku)
-    return None if row is None else Stock(*row)
+    return None if row is None else Stock(**row)
 
 
 def _reservation(row: Any) -> Reservation:

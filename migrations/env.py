@@ -11,7 +11,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from migrations import metadata
-from migrations.metadata import Xid8
+from shared.delivery.tables import Xid8
 
 ADMIN = "admin"
 DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"

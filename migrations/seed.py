@@ -3,9 +3,9 @@
 import asyncpg
 
 from contracts.products import ProductCreated
+from shared import postgres
 from shared.delivery import outbox
-from shared.postgres import connections as db
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 
 # product id, sku, name, price in cents, units in stock
 CATALOGUE = (
@@ -42,12 +42,12 @@ async def run(url: str) -> None:
 async def _publish(conn: Connection) -> None:
     """Add the catalogue as the products service would, with an event for each product that was not there."""
     await conn.execute("set local role products_user; set local search_path to products")
-    await db.lock_keys(conn, [sku for _, sku, _, _, _ in CATALOGUE])
+    await postgres.lock_keys(conn, [sku for _, sku, _, _, _ in CATALOGUE])
     added = await conn.fetch(
         "insert into products (id, sku, name, price_cents) "
         "select * from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) on conflict do nothing "
         "returning version, id as product_id, sku, name, price_cents, currency, active",
-        *db.columns([row[:4] for row in CATALOGUE], 4),
+        *postgres.columns([row[:4] for row in CATALOGUE], 4),
     )
     if added:
         await conn.execute(

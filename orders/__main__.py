@@ -2,7 +2,7 @@
 
 from orders.app import create_app
 from orders.config import Settings
-from shared.process import run as runtime
+from shared import service
 
 if __name__ == "__main__":
-    runtime.run(create_app, Settings, "orders")
+    service.run(create_app, Settings, "orders")

@@ -1,29 +1,24 @@
-"""HTTP in: the tutorial's API below /v1/orders, and the shop's below /orders/. Parse, call one use case, answer."""
+"""HTTP in: the first public API at /v1/orders, and the shop's at /orders/. Parse, call one use case, answer."""
 
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from aiohttp import web as aio
+from aiohttp import web
 from pydantic import BaseModel, Field, PlainSerializer, ValidationInfo, WithJsonSchema, model_validator
 
 from contracts.orders import CancelReason
 from orders import service, store
+from orders.catalogue import Skus
 from orders.domain import Order, Request, Status
-from orders.service import Placed
+from orders.placement import Placement
+from orders.waiters import Waiters
 from shared import errors
-from shared.web import requests as web
+from shared.postgres import GroupCommit
+from shared.web import database, deadline, requests, responses
 from shared.web.fields import ANSWER, MAX_ID, QUERY, Cursor, Limit, Line, Seconds, Text, request_like
 from shared.web.operations import Access, caller, operation
-
-PLACE: aio.AppKey[Callable[[Request, float], Awaitable[Placed]]] = aio.AppKey("PLACE")
-SKU_OF: aio.AppKey[Callable[[int], Awaitable[str]]] = aio.AppKey("SKU_OF")
-UNDER_WAY: aio.AppKey["Counter[tuple[str, str | None]]"] = aio.AppKey("UNDER_WAY")
-READ: aio.AppKey[Callable[[int, float], Awaitable[Order]]] = aio.AppKey("READ")
-WAIT: aio.AppKey[Callable[[int, float], Awaitable[Order | None]]] = aio.AppKey("WAIT")
-COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 
 Name = Annotated[str, Line(128)]
 Quantity = Annotated[int, Field(gt=0, le=10_000)]
@@ -34,7 +29,20 @@ Second = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
-routes = aio.RouteTableDef()
+
+@dataclass(frozen=True)
+class Backend:
+    """What the routes use beside the pool."""
+
+    placement: Placement
+    reader: GroupCommit[int, Order]
+    skus: Skus
+    waiters: Waiters
+
+
+BACKEND = web.AppKey("BACKEND", Backend)
+
+routes = web.RouteTableDef()
 
 
 class Wanted(BaseModel):
@@ -139,7 +147,7 @@ _PLACED = {"Location": "Where the order is.", "Idempotent-Replayed": "`true` if 
 
 @routes.post("/v1/orders")
 @operation(Access.TRUSTED, {202: Accepted}, body=Wanted, idempotent=True, problems=[403], headers=_PLACED)
-async def create(request: aio.Request, wanted: Wanted) -> aio.Response:
+async def create(request: web.Request, wanted: Wanted) -> web.Response:
     """Accept an order; it is durable, with its event, when the answer is sent."""
     by = caller(request)
     if by.user_id and wanted.user_id != by.user_id:
@@ -149,28 +157,28 @@ async def create(request: aio.Request, wanted: Wanted) -> aio.Response:
 
 @routes.post("/orders/")
 @operation(Access.USER, {202: Accepted}, body=Choice, idempotent=True, problems=[404], headers=_PLACED)
-async def choose(request: aio.Request, choice: Choice) -> aio.Response:
+async def choose(request: web.Request, choice: Choice) -> web.Response:
     """Accept an order for a product of the catalogue; it is durable, with its event, when the answer is sent."""
-    sku = await web.within(request.app[SKU_OF](choice.product_id), web.seconds_left(request))
+    sku = await deadline.within(request.app[BACKEND].skus.find(choice.product_id), deadline.seconds_left(request))
     return await _accept(request, "/orders", caller(request).user_id, sku, choice)
 
 
 @routes.get("/v1/orders/{id}")
 @operation(Access.TRUSTED, {200: Shown}, query=Patience)
-async def get(request: aio.Request, patience: Patience) -> aio.Response:
+async def get(request: web.Request, patience: Patience) -> web.Response:
     """Show an order, at once or, with `?wait=`, as soon as it is final."""
-    order_id, seconds = web.path_id(request), patience.wait or 0.0
-    until = time.monotonic() + seconds + web.seconds_left(request)
-    order = _visible(request, await _read(request, order_id, web.seconds_left(request)))
+    order_id, seconds = requests.path_id(request), patience.wait or 0.0
+    until = time.monotonic() + seconds + deadline.seconds_left(request)
+    order = _visible(request, await _read(request, order_id, deadline.seconds_left(request)))
     if seconds and order.status is Status.PENDING:
-        final = await request.app[WAIT](order_id, seconds)
+        final = await request.app[BACKEND].waiters.wait(order_id, seconds)
         order = final or await _read(request, order_id, until - time.monotonic())
-    return web.json(Shown.of(order))
+    return responses.json(Shown.of(order))
 
 
 @routes.get("/v1/orders")
 @operation(Access.TRUSTED, {200: Page}, query=Filters, problems=[403])
-async def index(request: aio.Request, filters: Filters) -> aio.Response:
+async def index(request: web.Request, filters: Filters) -> web.Response:
     """List orders, newest first, a page at a time: one's own, or all for an administrator."""
     by, columns = caller(request), filters.columns()
     if not by.may_see(columns.setdefault("user_id", by.user_id)):
@@ -178,20 +186,19 @@ async def index(request: aio.Request, filters: Filters) -> aio.Response:
     if by.is_admin and filters.user_id is None:
         del columns["user_id"]
     before, limit = filters.cursor or MAX_ID, filters.limit + 1
-    orders = await web.reading(request, lambda conn: store.page(conn, columns, before, limit))
+    orders = await database.reading(request, lambda conn: store.page(conn, columns, before, limit))
     more = len(orders) > filters.limit
     shown = [Shown.of(order) for order in orders[: filters.limit]]
-    return web.json(Page(orders=shown, next_cursor=str(shown[-1].id) if more else None))
+    return responses.json(Page(orders=shown, next_cursor=str(shown[-1].id) if more else None))
 
 
 @routes.post("/v1/orders/{id}/cancel")
 @operation(Access.TRUSTED, {202: Shown}, problems=[409])
-async def cancel(request: aio.Request) -> aio.Response:
+async def cancel(request: web.Request) -> web.Response:
     """Cancel an order that is not final."""
-    order_id, may_see = web.path_id(request), caller(request).may_see
-    order = await web.writing(request, (), lambda conn: service.cancel(conn, order_id, may_see))
-    request.app[COMMITTED]()
-    return web.json(Shown.of(order), 202)
+    order_id, may_see = requests.path_id(request), caller(request).may_see
+    order = await database.writing(request, (), lambda conn: service.cancel(conn, order_id, may_see))
+    return responses.json(Shown.of(order), 202)
 
 
 routes.get("/orders/{id}")(get)
@@ -199,43 +206,25 @@ routes.get("/orders/")(index)
 routes.post("/orders/{id}/cancel")(cancel)
 
 
-async def _accept(request: aio.Request, path: str, user_id: str, sku: str, asked: Wanted | Choice) -> aio.Response:
+async def _accept(request: web.Request, path: str, user_id: str, sku: str, asked: Wanted | Choice) -> web.Response:
     wanted = Request(user_id, sku, asked.quantity, asked.note or "")
-    wanted.idempotency_key = web.idempotency_key(request)
-    wanted.trace = web.trace_of(request)
-    placed = await _place(request, wanted)
+    wanted.idempotency_key = requests.idempotency_key(request)
+    wanted.trace = requests.traceparent(request)
+    placed = await request.app[BACKEND].placement.place(wanted, deadline.seconds_left(request))
     headers = {"Location": f"{path}/{placed.order_id}"}
     if placed.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return web.json({"id": placed.order_id}, 202, **headers)
+    return responses.json({"id": placed.order_id}, 202, **headers)
 
 
-async def _place(request: aio.Request, wanted: Request) -> Placed:
-    """Place the order, and if that takes too long, say whether an earlier request with the same key is the reason."""
-    key = (wanted.user_id, wanted.idempotency_key)
-    under_way = request.app[UNDER_WAY]
-    doubled = wanted.idempotency_key is not None and under_way[key] > 0
-    under_way[key] += 1
+async def _read(request: web.Request, order_id: int, seconds: float) -> Order:
     try:
-        return await request.app[PLACE](wanted, web.seconds_left(request))
-    except errors.OutcomeUnknown:
-        if doubled:
-            raise errors.Conflict("the first request with this Idempotency-Key is still under way") from None
-        raise
-    finally:
-        under_way[key] -= 1
-        if not under_way[key]:
-            del under_way[key]
-
-
-async def _read(request: aio.Request, order_id: int, seconds: float) -> Order:
-    try:
-        return await request.app[READ](order_id, seconds)
+        return await request.app[BACKEND].reader.submit(order_id, seconds)
     except errors.Unavailable:
-        raise errors.Unavailable("db error") from None  # reading has no outcome that could be unknown
+        raise errors.Unavailable from None  # a read has no unknown outcome
 
 
-def _visible(request: aio.Request, order: Order) -> Order:
+def _visible(request: web.Request, order: Order) -> Order:
     """Give the order, if it is the caller's to see; another's does not exist for them. Raises `OrderNotFound`."""
     if not caller(request).may_see(order.user_id):
         raise service.OrderNotFound

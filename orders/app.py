@@ -1,67 +1,63 @@
 """Wiring: the one file of the service that knows every other."""
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from aiohttp import web as aio
+from aiohttp import web
 
 from orders import api, consumer, service
+from orders.api import Backend
+from orders.catalogue import Skus
 from orders.config import Settings
-from orders.service import Door, Skus
-from orders.worker import Sweeper, Waiters
-from shared import service as application
-from shared.delivery import wiring as delivery
-from shared.postgres.batching import Batcher
-from shared.process import run as runtime
-from shared.web import operations as operation
+from orders.placement import Placement
+from orders.waiters import Waiters
+from orders.worker import Sweeper
+from shared.postgres import GroupCommit
+from shared.service import consuming, create, opened
+from shared.web import database, operations
+from shared.web.application import TASKS
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
 
-WAITERS = aio.AppKey("WAITERS", Waiters)
 
-
-def create_app(settings: Settings) -> aio.Application:
-    """Build the application; nothing is opened before it starts."""
-    app = application.create(settings, "orders", DESCRIPTION, api.routes, _lifespan)
-    app[operation.TOKEN_REQUIRED] = settings.require_token
+def create_app(settings: Settings) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan)
+    app[operations.TOKEN_REQUIRED] = settings.require_token
     app.on_shutdown.append(_release_waiters)
     return app
 
 
-async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
-    tasks = app[runtime.TASKS]
+async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    tasks = app[TASKS]
     async with AsyncExitStack() as stack:
-        pool, wake = await stack.enter_async_context(application.opened(app, settings, "orders"))
-        waiters = Waiters(pool)
+        pool = await stack.enter_async_context(opened(app, settings, "orders"))
+        wake_relay, waiters = app[database.COMMITTED], Waiters(pool)
 
         def committed() -> None:
-            wake()
+            wake_relay()
             waiters.wake()
 
-        await stack.enter_async_context(
-            delivery.incoming(tasks, settings, pool, "orders", consumer.TOPICS, consumer.HANDLERS, committed)
-        )
+        app[database.COMMITTED] = committed
+        await stack.enter_async_context(consuming(app, settings, "orders", consumer.TOPICS, consumer.HANDLERS))
         if "worker" in settings.only:
             sweeper = Sweeper(pool, settings.sweep_seconds, committed)
             stack.push_async_callback(tasks.start("sweeper", sweeper.run))
         if "api" in settings.only:
-            door = Batcher(
+            placement = Placement(
                 settings.database_url,
-                Door(settings.order_deadline_seconds).place,
-                name="orders",
-                workers=settings.door_workers,
-                committed=wake,
+                settings.order_deadline_seconds,
+                wake_relay,  # a new order is not final: no waiter has to look
+                workers=settings.group_commit_workers,
             )
+            reader = GroupCommit(settings.database_url, service.read, name="orders reader", workers=1)
             stack.push_async_callback(tasks.start("waiters", waiters.run))
-            stack.push_async_callback(tasks.start("door", door.run))
-            reader = Batcher(settings.database_url, service.read, name="orders reader", workers=1)
+            stack.push_async_callback(tasks.start("placement", placement.run))
             stack.push_async_callback(tasks.start("reader", reader.run))
-            app[api.UNDER_WAY] = Counter()
-            app[api.PLACE], app[api.READ], app[api.SKU_OF] = door.submit, reader.submit, Skus(pool).find
-        app[WAITERS], app[api.WAIT], app[api.COMMITTED] = waiters, waiters.wait, committed
+            app[api.BACKEND] = Backend(placement, reader, Skus(pool), waiters)
         yield
 
 
-async def _release_waiters(app: aio.Application) -> None:
-    app[WAITERS].release()
+async def _release_waiters(app: web.Application) -> None:
+    if api.BACKEND in app:
+        app[api.BACKEND].waiters.release()

@@ -4,19 +4,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.process import configuration as config
+from shared.process import configuration
 
 
-class Settings(config.Settings):
-    """What all services need, and how long an order may stay open."""
+class Settings(configuration.Settings):
+    """The common settings, and how long an order may stay open."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
         "postgresql://orders_user:orders@127.0.0.1:5433/quickbite"
     )
     relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Orders set out together: one wait here makes batches of every later step, which cost by the turn."""
+    """One wait here makes larger batches in all later steps, whose cost depends on turns and not on events."""
     require_token: bool = True
-    """False lets everybody who can reach this port place and see orders for anybody: for a port on loopback only."""
+    """False lets anybody who reaches this port act for any user. Only for a port on loopback."""
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

@@ -1,4 +1,4 @@
-"""What orders does when others speak: one function per event type, over a list, in the batch's transaction."""
+"""Kafka in: one function per event type, over a list, in the transaction of the batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from contracts.payments import PaymentFailed, PaymentSucceeded
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
 from orders import service
-from shared.delivery.consumer import Handler
+from shared.delivery.handling import Handler
 from shared.errors import UnknownAggregate
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 
 TOPICS = (INVENTORY, PAYMENTS, PRODUCTS)
 
 
 async def on_payment_succeeded(conn: Connection, events: list[PaymentSucceeded]) -> None:
-    """Money is taken: the order is confirmed."""
+    """The money is taken: confirm the orders."""
     try:
         await service.confirm(conn, [e.order_id for e in events])
     except service.UnknownIds as error:
@@ -28,7 +28,7 @@ async def on_payment_succeeded(conn: Connection, events: list[PaymentSucceeded])
 
 
 async def on_refusal(conn: Connection, events: list[InventoryRejected] | list[PaymentFailed]) -> None:
-    """Somebody cannot do their part: the order is cancelled for their reason."""
+    """Another service cannot do its part: cancel the orders for its reason."""
     try:
         await service.cancel_all(conn, {e.order_id: e.reason for e in events})
     except service.UnknownIds as error:

@@ -1,4 +1,4 @@
-"""What an order is and may become: PENDING until it is, once and for ever, CONFIRMED or CANCELLED."""
+"""An order and its transitions: PENDING, then either CONFIRMED or CANCELLED, which are final."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,7 +10,7 @@ from shared.delivery.events import Event
 
 
 class Status(StrEnum):
-    """The seed's three; the last two are final."""
+    """The last two are final."""
 
     PENDING = "PENDING"
     CONFIRMED = "CONFIRMED"
@@ -19,7 +19,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A line of the catalogue, as this service last heard of it."""
+    """A product of the catalogue, as this service knows it."""
 
     product_id: int
     sku: str
@@ -30,7 +30,7 @@ class Product:
     version: int
 
     def snapshot(self) -> dict[str, Any]:
-        """Give what an order remembers of the product, whatever becomes of the catalogue."""
+        """The part of the product that an order keeps, also when the catalogue changes."""
         return {
             "product_id": self.product_id,
             "sku": self.sku,
@@ -43,7 +43,7 @@ class Product:
 
 @dataclass(slots=True)
 class Request:
-    """What a customer asks for. Its `order_id` is given once, and stays when the writing has to be repeated."""
+    """A customer's request. Its `order_id` is set once and stays when the write is repeated."""
 
     user_id: str
     sku: str
@@ -54,13 +54,13 @@ class Request:
     order_id: int | None = field(default=None, compare=False)
 
     def same_as(self, order: "Order") -> bool:
-        """Say whether an order is what this asks for."""
+        """True if the order has what this request asks for."""
         return (self.sku, self.quantity, self.note) == (order.sku, order.quantity, order.note)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order as it stands."""
+    """The state of an order."""
 
     id: int
     user_id: str
@@ -78,7 +78,10 @@ class Order:
 
 
 def place(order_id: int, request: Request, product: Product | None, now: datetime, expires_at: datetime) -> Order:
-    """Make a PENDING order. One for an unknown or withdrawn product has no amount, and inventory will reject it."""
+    """Create a PENDING order.
+
+    Without a product, or with an inactive one, it has no amount, and inventory rejects it.
+    """
     sold = product if product and product.active else None
     return Order(
         id=order_id,
@@ -98,7 +101,7 @@ def place(order_id: int, request: Request, product: Product | None, now: datetim
 
 
 def created(order: Order) -> OrderCreated:
-    """Say that the order was placed, with all that the others need."""
+    """The event of a new order, with everything that other services need."""
     return OrderCreated(
         version=order.version,
         order_id=order.id,
@@ -114,7 +117,7 @@ def created(order: Order) -> OrderCreated:
 
 
 def confirm(order: Order) -> tuple[Order, list[Event]]:
-    """It was paid. An order that is final stays as it is: if it was cancelled, payments will hear so and refund."""
+    """Confirm a PENDING order. A final order stays as it is; if it is CANCELLED, its event makes payments refund."""
     match order.status:
         case Status.PENDING:
             after = replace(order, status=Status.CONFIRMED, version=order.version + 1)
@@ -125,7 +128,7 @@ def confirm(order: Order) -> tuple[Order, list[Event]]:
 
 
 def cancel(order: Order, reason: CancelReason) -> tuple[Order, list[Event]]:
-    """It will not be sold. An order that is final stays as it is."""
+    """Cancel a PENDING order. A final order stays as it is."""
     match order.status:
         case Status.PENDING:
             after = replace(order, status=Status.CANCELLED, reason=reason, version=order.version + 1)

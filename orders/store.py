@@ -8,15 +8,15 @@ import orjson
 from orders.domain import Order, Product, Request, Status
 from shared.delivery import outbox
 from shared.delivery.events import Encoded
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 
 _COLUMNS = (
     "id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, reason, version, expires_at"
 )
 
-# Says: each of these orders exists, with the event that says so, or neither. What is not returned was there before,
-# by its id (this is a repetition after a lost COMMIT) or by its idempotency key; an insert still under way elsewhere
-# is waited for. Rows come sorted by user and key, or two batches could deadlock on the unique index.
+# Inserts each order together with its event, or neither. An id that is not returned existed before: either this is a
+# repetition after a lost COMMIT, or the idempotency key is taken. An insert that is under way elsewhere is waited for.
+# The rows must be sorted by user and key, or two batches could deadlock on the unique index.
 _PLACE = f"""
 with placed as (
   insert into orders (id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, version,
@@ -31,7 +31,7 @@ published as ({outbox.insert_sql(12, "row.key in (select id::text from placed)")
 select id from placed
 """
 
-# Two branches, each by its own index: with OR between them Postgres reads the whole table.
+# Two branches, each with its own index: with OR between them Postgres scans the table.
 _FIND = f"""
 select {_COLUMNS}, idempotency_key from orders where id = any($1)
 union all
@@ -39,8 +39,8 @@ select found.* from unnest($2::text[], $3::text[]) wanted(by, key) cross join la
   select {_COLUMNS}, idempotency_key from orders where user_id = wanted.by and idempotency_key = wanted.key) found
 """
 
-# The one guard of "only one final status wins": a row that is not PENDING any more is not touched, and nothing is said
-# of it. `= any` keeps to the index whichever join is planned.
+# The guard of "only one final status wins": a row that is no longer PENDING is not changed, and no event is written for
+# it. `= any` makes Postgres use the index, whichever join it plans.
 _FINISH = f"""
 with finished as (
   update orders o set status = c.status, reason = c.reason, version = c.version, updated_at = now()
@@ -49,7 +49,7 @@ with finished as (
 {outbox.insert_sql(5, "row.key in (select id::text from finished)")}
 """
 
-# An event older than what is known changes nothing.
+# An older version than the stored one changes nothing.
 _REPLICATE = """
 insert into products (sku, product_id, name, price_cents, currency, active, version)
 select * from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bool[], $7::int[])
@@ -61,15 +61,15 @@ on conflict (sku) do update set product_id = excluded.product_id, name = exclude
 
 
 async def take_ids(conn: Connection, count: int) -> list[int]:
-    """Take ids that nobody else will have."""
-    rows = await conn.fetch("select nextval('orders_id_seq') from generate_series(1, $1::int)", count)
-    return [row[0] for row in rows]
+    """Take ids from the sequence."""
+    rows = await conn.fetch("select nextval('orders_id_seq') as id from generate_series(1, $1::int)", count)
+    return [row["id"] for row in rows]
 
 
 async def place(
     conn: Connection, orders: Sequence[Order], keys: Sequence[str | None], events: Sequence[Encoded]
 ) -> set[int]:
-    """Insert orders with their events, in one statement; returns the ids of those that were not there before."""
+    """Insert orders with their events, in one statement. Returns the ids of the orders that are new."""
     columns = zip(
         *(
             (
@@ -80,69 +80,70 @@ async def place(
         ),
         strict=True,
     )
-    return {row[0] for row in await conn.fetch(_PLACE, *columns, *outbox.columns(events))}
+    return {row["id"] for row in await conn.fetch(_PLACE, *columns, *outbox.columns(events))}
 
 
 async def find(conn: Connection, requests: Iterable[Request]) -> list[tuple[Order, str | None]]:
-    """Find the orders that were placed for these requests before, by id or by key, with their keys."""
+    """Find the orders that exist for these requests, by id or by idempotency key. Returns them with their keys."""
     wanted = [(r.order_id, r.user_id, r.idempotency_key) for r in requests]
     ids, users, keys = zip(*wanted, strict=True)
     return [(_order(row), row["idempotency_key"]) for row in await conn.fetch(_FIND, ids, users, keys)]
 
 
 async def get(conn: Connection, ids: Sequence[int]) -> dict[int, Order]:
-    """Read orders; those that do not exist are not in the answer."""
+    """Read orders by id. Orders that do not exist are left out."""
     rows = await conn.fetch(f"select {_COLUMNS} from orders where id = any($1)", ids)
     return {row["id"]: _order(row) for row in rows}
 
 
 async def finish(conn: Connection, orders: Sequence[Order], events: Sequence[Encoded]) -> None:
-    """Make PENDING orders final and say so, in the caller's transaction, which holds their keys' locks."""
+    """Make PENDING orders final and write their events, in the caller's transaction, which holds the keys' locks."""
     columns = zip(*((o.id, o.status, o.reason, o.version) for o in orders), strict=True)
     await conn.execute(_FINISH, *columns, *outbox.columns(events))
 
 
 async def final(conn: Connection, ids: Sequence[int]) -> list[Order]:
-    """Read those of these orders that are final."""
+    """Read those orders that are final."""
     rows = await conn.fetch(f"select {_COLUMNS} from orders where id = any($1) and status <> 'PENDING'", ids)
     return [_order(row) for row in rows]
 
 
 async def overdue(conn: Connection, limit: int) -> list[int]:
-    """Find orders that are still PENDING after their deadline, the oldest first."""
+    """Find ids of PENDING orders past their deadline, the oldest first."""
     rows = await conn.fetch(
         "select id from orders where status = 'PENDING' and expires_at < now() order by expires_at limit $1", limit
     )
-    return [row[0] for row in rows]
+    return [row["id"] for row in rows]
 
 
 async def page(conn: Connection, filters: dict[str, Any], before: int, limit: int) -> list[Order]:
-    """List orders, newest first, from below an id; `filters` are columns and the values that they must have."""
+    """List orders with ids below `before`, newest first. `filters` maps columns to the values that they must have."""
     wheres = "".join(f" and {column} = ${n}" for n, column in enumerate(filters, start=3))
     sql = f"select {_COLUMNS} from orders where id < $1{wheres} order by id desc limit $2"
     return [_order(row) for row in await conn.fetch(sql, before, limit, *filters.values())]
 
 
 async def products(conn: Connection, skus: Sequence[str]) -> dict[str, Product]:
-    """Read lines of the catalogue's replica."""
+    """Read products of the catalogue's replica, by sku."""
     rows = await conn.fetch(
         "select product_id, sku, name, price_cents, currency, active, version from products where sku = any($1)", skus
     )
-    return {row["sku"]: Product(*row) for row in rows}
+    return {row["sku"]: Product(**row) for row in rows}
 
 
 async def sku_of(conn: Connection, product_id: int) -> str | None:
-    """Read the sku of a product of the replica."""
+    """Read the sku of a product of the replica, or None."""
     found: str | None = await conn.fetchval("select sku from products where product_id = $1", product_id)
     return found
 
 
 async def replicate(conn: Connection, products: Sequence[Product]) -> None:
-    """Take over lines of the catalogue that are newer than what is known; at most one per sku."""
+    """Store products whose version is newer than the stored one. At most one per sku."""
     rows = [(p.sku, p.product_id, p.name, p.price_cents, p.currency, p.active, p.version) for p in products]
     await conn.execute(_REPLICATE, *zip(*rows, strict=True))
 
 
 def _order(row: Any) -> Order:
+    """By position, because it is a hot loop; the columns are those of `_COLUMNS`."""
     id_, user_id, note, status, *rest = row[:13]
     return Order(id_, user_id, note, Status(status), *rest)

@@ -2,7 +2,7 @@
 
 from payments.app import create_app
 from payments.config import Settings
-from shared.process import run as runtime
+from shared import service
 
 if __name__ == "__main__":
-    runtime.run(create_app, Settings, "payments")
+    service.run(create_app, Settings, "payments")

@@ -3,20 +3,20 @@
 from datetime import datetime
 from typing import Annotated, TypeVar
 
-from aiohttp import web as aio
+from aiohttp import web
 from pydantic import BaseModel, Field
 
 from contracts.payments import FailReason
 from payments import store
 from payments.domain import Status
 from shared import errors
-from shared.web import requests as web
+from shared.web import database, requests, responses
 from shared.web.operations import Access, caller, operation
 
 T = TypeVar("T")
 Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
 
-routes = aio.RouteTableDef()
+routes = web.RouteTableDef()
 
 
 class Shown(BaseModel):
@@ -34,14 +34,14 @@ class Shown(BaseModel):
 
 @routes.get("/payments/{order_id}")
 @operation(Access.USER, {200: Shown})
-async def get(request: aio.Request) -> aio.Response:
+async def get(request: web.Request) -> web.Response:
     """Show the payment of an order."""
-    order_id = web.path_id(request, "order_id")
-    found = await web.reading(request, lambda conn: store.find(conn, order_id))
+    order_id = requests.path_id(request, "order_id")
+    found = await database.reading(request, lambda conn: store.find(conn, order_id))
     if found is None or not caller(request).may_see(found[0].user_id):
         raise errors.NotFound("not found")  # another's does not exist for them
     payment, created_at, updated_at = found
-    return web.json(
+    return responses.json(
         Shown(
             order_id=payment.order_id,
             status=payment.status,

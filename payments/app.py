@@ -3,28 +3,29 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from aiohttp import web as aio
+from aiohttp import web
 
 from payments import api, consumer
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
-from shared import service as application
-from shared.delivery import wiring as delivery
-from shared.process import run as runtime
+from shared.service import consuming, create, opened
+from shared.web import database
+from shared.web.application import TASKS
 
 DESCRIPTION = "Payments: what became of the money for an order."
 
 
-def create_app(settings: Settings) -> aio.Application:
-    """Build the application; nothing is opened before it starts."""
-    return application.create(settings, "payments", DESCRIPTION, api.routes, _lifespan)
+def create_app(settings: Settings) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    return create(settings, "payments", DESCRIPTION, api.routes, _lifespan)
 
 
-async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
-    tasks = app[runtime.TASKS]
+async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    tasks = app[TASKS]
     async with AsyncExitStack() as stack:
-        pool, wake = await stack.enter_async_context(application.opened(app, settings, "payments"))
+        pool = await stack.enter_async_context(opened(app, settings, "payments"))
+        wake_relay = app[database.COMMITTED]
         calls_here = "worker" in settings.only
         limits = Limits(
             calls_at_once=settings.calls_at_once if calls_here else 0,
@@ -32,18 +33,18 @@ async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[N
             pace_seconds=settings.worker_pace_seconds,
         )
         provider = _provider(settings)
-        worker = Worker(pool, provider, wake, limits=limits)
+        worker = Worker(pool, provider, wake_relay, limits=limits)
         if calls_here:
             stack.push_async_callback(tasks.start("provider", provider.run))
             stack.push_async_callback(tasks.start("worker", worker.run))
 
         def committed() -> None:
-            wake()
+            wake_relay()
             worker.committed()
 
         handlers = consumer.handlers(worker)
         await stack.enter_async_context(
-            delivery.incoming(tasks, settings, pool, "payments", consumer.TOPICS, handlers, committed)
+            consuming(app, settings, "payments", consumer.TOPICS, handlers, committed=committed)
         )
         yield
 

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.process import configuration as config
+from shared.process import configuration
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
-class Settings(config.Settings):
-    """What all services need, how the provider is called, and how the simulated one behaves."""
+class Settings(configuration.Settings):
+    """The common settings, how the provider is called, and how the simulated provider behaves."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8082
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
@@ -18,7 +18,7 @@ class Settings(config.Settings):
     )
     calls_at_once: Annotated[int, Field(ge=1, le=2000)] = 256
     call_seconds: Annotated[float, Field(gt=0, le=60)] = 3.0
-    """How long the provider may take to answer; after that the outcome is unknown, and is asked for again."""
+    """How long the provider may take to answer. After that the outcome is unknown, and the call is repeated."""
     worker_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
 
     provider_database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
@@ -31,4 +31,4 @@ class Settings(config.Settings):
     provider_error_after_charge_ratio: Ratio = 0.0
     provider_double_ratio: Ratio = 0.0
     provider_seed: int | None = None
-    """Makes the provider's misbehaviour the same in every run."""
+    """With a seed, the provider's faults are the same in every run."""

@@ -1,4 +1,4 @@
-"""What payments does when others speak: one function per event type, over a list, in the batch's transaction."""
+"""Kafka in: one function per event type, over a list, in the transaction of the batch."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,35 +12,35 @@ from contracts.orders import TOPIC as ORDERS
 from contracts.orders import OrderCancelled
 from payments import service
 from payments.domain import Claim
-from shared.delivery.consumer import Handler
-from shared.postgres.connections import Connection
+from shared.delivery.handling import Handler
+from shared.postgres import Connection
 
 TOPICS = (INVENTORY, ORDERS)
 
 
 class Worker(Protocol):
-    """Who calls the provider for what the handlers claim."""
+    """Calls the provider for the payments that the handlers claim. See `payments/worker.py`."""
 
     def now(self) -> datetime:
-        """Tell the time by which claims and deadlines are judged."""
+        """The time for claims and deadlines."""
 
     def claim(self, count: int) -> Claim:
-        """Make a claim for so many payments."""
+        """Create a claim for `count` payments."""
 
     def stage(self, claim: Claim, order_ids: Sequence[int]) -> None:
-        """Remember what is claimed by a transaction that has yet to commit."""
+        """Note the payments that a transaction claims. The transaction has not committed yet."""
 
 
 def handlers(worker: Worker) -> dict[type[BaseModel], Handler]:
-    """Make the handlers; what they claim is the worker's once the transaction has committed."""
+    """The handlers. The worker gets the payments that they claim after the transaction has committed."""
 
     async def on_inventory_reserved(conn: Connection, events: list[InventoryReserved]) -> None:
-        """Stock is held: the order is to be charged."""
+        """Stock is held: charge the orders."""
         claim = worker.claim(len(events))
         worker.stage(claim, await service.intend(conn, events, claim, worker.now()))
 
     async def on_order_cancelled(conn: Connection, events: list[OrderCancelled]) -> None:
-        """The order is off: its money goes back, or is never taken."""
+        """The orders are cancelled: refund their money, or never take it."""
         claim = worker.claim(len(events))
         worker.stage(claim, await service.cancel(conn, [e.order_id for e in events], claim, worker.now()))
 

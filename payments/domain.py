@@ -1,10 +1,10 @@
-"""What a payment is and may become, given what the provider says and whether its order was cancelled.
+"""Payments and their transitions, which depend on the provider's answers and on cancelled orders.
 
-What must stay true: every way out of PENDING and REFUNDING is an answer of the provider's, and what is published is
-what is so: PaymentSucceeded when money is taken and kept, PaymentRefunded only after it, PaymentFailed when nothing is
-kept although the order still waits for an answer. A cancelled order waits for none: if its money was never announced,
-giving it back (or never taking it) is not announced either, and the payment is CANCELLED without an event. So the
-events of a payment are one of: none, Succeeded, Failed, Succeeded and Refunded.
+What must stay true: only an answer of the provider ends PENDING or REFUNDING. PaymentSucceeded means that money is
+taken and kept. PaymentRefunded comes only after it. PaymentFailed means that no money is kept and the order still
+waits. A cancelled order does not wait. If its PaymentSucceeded was never published, its refund is not published either,
+and the payment becomes CANCELLED without an event. So the events of a payment are one of: none; Succeeded; Failed;
+Succeeded, then Refunded.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from shared.delivery.events import Event
 
 
 class Status(StrEnum):
-    """PENDING and REFUNDING wait for the provider; SUCCEEDED may yet become REFUNDING; the rest is final."""
+    """PENDING and REFUNDING wait for the provider. SUCCEEDED can become REFUNDING. The others are final."""
 
     PENDING = "PENDING"
     SUCCEEDED = "SUCCEEDED"
@@ -32,7 +32,7 @@ OPEN = (Status.PENDING, Status.REFUNDING)
 
 
 class Call(StrEnum):
-    """What is to be asked of the provider."""
+    """A call to the provider."""
 
     CHARGE = "charge"
     VOID = "void"
@@ -53,14 +53,14 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """The provider holds nothing, and never will for this key; `ref` names the charge that was undone, if one was."""
+    """The provider holds nothing, and never will for this key. `ref` names the charge that was undone, if any."""
 
     ref: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """Nobody knows what the provider did; it is asked again at the given time."""
+    """The outcome is unknown. The call is repeated at `ask_again_at`."""
 
     ask_again_at: datetime
 
@@ -70,15 +70,15 @@ Outcome: TypeAlias = Answer | Unanswered
 
 
 class NoAnswer(Exception):
-    """The provider did not say what it did: it timed out, failed half-way, or could not be reached."""
+    """The provider did not report an outcome: it timed out, failed, or was not reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to call the provider for a payment, until a time. Whoever takes over writes another token.
+    """The right to call the provider for a payment, until a time. A worker that takes over writes another token.
 
-    An outcome is recorded only under the token under which it was asked for: a worker that was given up for dead and
-    still charges cannot say SUCCEEDED while its successor voids.
+    An outcome is recorded only under the token of its call. So a worker that was taken for dead, and still charges,
+    cannot record SUCCEEDED while its successor voids.
     """
 
     token: int
@@ -87,7 +87,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A payment as it stands; `version` counts the events that were published about it."""
+    """The state of a payment. `version` counts the events about it."""
 
     order_id: int
     status: Status
@@ -105,7 +105,7 @@ class Payment:
 
     @property
     def key(self) -> str:
-        """The idempotency key under which the provider knows the payment, in every call about it."""
+        """The provider's idempotency key, the same in every call about this payment."""
         return f"order:{self.order_id}"
 
 
@@ -113,7 +113,7 @@ Change: TypeAlias = tuple[Payment, list[Event]]
 
 
 def intend(reserved: InventoryReserved, claim: Claim, now: datetime, trace: str | None = None) -> Change:
-    """Decide to charge an order; after its deadline no charge starts, and as none ever did, it fails at once."""
+    """Decide to charge an order. After its deadline no charge starts, and the payment fails at once."""
     payment = Payment(
         order_id=reserved.order_id,
         status=Status.PENDING,
@@ -128,12 +128,12 @@ def intend(reserved: InventoryReserved, claim: Claim, now: datetime, trace: str 
 
 
 def tombstone(order_id: int, now: datetime) -> Payment:
-    """Remember that an order was cancelled before anything was known to charge, so that nothing ever is."""
+    """A tombstone: the order was cancelled before its InventoryReserved came. It is never charged."""
     return Payment(order_id, Status.CANCELLED, 0, "", now, Claim(0, now), cancel_requested=True)
 
 
 def cancel(payment: Payment, claim: Claim) -> Payment:
-    """Its order was cancelled: money that is taken goes back, under the claim given; a call under way hears of it."""
+    """The order is cancelled: a taken payment is refunded, under `claim`; a payment under way is marked."""
     match payment.status:
         case Status.PENDING:
             return replace(payment, cancel_requested=True)
@@ -144,10 +144,10 @@ def cancel(payment: Payment, claim: Claim) -> Payment:
 
 
 def next_call(payment: Payment, now: datetime) -> Call | None:
-    """Say what to ask the provider now.
+    """The next call to the provider, or None.
 
-    A charge may have been sent before, by somebody who did not live to record it: so when none may start any more,
-    whatever was charged is voided, and only that answer settles the payment.
+    An earlier process may have sent a charge and died before it recorded the outcome. So after the deadline, or after a
+    cancellation, the payment is voided, and only the answer to that call settles it.
     """
     match payment.status:
         case Status.PENDING:
@@ -159,7 +159,7 @@ def next_call(payment: Payment, now: datetime) -> Call | None:
 
 
 def settle(payment: Payment, outcome: Outcome) -> Change:
-    """Take over what the provider said. A payment that stays open needs another call."""
+    """Apply an outcome. A payment that stays open needs another call."""
     match payment.status:
         case Status.PENDING:
             return _settle_charge(payment, outcome)
@@ -194,14 +194,14 @@ def _settle_refund(payment: Payment, outcome: Outcome) -> Change:
 
 def _move(payment: Payment, status: Status, event: type[PaymentSucceeded | PaymentRefunded]) -> Change:
     after = replace(payment, status=status, version=payment.version + 1)
-    fact = event(
+    published = event(
         version=after.version,
         order_id=after.order_id,
         amount_cents=after.amount_cents,
         currency=after.currency,
         provider_ref=after.provider_ref or "",
     )
-    return after, [fact]
+    return after, [published]
 
 
 def _end_unpaid(payment: Payment, reason: FailReason) -> Change:

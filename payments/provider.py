@@ -1,7 +1,7 @@
-"""A simulated payment provider: its own ledger in its own schema, and all the ways in which a real one lets you down.
+"""A simulated payment provider, with its own ledger in its own schema, and with the faults of a real provider.
 
-What must stay true: the first movement under a key decides, once and for ever, whether it is a capture, a decline or a
-void; a second can only be the refund of a capture. Movements are never changed, so that they can bear witness.
+What must stay true: the first movement of a key decides whether it is a capture, a decline or a void. A second one can
+only be the refund of a capture. Movements are never changed, so that tests can compare the ledger with `payments`.
 """
 
 import asyncio
@@ -13,12 +13,11 @@ from uuid import uuid4
 
 from payments.domain import Answer, Captured, Declined, GivenBack, NoAnswer
 from shared.errors import Unavailable
-from shared.postgres.batching import Batcher
-from shared.postgres.connections import Plain
+from shared.postgres import GroupCommit, Plain
 
 
 class Kind(StrEnum):
-    """What can happen under a key."""
+    """What a movement of the ledger is."""
 
     CAPTURE = "capture"
     DECLINE = "decline"
@@ -28,20 +27,20 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How the provider misbehaves; ratios are of calls. It loses answers only after it has done what it was asked."""
+    """Faults of the provider, as ratios of calls. Answers are lost only after the movement was recorded."""
 
     decline_ratio: float = 0.0
     slow_seconds: float = 0.0
     timeout_ratio: float = 0.0
     error_ratio: float = 0.0
     double_ratio: float = 0.0
-    """Requests that arrive twice, at the same time."""
+    """Requests that arrive twice at the same time."""
     seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One movement that is asked for; None as its kind only looks."""
+    """A requested movement. With `kind` None it only reads."""
 
     key: str
     kind: Kind | None
@@ -50,8 +49,8 @@ class Move:
     ref: str = ""
 
 
-# The one guard of "one capture per key": a key that has its first movement keeps it. One that is being made elsewhere
-# is waited for. Rows come sorted, or two batches could deadlock on the primary key.
+# The guard of "one capture per key": a key keeps its first movement. An insert that is under way elsewhere is waited
+# for. The rows must be sorted, or two batches could deadlock on the primary key.
 _FIRST = """
 insert into movements (key, n, kind, amount_cents, currency, ref)
 select key, 1, kind, amount_cents, currency, ref
@@ -59,7 +58,7 @@ select key, 1, kind, amount_cents, currency, ref
 on conflict do nothing returning key
 """
 
-# Gives back the whole of what was captured, once.
+# Refunds the whole capture, once.
 _GIVE_BACK = """
 insert into movements (key, n, kind, amount_cents, currency, ref)
 select key, 2, 'refund', amount_cents, currency, ref from movements
@@ -71,33 +70,33 @@ _READ = "select key, kind, ref from movements where key = any($1::text[]) order 
 
 
 class SimulatedProvider:
-    """Answers `charge`, `get`, `void` and `refund` from its ledger, which it writes for many calls at once."""
+    """Answers `charge`, `get`, `void` and `refund` from its ledger, which it writes by group commit."""
 
     def __init__(self, database_url: str, *, limit_cents: int = 50_000, faults: Faults | None = None) -> None:
         self._limit, self._faults = limit_cents, faults or Faults()
         self._random = random.Random(self._faults.seed)
-        self._ledger = Batcher[Move, Answer | None](database_url, _write, name="provider")
+        self._ledger = GroupCommit[Move, Answer | None](database_url, _write, name="provider")
 
     async def charge(self, key: str, amount_cents: int, currency: str) -> Answer:
-        """Take the money, unless the key has its answer already. Declines what is above the limit."""
+        """Take the money, unless the key has an outcome already. Amounts above the limit are declined."""
         declined = amount_cents > self._limit or self._happens(self._faults.decline_ratio)
         kind = Kind.DECLINE if declined else Kind.CAPTURE
         return await self._move(Move(key, kind, amount_cents, currency, f"ch_{uuid4().hex}"))
 
     async def get(self, key: str) -> Answer | None:
-        """Say what became of the key, or None if it was not heard of yet."""
+        """The outcome of the key, or None if the ledger does not have it."""
         return await self._submit(Move(key, None))
 
     async def void(self, key: str) -> Answer:
-        """Make any later charge of the key fail, and give back one already made."""
+        """Make later charges of the key fail, and refund a charge already made."""
         return await self._move(Move(key, Kind.VOID))
 
     async def refund(self, key: str) -> Answer:
-        """Give back what was captured under the key."""
+        """Refund the capture of the key."""
         return await self._move(Move(key, Kind.REFUND))
 
     async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
-        """Keep the ledger until `stop`; calls are answered only meanwhile."""
+        """Write the ledger until `stop` is set. Calls are answered only meanwhile."""
         await self._ledger.run(stop, beat)
 
     async def _move(self, move: Move) -> Answer:
@@ -125,26 +124,26 @@ class SimulatedProvider:
 
 
 async def _write(conn: Plain, moves: Sequence[Move]) -> list[Answer | None]:
-    """Write movements and answer each from what the ledger says of its key; safe to repeat."""
+    """Write movements and answer each from the ledger. Safe to repeat."""
     firsts = {m.key: m for m in reversed(moves) if m.kind not in {None, Kind.REFUND}}
     answers: dict[str, Answer] = {}
     if firsts:
         rows = [(m.key, m.kind, m.amount_cents, m.currency, m.ref) for _, m in sorted(firsts.items())]
         for row in await conn.fetch(_FIRST, *zip(*rows, strict=True)):
-            move = firsts[row[0]]
+            move = firsts[row["key"]]
             answers[move.key] = _answer(move.kind, move.ref)
     undone = {m.key for m in moves if m.kind in {Kind.VOID, Kind.REFUND}}
     if undone:
         await conn.execute(_GIVE_BACK, list(undone))
     known = {m.key for m in moves} - answers.keys() | undone
     if known:
-        for key, kind, ref in await conn.fetch(_READ, list(known)):
-            answers[key] = _answer(Kind(kind), ref)
+        for row in await conn.fetch(_READ, list(known)):
+            answers[row["key"]] = _answer(Kind(row["kind"]), row["ref"])
     return [answers.get(m.key) for m in moves]
 
 
 def _answer(kind: Kind | None, ref: str) -> Answer:
-    """Say what a key's last movement means."""
+    """The answer that follows from the last movement of a key."""
     match kind:
         case Kind.CAPTURE:
             return Captured(ref)

@@ -1,6 +1,6 @@
-"""Every SQL statement of the payments service; the provider's are its own business.
+"""Every SQL statement of the payments service. The provider has its own.
 
-What must stay true: whoever writes a payment holds the lock of its key, so that nothing comes between reading a row
+What must stay true: a payment is written only under the lock of its key, so no other write comes between reading a row
 and writing it back.
 """
 
@@ -9,28 +9,32 @@ from datetime import datetime
 from typing import Any
 
 from payments.domain import OPEN, Claim, Payment, Status
-from shared.delivery import events, outbox
-from shared.delivery.events import Event
-from shared.postgres.connections import Connection
+from shared.delivery import outbox
+from shared.delivery.events import Encoded
+from shared.postgres import Connection
 
 _COLUMNS = (
     "order_id, status, amount_cents, currency, expires_at, claim, claimed_until, "
     "cancel_requested, reason, provider_ref, version, attempts, trace, user_id"
 )
 
-# The one guard of "one payment per order": a row that is there, be it a tombstone, stays as it is and is not returned.
+# The guard of "one payment per order": a row that exists (it can be a tombstone) is not changed and not returned, and
+# its events are not written.
 _ADD = f"""
+with added as (
 insert into payments ({_COLUMNS})
 select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::bigint[],
                      $7::timestamptz[], $8::bool[], $9::text[], $10::text[], $11::int[], $12::int[], $13::text[],
                      $14::text[])
-on conflict do nothing returning order_id
+on conflict do nothing returning order_id),
+published as ({outbox.insert_sql(15, "row.key in (select order_id::text from added)")})
+select order_id from added
 """
 
 _GET = f"select {_COLUMNS} from payments where order_id = any($1::bigint[])"
 
-# Says: payments have become what they are given as, with the events that tell of it, or neither. Ids are given twice,
-# because a plan made while the table was empty would else join it by reading all of it, or all of its index.
+# Replaces payments and inserts their events, or neither. The ids are a condition of their own, because a plan made
+# while the table was empty would otherwise scan all of it.
 _SAVE = f"""
 with saved as (
   update payments p
@@ -49,9 +53,9 @@ select order_id from payments where status in ('PENDING', 'REFUNDING') and claim
  order by claimed_until limit $2
 """
 
-# Says: these are in the caller's hands now. Whoever held one before can record nothing about it any more. What was
-# settled, postponed or taken by another since `due` saw it is not returned. The statuses are a parameter, so that the
-# rows are found by their ids and not by an index of all that is due, which is long after an outage.
+# Moves payments to the caller's claim. The holder before can no longer record an outcome for them. A payment that was
+# settled, postponed or taken over since `due` is not returned. The statuses are a parameter, so that Postgres finds the
+# rows by id, and not by the index of due payments, which is long after an outage.
 _TAKE_OVER = f"""
 update payments set claim = $2, claimed_until = $3
  where order_id = any($1::bigint[]) and status = any($5::text[]) and claimed_until <= $4
@@ -59,8 +63,8 @@ returning {_COLUMNS}
 """
 
 
-async def add(conn: Connection, payments: Sequence[Payment]) -> set[int]:
-    """Insert payments of orders that have none yet; returns the ids of those orders."""
+async def add(conn: Connection, payments: Sequence[Payment], events: Sequence[Encoded] = ()) -> set[int]:
+    """Insert payments of orders that have none, with their events. Returns the ids of those orders."""
     rows = [
         (
             *(p.order_id, p.status, p.amount_cents, p.currency, p.expires_at, p.claim.token, p.claim.until),
@@ -68,23 +72,24 @@ async def add(conn: Connection, payments: Sequence[Payment]) -> set[int]:
         )
         for p in payments
     ]
-    return {row[0] for row in await conn.fetch(_ADD, *zip(*rows, strict=True))}
+    found = await conn.fetch(_ADD, *zip(*rows, strict=True), *outbox.columns(events))
+    return {row["order_id"] for row in found}
 
 
 async def get(conn: Connection, order_ids: Sequence[int]) -> dict[int, Payment]:
-    """Read the payments of orders; those that do not exist are not in the answer."""
+    """Read payments by order id. Payments that do not exist are left out."""
     return {row["order_id"]: _payment(row) for row in await conn.fetch(_GET, order_ids)}
 
 
 async def find(conn: Connection, order_id: int) -> tuple[Payment, datetime, datetime] | None:
-    """Read one payment, and when it was made and last changed."""
+    """Read one payment, and the times of its creation and of its last change."""
     sql = f"select {_COLUMNS}, created_at, updated_at from payments where order_id = $1"
     row = await conn.fetchrow(sql, order_id)
     return None if row is None else (_payment(row), row["created_at"], row["updated_at"])
 
 
-async def save(conn: Connection, payments: Sequence[Payment], facts: Sequence[Event] = ()) -> None:
-    """Write payments back as they have become, with the facts that follow."""
+async def save(conn: Connection, payments: Sequence[Payment], events: Sequence[Encoded] = ()) -> None:
+    """Write payments back, with their events, in the caller's transaction, which holds their keys' locks."""
     rows = [
         (
             *(p.order_id, p.status, p.claim.token, p.claim.until, p.cancel_requested),
@@ -92,23 +97,19 @@ async def save(conn: Connection, payments: Sequence[Payment], facts: Sequence[Ev
         )
         for p in payments
     ]
-    token = events.traces.set({str(p.order_id): p.trace for p in payments if p.trace})
-    try:
-        encoded = outbox.columns([events.encode(fact) for fact in facts])
-    finally:
-        events.traces.reset(token)
-    await conn.execute(_SAVE, *zip(*rows, strict=True), *encoded)
+    await conn.execute(_SAVE, *zip(*rows, strict=True), *outbox.columns(events))
 
 
 async def due(conn: Connection, now: datetime, limit: int) -> list[int]:
-    """Find open payments that nobody holds, those that have waited longest first; returns their orders' ids."""
-    return [row[0] for row in await conn.fetch(_DUE, now, limit)]
+    """Find open payments whose claim is over, the longest ago first. Returns their order ids."""
+    return [row["order_id"] for row in await conn.fetch(_DUE, now, limit)]
 
 
 async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, now: datetime) -> list[Payment]:
-    """Claim those of these payments that are still open and still nobody's."""
+    """Claim those payments that are still open and whose claim is still over."""
     return [_payment(row) for row in await conn.fetch(_TAKE_OVER, order_ids, claim.token, claim.until, now, OPEN)]
 
 
 def _payment(row: Any) -> Payment:
+    """By position, because it is a hot loop; the columns are those of `_COLUMNS`."""
     return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:14])

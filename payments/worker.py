@@ -1,8 +1,7 @@
-"""The calls to the provider, which may not hold a transaction: intent before, call, outcome after.
+"""The calls to the provider. No transaction is open during a call: the intent commits before it, the outcome after it.
 
-What must stay true: whoever calls holds the payment's claim, and an outcome counts only under the claim under which it
-was asked for. All there is to know is in the table: memory is lost without loss, and a claim that nobody settles in
-time is taken over.
+What must stay true: a caller holds the payment's claim, and an outcome counts only under the claim of its call. The
+table has the whole state, so a crash loses nothing: a claim that is not settled in time is taken over.
 """
 
 import asyncio
@@ -20,9 +19,10 @@ import structlog
 
 from payments import domain, service, store
 from payments.domain import Answer, Call, Claim, NoAnswer, Outcome, Payment, Unanswered
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
+from shared import postgres
+from shared.postgres import Pool
 from shared.process.backoff import Backoff, wait
+from shared.process.loop import Beat
 
 log = structlog.get_logger()
 
@@ -32,42 +32,45 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=5)
 
 
 class Provider(Protocol):
-    """What payments asks of a payment provider. Every method may raise `NoAnswer`, and may be repeated."""
+    """A payment provider. Every method can raise `NoAnswer`, and can be repeated."""
 
     async def charge(self, key: str, amount_cents: int, currency: str) -> Answer:
-        """Take the money, once for this key however often it is asked."""
+        """Take the money, once per key, however often it is called."""
 
     async def get(self, key: str) -> Answer | None:
-        """Say what became of the key. None is no outcome: the first request may still be on its way."""
+        """The outcome of the key. None is not an outcome: the first request may still be on its way."""
 
     async def void(self, key: str) -> Answer:
-        """Make any later charge of this key fail, and give back one already made."""
+        """Make later charges of this key fail, and refund a charge already made."""
 
     async def refund(self, key: str) -> Answer:
-        """Give back what was charged."""
+        """Refund the charge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much at once, and how long."""
+    """How many calls at once, and how long each may take."""
 
     calls_at_once: int = 256
     call_seconds: float = 3.0
     poll_seconds: float = 0.2
     pace_seconds: float = 0.02
-    """The least time between two turns: at 100 payments a second it saves a quarter of their cost."""
+    """The least time between two turns. At 100 payments a second it saves a quarter of their cost."""
 
     @property
     def claim_seconds(self) -> float:
-        """When another may take over: a claim outlasts waiting for a slow call, an own call, and its recording."""
+        """After this, another worker may take over.
+
+        It covers the wait for a slow call, the own call, and its recording.
+        """
         return 3 * self.call_seconds + 1
 
 
 class Worker:
-    """Calls the provider for payments that wait for it, many at once, and records what it says in batches.
+    """Calls the provider for open payments, many at once, and records the outcomes in batches.
 
-    What the consumer claims comes by way of memory (`claim`, `stage`, `committed`) and is read again before the call;
-    the rest, what was left by others, postponed, or found no room, is looked for in the table.
+    Payments that this process's consumer claims come through memory (`claim`, `stage`, `committed`) and are read again
+    before the call. All others (left by another process, postponed, or without room here) are found in the table.
     """
 
     def __init__(
@@ -93,27 +96,30 @@ class Worker:
         self._poll_at = 0.0
 
     def claim(self, count: int) -> Claim:
-        """Make a claim for so many payments; where there is no room for them, one that is over: then any worker may."""
+        """Create a claim for `count` payments.
+
+        Without room for them it is over at once, so that any worker may take them.
+        """
         waiting = len(self._staged) + len(self._handed) + len(self._ready)
         if waiting + count > self._max_waiting:
             return Claim(0, self.now())
         return Claim(getrandbits(63), self.now() + self._claim_time)
 
     def stage(self, claim: Claim, order_ids: Sequence[int]) -> None:
-        """Remember what a transaction claims. It may still fail: then the claim is not found when it is read."""
+        """Note the payments that a transaction claims. If it fails, `service.claimed` will not find them."""
         if claim.token:
             self._staged += [(order_id, claim.token) for order_id in order_ids]
         else:
             self._poll_at = 0.0
 
     def committed(self) -> None:
-        """Say that what was staged is in the table, if its transaction was the one that committed."""
+        """Call it after a commit: the staged payments are in the table, unless their transaction failed."""
         self._handed += self._staged
         self._staged.clear()
         self._woken.set()
 
     async def run_once(self) -> int:
-        """Take what waits, call, await an answer or more to do, record; returns how many payments are in hand."""
+        """Take payments, call, wait for an answer or a wake-up, record. Returns how many payments are in hand."""
         await self._take_handed()
         await self._take_due()
         self._start_calls()
@@ -122,8 +128,8 @@ class Worker:
         await self._record()
         return len(self._handed) + len(self._ready) + len(self._calls) + len(self._outcomes)
 
-    async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
-        """Work until `stop`, and then until nothing is in hand. Trouble with Postgres is waited out."""
+    async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+        """Work until `stop` is set, and then until no payment is in hand. Trouble with Postgres is retried."""
         in_hand, backoff = 0, Backoff()
         try:
             while in_hand or not stop.is_set():
@@ -134,7 +140,7 @@ class Worker:
                 try:
                     in_hand = await self.run_once()
                     backoff.reset()
-                except db.ERRORS as error:
+                except postgres.ERRORS as error:
                     log.warning("payments cannot be taken or recorded, trying again", error=repr(error))
                     await backoff.wait(stop)
                 await asyncio.sleep(max(0.0, started + self._limits.pace_seconds - time.monotonic()))
@@ -147,7 +153,7 @@ class Worker:
     async def _take_handed(self) -> None:
         handed = self._handed[:_MAX_BATCH]
         if handed:
-            async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+            async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                 self._ready += await service.claimed(conn, handed)
             del self._handed[: len(handed)]
 
@@ -155,10 +161,10 @@ class Worker:
         room = min(_MAX_BATCH, self._max_waiting - len(self._ready) - len(self._handed))
         if room <= 0 or time.monotonic() < self._poll_at:
             return
-        async with self._pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+        async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             order_ids = await store.due(conn, self.now(), room)
         if order_ids:
-            async with db.transaction(self._pool) as conn:
+            async with postgres.transaction(self._pool) as conn:
                 self._ready += await service.take_over(conn, order_ids, self.claim(0), self.now())
         self._poll_at = time.monotonic() + (self._limits.poll_seconds if len(order_ids) < room else 0.0)
 
@@ -167,7 +173,9 @@ class Worker:
         while self._ready and len(self._calls) < self._limits.calls_at_once:
             payment = self._ready.popleft()
             call = domain.next_call(payment, now)
-            if call and payment.claim.until >= now + self._call_time:  # else it is taken over, and may be by us
+            if (
+                call and payment.claim.until >= now + self._call_time
+            ):  # otherwise it will be taken over, perhaps by this worker
                 task = asyncio.create_task(self._call(payment, call))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
@@ -197,7 +205,7 @@ class Worker:
         batch = list(islice(self._outcomes, _MAX_BATCH))
         if batch:
             keys = [str(asked.order_id) for asked, _ in batch]
-            async with db.transaction(self._pool, keys) as conn:
+            async with postgres.transaction(self._pool, keys) as conn:
                 again = await service.settle(conn, batch, self.now() + self._claim_time)
             for _ in batch:
                 self._outcomes.popleft()

@@ -1,26 +1,24 @@
-"""HTTP in: the catalogue, which anybody may read and administrators change. Parse, call one use case, answer."""
+"""HTTP in: the catalogue. Anybody may read it, administrators change it. Parse, call one use case, answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Annotated, Literal
 
-from aiohttp import web as aio
+from aiohttp import web
 from pydantic import BaseModel, Field
 
 from products import service, store
 from products.domain import Product
-from shared.postgres.connections import Connection
-from shared.web import requests as web
+from shared.postgres import Connection
+from shared.web import database, requests, responses
 from shared.web.fields import QUERY, Cursor, Limit, Line, request_like
 from shared.web.operations import Access, operation
-
-COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
 
 Sku = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Line(128)]
 Price = Annotated[int, Field(ge=0, le=10**9)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 
-routes = aio.RouteTableDef()
+routes = web.RouteTableDef()
 
 
 class Entry(BaseModel):
@@ -42,7 +40,7 @@ class Change(BaseModel):
 
     model_config = request_like({"name": "Burger", "price_cents": 850, "active": True, "version": 1})
 
-    name: Name = Field(default_factory=str)  # a factory, because there is no default to be published
+    name: Name = Field(default_factory=str)  # a factory, so that the document shows no default
     price_cents: Price = Field(default_factory=int)
     active: bool = Field(default_factory=bool)
     version: Version = Field(default_factory=int)
@@ -83,45 +81,43 @@ class Part(BaseModel):
 
 @routes.get("/products/")
 @operation(Access.PUBLIC, {200: Page}, query=Part)
-async def index(request: aio.Request, part: Part) -> aio.Response:
+async def index(request: web.Request, part: Part) -> web.Response:
     """List what can be bought, a page at a time."""
     after, limit = part.cursor or 0, part.limit + 1
-    products = await web.reading(request, lambda conn: store.page(conn, after, limit))
+    products = await database.reading(request, lambda conn: store.page(conn, after, limit))
     more = len(products) > part.limit
     shown = [Shown.of(product) for product in products[: part.limit]]
-    return web.json(Page(products=shown, next_cursor=str(shown[-1].id) if more else None))
+    return responses.json(Page(products=shown, next_cursor=str(shown[-1].id) if more else None))
 
 
 @routes.get("/products/{id}")
 @operation(Access.PUBLIC, {200: Shown})
-async def get(request: aio.Request) -> aio.Response:
+async def get(request: web.Request) -> web.Response:
     """Show a product, also one that cannot be bought any more."""
-    product_id = web.path_id(request)
-    return web.json(Shown.of(await web.reading(request, lambda conn: service.get(conn, product_id))))
+    product_id = requests.path_id(request)
+    return responses.json(Shown.of(await database.reading(request, lambda conn: service.get(conn, product_id))))
 
 
 @routes.post("/products/")
 @operation(Access.ADMIN, {201: Shown}, body=Entry, problems=[409], headers={"Location": "Where the product is."})
-async def create(request: aio.Request, entry: Entry) -> aio.Response:
+async def create(request: web.Request, entry: Entry) -> web.Response:
     """Add a product to the catalogue."""
 
     def work(conn: Connection) -> Awaitable[Product]:
         return service.create(conn, entry.sku, entry.name, entry.price_cents, active=entry.active)
 
-    product = await web.writing(request, [entry.sku], work)
-    request.app[COMMITTED]()
-    return web.json(Shown.of(product), 201, Location=f"/products/{product.id}")
+    product = await database.writing(request, [entry.sku], work)
+    return responses.json(Shown.of(product), 201, Location=f"/products/{product.id}")
 
 
 @routes.patch("/products/{id}")
 @operation(Access.ADMIN, {200: Shown}, body=Change, problems=[409])
-async def change(request: aio.Request, wanted: Change) -> aio.Response:
+async def change(request: web.Request, wanted: Change) -> web.Response:
     """Change a product; with `version`, only if that is the one it has."""
-    product_id = web.path_id(request)
+    product_id = requests.path_id(request)
     values = wanted.model_dump(exclude_unset=True)
     version = values.pop("version", None)
-    # A sku never changes, so it may be read before its lock is taken.
-    sku = (await web.reading(request, lambda conn: service.get(conn, product_id))).sku
-    product = await web.writing(request, [sku], lambda conn: service.change(conn, product_id, values, version))
-    request.app[COMMITTED]()
-    return web.json(Shown.of(product))
+    # A sku never changes, so it can be read before its lock is taken.
+    sku = (await database.reading(request, lambda conn: service.get(conn, product_id))).sku
+    product = await database.writing(request, [sku], lambda conn: service.change(conn, product_id, values, version))
+    return responses.json(Shown.of(product))

@@ -2,21 +2,20 @@
 
 from collections.abc import AsyncIterator
 
-from aiohttp import web as aio
+from aiohttp import web
 
 from products import api
 from products.config import Settings
-from shared import service as application
+from shared.service import create, opened
 
 DESCRIPTION = "Products: the catalogue, which anybody may read."
 
 
-def create_app(settings: Settings) -> aio.Application:
-    """Build the application; nothing is opened before it starts."""
-    return application.create(settings, "products", DESCRIPTION, api.routes, _lifespan)
+def create_app(settings: Settings) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    return create(settings, "products", DESCRIPTION, api.routes, _lifespan)
 
 
-async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
-    async with application.opened(app, settings, "products") as (_, wake):
-        app[api.COMMITTED] = wake
+async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    async with opened(app, settings, "products"):
         yield

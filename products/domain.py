@@ -1,4 +1,4 @@
-"""What a product is, how it changes, and what is told of it. A sku never changes, and a version never comes twice."""
+"""Products, their transitions and their events. A sku never changes, and no version is used twice."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +12,7 @@ CURRENCY = "EUR"
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A line of the catalogue; one that is not `active` cannot be bought."""
+    """A product of the catalogue. If it is not `active`, it cannot be bought."""
 
     id: int
     sku: str
@@ -23,13 +23,18 @@ class Product:
     version: int
 
 
+def create(product_id: int, sku: str, name: str, price_cents: int, *, active: bool) -> Product:
+    """A new product, at version 1."""
+    return Product(product_id, sku, name, price_cents, CURRENCY, active, version=1)
+
+
 def created(product: Product) -> ProductCreated:
-    """Say that it entered the catalogue."""
+    """The event of a new product."""
     return ProductCreated(**_described(product))
 
 
 def change(before: Product, values: Mapping[str, Any]) -> tuple[Product, list[Event]]:
-    """Give fields new values; what they were already is no change, and no news."""
+    """Change fields. Values that are the same change nothing and have no event."""
     if replace(before, **values) == before:
         return before, []
     after = replace(before, **values, version=before.version + 1)

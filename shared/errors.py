@@ -1,63 +1,71 @@
-"""Facts that a caller can act on; which HTTP status each becomes is decided in one table, in `shared/web.py`.
+"""Errors that a caller can act on. `shared/web/problems.py` decides, in one table, which HTTP status each becomes.
 
-Services raise these, or name their own facts by inheriting from one of them.
+A service raises these, or its own subclass whose name is a fact: `OrderNotFound`, `NameTaken`.
 """
 
-
-class Fact(Exception):
-    """Something that is so; `detail` is a sentence for the client and never carries internals."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
+from typing import ClassVar
 
 
-class Invalid(Fact):
+class ServiceError(Exception):
+    """The base of all. `detail` is a sentence for the client, without internals; a subclass may fix it as `text`."""
+
+    text: ClassVar[str] = ""
+
+    def __init__(self, detail: str = "") -> None:
+        self.detail = detail or self.text
+        super().__init__(self.detail)
+
+
+class Invalid(ServiceError):
     """The request cannot be understood, or asks for something that is never possible."""
 
 
-class NotFound(Fact):
-    """There is no such thing, or the caller may not know of it."""
+class NotFound(ServiceError):
+    """The thing does not exist, or the caller may not know that it does."""
+
+    text = "not found"
 
 
-class Unauthenticated(Fact):
-    """Nobody knows who the caller is: no token, or none that counts."""
+class Unauthenticated(ServiceError):
+    """There is no valid token, so the caller is unknown."""
 
 
-class Forbidden(Fact):
-    """The caller is known and may not do this."""
+class Forbidden(ServiceError):
+    """The caller is known, and is not allowed to do this."""
 
 
-class TooMany(Fact):
-    """The caller has tried too often, and may again in `seconds`."""
+class TooMany(ServiceError):
+    """The caller has tried too often. The next try is allowed after `seconds`."""
 
     def __init__(self, detail: str, seconds: int) -> None:
         super().__init__(detail)
         self.seconds = seconds
 
 
-class Conflict(Fact):
-    """The thing is not in a state that allows this."""
+class Conflict(ServiceError):
+    """The state of the thing does not allow this."""
 
 
-class KeyReused(Fact):
+class KeyReused(ServiceError):
     """The Idempotency-Key was used before, with another body."""
 
 
-class Unavailable(Fact):
-    """Postgres cannot be asked right now; the same request may be repeated."""
+class Unavailable(ServiceError):
+    """Postgres does not answer now. The client may repeat the same request."""
+
+    text = "db error"
 
 
 class Refused(Unavailable):
-    """Nothing was done and nothing will be: the request never reached Postgres."""
+    """Nothing was done and nothing will be done: the request never reached Postgres."""
 
 
 class OutcomeUnknown(Unavailable):
-    """The request reached Postgres and no answer came in time: it may have been done."""
+    """The request reached Postgres, but no answer came in time. It may have been done."""
 
 
 class UnknownAggregate(Exception):
-    """A handler was given events of aggregates that its service has never heard of; each is parked alone."""
+    """A handler got events of aggregates that its service does not know. The consumer parks each of them alone."""
 
     def __init__(self, events: list[object]) -> None:
         super().__init__(f"{len(events)} event(s) of unknown aggregates, the first: {events[0]!r:.200}")

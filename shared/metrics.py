@@ -1,31 +1,29 @@
-"""Every metric that the toolkit exports, in one place, in Prometheus' own units: seconds, bytes, totals."""
+"""Every metric that `shared/` exports, in one place, in Prometheus' base units: seconds, bytes, totals."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
-REQUESTS = Histogram(
-    "http_request_seconds", "Time to answer, by route, method and status", ["route", "method", "status"]
+REQUESTS = Histogram("http_request_seconds", "Time to an answer", ["route", "method", "status"])
+GROUP_COMMIT_BATCH = Histogram(
+    "group_commit_batch_rows", "Requests written by one statement", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
-DOOR_BATCH = Histogram(
-    "door_batch_rows", "Requests written by one statement", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
-)
-DOOR_WAITING = Gauge("door_waiting_requests", "Requests that wait for a connection of the door")
+GROUP_COMMIT_WAITING = Gauge("group_commit_waiting_requests", "Requests that wait for a connection of group commit")
 
 OUTBOX_PUBLISHED = Counter("outbox_published_total", "Outbox rows that Kafka has acknowledged")
 OUTBOX_OLDEST = Gauge(
     "outbox_oldest_unpublished_seconds", "Age of the oldest outbox row that Kafka has not acknowledged"
 )
 OUTBOX_HELD_BACK = Gauge(
-    "outbox_held_back_seconds", "Age of the oldest write transaction, behind which rows wait unread"
+    "outbox_held_back_seconds", "Age of the oldest open write transaction; newer rows cannot be read before it ends"
 )
-OUTBOX_REFUSED = Counter("outbox_refused_total", "Outbox rows that Kafka refused for good")
-OUTBOX_UNPARTITIONED = Gauge("outbox_default_partition_rows", "Rows that found no partition of their day", ["table"])
+OUTBOX_REFUSED = Counter("outbox_refused_total", "Outbox rows that Kafka refused permanently")
+OUTBOX_UNPARTITIONED = Gauge("outbox_default_partition_rows", "Rows in a DEFAULT partition", ["table"])
 RELAY_LANES = Gauge("relay_lanes_held", "Lanes that this process publishes")
-RELAY_SUCCESS = Gauge("relay_last_success_timestamp_seconds", "When a relay turn last went well")
+RELAY_SUCCESS = Gauge("relay_last_success_timestamp_seconds", "Time of the last relay turn that succeeded")
 RELAY_FAILURES = Counter("relay_failures_total", "Relay turns that failed and were tried again")
 
-CONSUMED = Counter("consumer_events_total", "Events read, by what became of them", ["outcome"])
+CONSUMED = Counter("consumer_events_total", "Events read, by outcome", ["outcome"])
 CONSUMER_BATCH = Histogram(
     "consumer_batch_events", "Events in one transaction", buckets=(1, 5, 20, 50, 100, 200, 500, 1000)
 )
 CONSUMER_FAILURES = Counter("consumer_failures_total", "Consumer turns that failed and were tried again")
-CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "When a consumer turn last went well")
+CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "Time of the last consumer turn that succeeded")

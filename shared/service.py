@@ -1,39 +1,56 @@
-"""A service's application: its routes with their documents, and, opened and closed with it, what every service needs.
+"""Wires one service from the packages below, and runs its HTTP server.
 
-What must stay true: nothing is opened before the application starts; on the way down the relay goes before the pool.
+What must stay true: nothing is opened before the application starts. At the end, the consumer stops before the relay,
+and the relay before the pool.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar, cast
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, TypeVar
 
-from aiohttp import web as aio
+import structlog
+import uvloop
+from aiohttp import web
+from pydantic import BaseModel
 
-from shared.delivery import wiring as delivery
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
-from shared.process.configuration import Settings
-from shared.process.run import TASKS
-from shared.web import openapi
-from shared.web import operations as operation
-from shared.web import requests as web
-from shared.web import verification as auth
+from . import postgres
+from .delivery import partitions
+from .delivery.consumer import Consumer
+from .delivery.handling import Handler, Handling
+from .delivery.hint import Hint
+from .delivery.kafka import Subscription
+from .delivery.relay import Relay
+from .postgres import Pool
+from .process import configuration, logs
+from .process.configuration import Settings
+from .process.tasks import DRAIN_SECONDS, Tasks
+from .web import application, database, openapi, operations, verification
+from .web.application import TASKS
+
+log = structlog.get_logger()
 
 S = TypeVar("S", bound=Settings)
 
-SETTINGS = aio.AppKey("SETTINGS", Settings)
+LINGER_SECONDS = 0.3
+"""How long kept-alive connections may still bring a last request, which is answered with `Connection: close`.
+
+Closing them at once lost the requests that nginx was sending at that moment (seen: 1 to 5 per restart).
+"""
 
 
 def create(
     settings: S,
     name: str,
     description: str,
-    routes: aio.RouteTableDef,
-    lifespan: Callable[[aio.Application, S], AsyncIterator[None]],
-) -> aio.Application:
-    """Build the application of the service called `name`; what is not its part in this process is left out."""
-    app, common = web.application(), cast("Settings", settings)
-    app[SETTINGS] = common
+    routes: web.RouteTableDef,
+    lifespan: Callable[[web.Application, S], AsyncIterator[None]],
+) -> web.Application:
+    """Create the application of the service `name`. Its routes are added only if this process runs the part `api`."""
+    app = application.create()
     if "api" in settings.only:
         app.add_routes(routes)
         openapi.serve(app, name, description)
@@ -42,15 +59,117 @@ def create(
 
 
 @asynccontextmanager
-async def opened(app: aio.Application, settings: Settings, name: str) -> AsyncIterator[tuple[Pool, Callable[[], None]]]:
-    """Give the application its pool and what verifies tokens, and run its relay.
+async def opened(app: web.Application, settings: Settings, name: str) -> AsyncIterator[Pool]:
+    """Open what every service needs: its pool, the verification of tokens, and its relay, if this process runs them.
 
-    Yields the pool, and what to call after a commit with new events.
+    Sets `database.POOL` and `database.COMMITTED` of the application.
     """
     tasks = app[TASKS]
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(db.pool(settings.database_url, size=settings.pool_size, name=name))
-        app[web.POOL] = pool
+        pool = await stack.enter_async_context(postgres.pool(settings.database_url, size=settings.pool_size, name=name))
+        app[database.POOL] = pool
         if "api" in settings.only:
-            app[operation.VERIFIER] = await stack.enter_async_context(auth.verifying(tasks, settings.auth_jwks_url))
-        yield pool, await stack.enter_async_context(delivery.outgoing(tasks, settings, pool, name))
+            verifier = await stack.enter_async_context(verification.verifying(tasks, settings.auth_jwks_url))
+            app[operations.VERIFIER] = verifier
+        app[database.COMMITTED] = await stack.enter_async_context(_publishing(tasks, settings, pool, name))
+        yield pool
+
+
+@asynccontextmanager
+async def _publishing(tasks: Tasks, settings: Settings, pool: Pool, name: str) -> AsyncIterator[Callable[[], None]]:
+    """Run the relay, and create day partitions. Without the part `relay`, only wake the relays of other processes.
+
+    Yields the function to call after each commit with new events.
+    """
+    async with AsyncExitStack() as stack:
+        if "relay" not in settings.only:
+            hint = Hint(pool, name)
+            stack.push_async_callback(tasks.start("hint", hint.run))
+            yield hint.wake
+            return
+        relay = Relay(
+            settings.database_url,
+            settings.kafka_bootstrap_servers,
+            service=name,
+            owner=settings.owner,
+            source=settings.event_source,
+            pace_seconds=settings.relay_pace_seconds,
+            lease_seconds=settings.relay_lease_seconds,
+        )
+        stack.push_async_callback(relay.close)
+        stack.push_async_callback(tasks.start("relay", relay.run))
+        stack.push_async_callback(tasks.start("partitions", lambda stop, beat: partitions.run(pool, stop, beat)))
+        yield relay.wake
+
+
+@asynccontextmanager
+async def consuming(
+    app: web.Application,
+    settings: Settings,
+    name: str,
+    topics: Sequence[str],
+    handlers: Mapping[type[BaseModel], Handler],
+    *,
+    also_lock: Sequence[str] = (),
+    committed: Callable[[], None] | None = None,
+) -> AsyncIterator[None]:
+    """Run the consumer, if this process runs the part `consumer`. Call it within `opened`.
+
+    `committed` is called after each of its commits, instead of the application's `COMMITTED`.
+    """
+    async with AsyncExitStack() as stack:
+        if "consumer" in settings.only:
+
+            def subscribe() -> Subscription:
+                servers, batch = settings.kafka_bootstrap_servers, settings.consumer_batch
+                return Subscription(servers, name, topics, settings.instance_id, batch)
+
+            after = committed or app[database.COMMITTED]
+            handling = Handling(app[database.POOL], name, handlers, after, also_lock)
+            consumer = Consumer(subscribe, handling, settings.consumer_pace_seconds)
+            stack.push_async_callback(consumer.close)
+            stack.push_async_callback(app[TASKS].start("consumer", consumer.run))
+        yield
+
+
+def run(create_app: Callable[[Any], web.Application], settings_type: type[Settings], name: str) -> None:
+    """Run a service until SIGTERM or until one of its tasks ends. Exits with 0 in the first case, 1 in the second."""
+    settings = configuration.read(settings_type, name, sys.argv[1:])
+    logs.configure(settings.log_level, name)
+    factory = uvloop.new_event_loop if settings.event_loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        sys.exit(runner.run(_serve(create_app(settings), settings)))
+
+
+async def _serve(app: web.Application, settings: Settings) -> int:
+    tasks = app[TASKS]
+    tasks.stop_on_signals()
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    await runner.setup()
+    try:
+        listener = socket.create_server((settings.host, settings.port), backlog=1024, reuse_port=True)
+        site = web.SockSite(runner, listener.dup(), backlog=1024)
+        await site.start()
+        log.info("ready", port=settings.port, pid=os.getpid())
+        await tasks.until_stopped()
+        log.info("draining")
+        await site.stop()
+        if runner.server is not None:
+            await _serve_accepted(listener, runner.server)
+        await asyncio.sleep(LINGER_SECONDS)
+    finally:
+        await runner.cleanup()
+    log.info("stopped")
+    return 1 if tasks.ended.is_set() else 0
+
+
+async def _serve_accepted(listener: socket.socket, server: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Close the listener, but serve the connections that the kernel has accepted already; it would reset them."""
+    waiting = []
+    listener.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            waiting.append(listener.accept()[0])
+    listener.close()
+    for connection in waiting:
+        await asyncio.get_running_loop().connect_accepted_socket(server, connection)

@@ -24,7 +24,7 @@ from local import ports
 from local.kafka import Kafka
 from local.postgres import Postgres
 from local.process import Server
-from shared.postgres import connections as db
+from shared.postgres import pool as opened_pool
 
 # Plain tracebacks: structlog's own, with every local variable, take most of a second each.
 structlog.configure(
@@ -190,7 +190,7 @@ async def open_pool(database: Database) -> AsyncIterator[OpenPool]:
     async with AsyncExitStack() as stack:
 
         async def opened(service: str) -> Pool:
-            return await stack.enter_async_context(db.pool(database.url_for(service), size=8, name="test"))
+            return await stack.enter_async_context(opened_pool(database.url_for(service), size=8, name="test"))
 
         yield opened
 

@@ -1,28 +1,25 @@
-"""HTTP in: profiles, each for its owner and for administrators. Parse, call one use case, answer."""
+"""HTTP in: profiles, for their owners and for administrators. Parse, call one use case, answer."""
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
-from aiohttp import web as aio
+from aiohttp import web
 from pydantic import BaseModel, Field
 
 from contracts.users import read_id
 from shared import errors
-from shared.web import requests as web
+from shared.web import database, requests, responses
 from shared.web.fields import QUERY, Cursor, Limit, Text, request_like
 from shared.web.operations import Access, caller, operation
 from users import domain, service, store
 from users.domain import Profile
 
-COMMITTED: aio.AppKey[Callable[[], None]] = aio.AppKey("COMMITTED")
-
 DisplayName = Annotated[Text, Field(max_length=128)]
 Email = Annotated[str, Field(pattern=domain.EMAIL, max_length=254)]
 
-_PROFILE = "/users/{id:(?!me$)[^/]+}"  # or /users/me would have all verbs of a profile
+_PROFILE = "/users/{id:(?!me$)[^/]+}"  # without this, /users/me would accept all verbs of a profile
 
-routes = aio.RouteTableDef()
+routes = web.RouteTableDef()
 
 
 class Change(BaseModel):
@@ -30,7 +27,7 @@ class Change(BaseModel):
 
     model_config = request_like({"display_name": "Ada Lovelace", "email": "ada@example.com"})
 
-    display_name: DisplayName = Field(default_factory=str)  # a factory, because there is no default to be published
+    display_name: DisplayName = Field(default_factory=str)  # a factory, so that the document shows no default
     email: Email = Field(default_factory=str)
 
 
@@ -70,56 +67,55 @@ class Filters(BaseModel):
 
 @routes.get("/users/me")
 @operation(Access.USER, {200: Shown}, problems=[404])
-async def me(request: aio.Request) -> aio.Response:
+async def me(request: web.Request) -> web.Response:
     """Show the caller's own profile."""
     user_id = read_id(caller(request).user_id)
     if user_id is None:
         raise service.ProfileNotFound
-    return web.json(Shown.of(await web.reading(request, lambda conn: service.own(conn, user_id))))
+    return responses.json(Shown.of(await database.reading(request, lambda conn: service.own(conn, user_id))))
 
 
 @routes.get("/users/")
 @operation(Access.ADMIN, {200: Page}, query=Filters)
-async def index(request: aio.Request, filters: Filters) -> aio.Response:
+async def index(request: web.Request, filters: Filters) -> web.Response:
     """List profiles by their ids, a page at a time."""
     after, limit = filters.cursor or 0, filters.limit
-    profiles = await web.reading(request, lambda conn: store.page(conn, after, limit + 1, filters.username))
+    profiles = await database.reading(request, lambda conn: store.page(conn, after, limit + 1, filters.username))
     shown = [Shown.of(profile) for profile in profiles[:limit]]
-    return web.json(Page(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
+    return responses.json(Page(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
 
 
 @routes.get(_PROFILE)
 @operation(Access.USER, {200: Shown})
-async def get(request: aio.Request) -> aio.Response:
+async def get(request: web.Request) -> web.Response:
     """Show a profile."""
     user_id = _visible_id(request)
-    return web.json(Shown.of(await web.reading(request, lambda conn: service.get(conn, user_id))))
+    return responses.json(Shown.of(await database.reading(request, lambda conn: service.get(conn, user_id))))
 
 
 @routes.patch(_PROFILE)
 @operation(Access.USER, {200: Shown}, body=Change)
-async def change(request: aio.Request, wanted: Change) -> aio.Response:
+async def change(request: web.Request, wanted: Change) -> web.Response:
     """Change a profile."""
     user_id, values = _visible_id(request), wanted.model_dump(exclude_unset=True)
-    profile = await web.writing(request, [str(user_id)], lambda conn: service.change(conn, user_id, values))
-    return web.json(Shown.of(profile))
+    profile = await database.writing(request, [str(user_id)], lambda conn: service.change(conn, user_id, values))
+    return responses.json(Shown.of(profile))
 
 
 @routes.delete(_PROFILE)
 @operation(Access.USER, {204: None}, problems=[409])
-async def delete(request: aio.Request) -> aio.Response:
+async def delete(request: web.Request) -> web.Response:
     """Delete a profile for good, and with it the login; neither keeps anything personal."""
     user_id, by = _visible_id(request), caller(request)
     if by.is_admin and by.user_id == str(user_id):
         raise errors.Conflict("an administrator cannot delete their own profile: another one has to do it")
-    await web.writing(request, [str(user_id)], lambda conn: service.delete(conn, user_id))
-    request.app[COMMITTED]()
-    return aio.Response(status=204)
+    await database.writing(request, [str(user_id)], lambda conn: service.delete(conn, user_id))
+    return web.Response(status=204)
 
 
-def _visible_id(request: aio.Request) -> int:
-    """Take the id from the path, if that user is the caller's to see. Raises `Invalid` or `ProfileNotFound`."""
-    user_id = web.path_id(request)
+def _visible_id(request: web.Request) -> int:
+    """The id in the path, if the caller may see that user. Raises `Invalid` or `ProfileNotFound`."""
+    user_id = requests.path_id(request)
     if not caller(request).may_see(str(user_id)):
         raise service.ProfileNotFound
     return user_id

@@ -2,27 +2,23 @@
 
 from collections.abc import AsyncIterator
 
-from aiohttp import web as aio
+from aiohttp import web
 
-from shared import service as application
-from shared.delivery import wiring as delivery
-from shared.process import run as runtime
+from shared.service import consuming, create, opened
 from users import api, consumer
 from users.config import Settings
 
 DESCRIPTION = "Users: what people say of themselves, for themselves and for administrators."
 
 
-def create_app(settings: Settings) -> aio.Application:
-    """Build the application; nothing is opened before it starts."""
-    return application.create(settings, "users", DESCRIPTION, api.routes, _lifespan)
+def create_app(settings: Settings) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    return create(settings, "users", DESCRIPTION, api.routes, _lifespan)
 
 
-async def _lifespan(app: aio.Application, settings: Settings) -> AsyncIterator[None]:
-    tasks = app[runtime.TASKS]
+async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     async with (
-        application.opened(app, settings, "users") as (pool, wake),
-        delivery.incoming(tasks, settings, pool, "users", consumer.TOPICS, consumer.HANDLERS, wake),
+        opened(app, settings, "users"),
+        consuming(app, settings, "users", consumer.TOPICS, consumer.HANDLERS),
     ):
-        app[api.COMMITTED] = wake
         yield

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.process import configuration as config
+from shared.process import configuration
 
 
-class Settings(config.Settings):
-    """What all services need."""
+class Settings(configuration.Settings):
+    """The common settings."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8084
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (

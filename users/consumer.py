@@ -1,18 +1,18 @@
-"""What users does when others speak: one function per event type, over a list, in the batch's transaction."""
+"""Kafka in: one function per event type, over a list, in the transaction of the batch."""
 
 from pydantic import BaseModel
 
 from contracts.users import AUTH_TOPIC, UserRegistered, read_id
-from shared.delivery.consumer import Handler
+from shared.delivery.handling import Handler
 from shared.errors import UnknownAggregate
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 from users import service
 
 TOPICS = (AUTH_TOPIC,)
 
 
 async def on_user_registered(conn: Connection, events: list[UserRegistered]) -> None:
-    """Somebody has a login: they get a profile."""
+    """Users have a login: create their profiles."""
     ids = {event.user_id: read_id(event.user_id) for event in events}
     if strange := [event for event in events if ids[event.user_id] is None]:
         raise UnknownAggregate([*strange])

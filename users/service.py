@@ -1,31 +1,27 @@
-"""The use cases of users: make profiles, look them up, change and delete them. Who writes holds the lock of the id."""
+"""The use cases of users: create, read, change and delete profiles. A writer holds the lock of the user's id."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from shared import errors
 from shared.delivery import events
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 from users import domain, store
 from users.domain import Profile
 
 
 class ProfileNotFound(errors.NotFound):
-    """No profile has this id, or none any more."""
-
-    def __init__(self) -> None:
-        super().__init__("not found")
+    """No profile has this id, or it is deleted."""
 
 
 class ProfileNotMade(errors.NotFound):
-    """Somebody has a login, and the news of it is still on its way here."""
+    """The user has a login, but the event UserRegistered has not arrived here yet."""
 
-    def __init__(self) -> None:
-        super().__init__("your profile is made in a moment: try again")
+    text = "your profile is made in a moment: try again"
 
 
 async def register(conn: Connection, usernames: Mapping[int, str]) -> None:
-    """Make the profiles of users who registered; who has or had one keeps it as it is."""
+    """Create profiles. A user who has or had a profile keeps it as it is."""
     await store.add(conn, list(usernames), list(usernames.values()))
 
 
@@ -38,7 +34,7 @@ async def get(conn: Connection, user_id: int) -> Profile:
 
 
 async def own(conn: Connection, user_id: int) -> Profile:
-    """Read the profile of somebody who can log in. Raises `ProfileNotMade`, or `ProfileNotFound` once it is deleted."""
+    """Read the profile of a user who can log in. Raises `ProfileNotMade`, or `ProfileNotFound` if it is deleted."""
     profile = await store.get(conn, user_id)
     if profile is None:
         raise ProfileNotMade
@@ -48,17 +44,17 @@ async def own(conn: Connection, user_id: int) -> Profile:
 
 
 async def change(conn: Connection, user_id: int, values: Mapping[str, Any]) -> Profile:
-    """Give a profile's fields new values. Raises `ProfileNotFound`."""
+    """Change fields of a profile. Raises `ProfileNotFound`."""
     before = await get(conn, user_id)
     after = domain.change(before, values)
     return before if after == before else await store.save(conn, after)
 
 
 async def delete(conn: Connection, user_id: int) -> None:
-    """Delete a profile and say so, once; what is deleted already stays so. Raises `ProfileNotFound`."""
+    """Delete a profile and write the event, once. Raises `ProfileNotFound` if there never was one."""
     before = await store.get(conn, user_id)
     if before is None:
         raise ProfileNotFound
-    after, facts = domain.delete(before)
-    if facts:
-        await store.save(conn, after, [events.encode(fact) for fact in facts])
+    after, new = domain.delete(before)
+    if new:
+        await store.save(conn, after, [events.encode(event) for event in new])

@@ -5,19 +5,19 @@ from typing import Any
 
 from shared.delivery import outbox
 from shared.delivery.events import Encoded
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 from users.domain import Profile
 
 _COLUMNS = (
     "user_id, username, display_name, email, version, deleted_at is not null as is_deleted, created_at, updated_at"
 )
 
-# The one guard of "a profile is made once, and a deleted one stays so": a row that is there is left as it is.
+# The guard of "a profile is created once and stays deleted": a row that exists is not changed.
 _ADD = """
 insert into profiles (user_id, username) select * from unnest($1::bigint[], $2::text[]) on conflict do nothing
 """
 
-# Only who holds the lock of the user's key writes the row, so what was read before is what is replaced here.
+# The row is written only under the lock of the user's id, so the row that was read before is the row that is replaced.
 _SAVE = f"""
 with saved as (
   update profiles set username = $2, display_name = $3, email = $4, version = $5,
@@ -34,25 +34,30 @@ select {_COLUMNS} from profiles
 
 
 async def add(conn: Connection, user_ids: Sequence[int], usernames: Sequence[str]) -> None:
-    """Insert profiles of users who never had one."""
+    """Insert profiles for users who never had one."""
     await conn.execute(_ADD, user_ids, usernames)
 
 
 async def get(conn: Connection, user_id: int) -> Profile | None:
-    """Read one profile, also a deleted one."""
+    """Read one profile, also if it is deleted."""
     row = await conn.fetchrow(f"select {_COLUMNS} from profiles where user_id = $1", user_id)
-    return None if row is None else Profile(*row)
+    return None if row is None else _profile(row)
 
 
 async def save(conn: Connection, profile: Profile, events: Sequence[Encoded] = ()) -> Profile:
-    """Store a profile as it has become and say so, in the caller's transaction, which holds the lock of its key."""
+    """Store a profile and append events, in the caller's transaction, which holds the lock of the user's id."""
     p = profile
     row: Any = await conn.fetchrow(
         _SAVE, p.id, p.username, p.display_name, p.email, p.version, p.is_deleted, *outbox.columns(events)
     )
-    return Profile(*row)
+    return _profile(row)
 
 
 async def page(conn: Connection, after: int, limit: int, username: str | None = None) -> list[Profile]:
-    """List profiles by their ids, from above one; with a `username`, only that user's."""
-    return [Profile(*row) for row in await conn.fetch(_PAGE, after, limit, username)]
+    """List profiles with ids above `after`, in the order of ids; with `username`, only that user's."""
+    return [_profile(row) for row in await conn.fetch(_PAGE, after, limit, username)]
+
+
+def _profile(row: Any) -> Profile:
+    values = dict(row)
+    return Profile(id=values.pop("user_id"), **values)

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations import delivery_v1
+from shared.delivery import schema
 
 revision = "auth_0001"
 down_revision = None
@@ -28,7 +28,8 @@ def upgrade() -> None:
     _signing_keys()
     _sessions()
     _throttles()
-    delivery_v1.upgrade("auth.events")
+    for statement in schema.version_1("auth.events"):
+        op.execute(statement)
 
 
 def _signing_keys() -> None:
@@ -87,6 +88,7 @@ def _throttles() -> None:
 
 def downgrade() -> None:
     """Drop the tables."""
-    delivery_v1.downgrade()
+    for statement in schema.undo_version_1():
+        op.execute(statement)
     for table in ("throttles", "sessions", "signing_keys", "credentials"):
         op.execute(f"drop table {table}")

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations import delivery_v1
+from shared.delivery import schema
 
 revision = "inventory_0001"
 down_revision = None
@@ -36,11 +36,13 @@ def upgrade() -> None:
         )"""
     )
     op.execute("comment on column reservations.version is 'how many events told of it'")
-    delivery_v1.upgrade("inventory.events")
+    for statement in schema.version_1("inventory.events"):
+        op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    delivery_v1.downgrade()
+    for statement in schema.undo_version_1():
+        op.execute(statement)
     op.execute("drop table reservations")
     op.execute("drop table stock")

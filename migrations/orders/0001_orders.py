@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations import delivery_v1
+from shared.delivery import schema
 
 revision = "orders_0001"
 down_revision = None
@@ -53,11 +53,13 @@ def upgrade() -> None:
           version integer not null
         )"""
     )
-    delivery_v1.upgrade("orders.events")
+    for statement in schema.version_1("orders.events"):
+        op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    delivery_v1.downgrade()
+    for statement in schema.undo_version_1():
+        op.execute(statement)
     op.execute("drop table products")
     op.execute("drop table orders")

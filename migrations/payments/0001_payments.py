@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations import delivery_v1
+from shared.delivery import schema
 
 revision = "payments_0001"
 down_revision = None
@@ -40,10 +40,12 @@ def upgrade() -> None:
         "comment on column payments.trace is 'the traceparent of the intent, carried on by what follows from it'"
     )
     op.execute("create index payments_open on payments (claimed_until) where status in ('PENDING', 'REFUNDING')")
-    delivery_v1.upgrade("payments.events")
+    for statement in schema.version_1("payments.events"):
+        op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    delivery_v1.downgrade()
+    for statement in schema.undo_version_1():
+        op.execute(statement)
     op.execute("drop table payments")

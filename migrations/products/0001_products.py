@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations import delivery_v1
+from shared.delivery import schema
 
 revision = "products_0001"
 down_revision = None
@@ -26,10 +26,12 @@ def upgrade() -> None:
           updated_at timestamptz not null default now()
         )"""
     )
-    delivery_v1.upgrade("products.events")
+    for statement in schema.version_1("products.events"):
+        op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    delivery_v1.downgrade()
+    for statement in schema.undo_version_1():
+        op.execute(statement)
     op.execute("drop table products")

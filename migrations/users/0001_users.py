@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations import delivery_v1
+from shared.delivery import schema
 
 revision = "users_0001"
 down_revision = None
@@ -27,10 +27,12 @@ def upgrade() -> None:
     )
     op.execute("create index profiles_username on profiles (username) where deleted_at is null")
     op.execute("comment on column profiles.user_id is 'given by auth'")
-    delivery_v1.upgrade("users.events")
+    for statement in schema.version_1("users.events"):
+        op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    delivery_v1.downgrade()
+    for statement in schema.undo_version_1():
+        op.execute(statement)
     op.execute("drop table profiles")

@@ -1,11 +1,10 @@
 """The envelope: an event becomes a CloudEvents 1.0 record in Kafka's binary mode, and a record becomes an event.
 
-What must stay true: everything that differs from event to event is written once, when the event is, so that the
-same event published twice is the same to the last byte. The shop's own events live in `contracts/`.
+What must stay true: id, time and trace of an event are fixed when the event is encoded. So an event that is published
+twice is the same to the last byte.
 """
 
-from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, NamedTuple, Protocol
@@ -15,16 +14,21 @@ from zlib import crc32
 from pydantic import BaseModel, ValidationError
 from uuid_utils.compat import uuid7
 
+from .. import tracing
+
 Headers = list[tuple[str, bytes]]
 ReceivedHeaders = list[tuple[str, bytes | None]]
-"""Kafka's headers may be null, whoever wrote them."""
+"""In Kafka the value of a header may be null."""
+
+Key = tuple[str, str]
+"""Aggregate type and key: what identifies one aggregate among all topics."""
 
 MAX_KEY = 500  # what Postgres can index
 _ID, _TIME = 36, 27  # widths of a UUID and of 2026-01-31T12:00:00.123456Z in ASCII
 
 
 class Event(Protocol):
-    """What the toolkit asks of an event: a pydantic model that knows its topic and which field is its key."""
+    """What the toolkit needs of an event: a pydantic model with the names of its topic and of its key field."""
 
     topic: ClassVar[str]
     key_field: ClassVar[str]
@@ -34,7 +38,7 @@ class Event(Protocol):
 
 
 class Encoded(NamedTuple):
-    """One event as the outbox stores it; `hash` decides lane and partition, `head` is id, time and traceparent."""
+    """An event as the outbox stores it. `hash` decides lane and partition; `head` is id, time and traceparent."""
 
     hash: int
     event_id: UUID
@@ -46,7 +50,7 @@ class Encoded(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One Kafka record as it was read."""
+    """A Kafka record as it was read."""
 
     topic: str
     partition: int
@@ -59,7 +63,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A record that was understood."""
+    """A record that was decoded into an event."""
 
     event_id: UUID
     key: str
@@ -67,40 +71,41 @@ class Received:
     record: Record
 
     @property
+    def blocking_key(self) -> Key:
+        """If this event is parked, later events with the same pair must wait behind it."""
+        return self.aggregate, self.key
+
+    @property
     def aggregate(self) -> str:
-        """The kind of thing that the key identifies: the topic, whose events all have the same kind of key."""
+        """The kind of thing that the key identifies. It is the topic, because all its events have one kind of key."""
         return self.record.topic
 
 
 class Undecodable(Exception):
-    """A record is not an event of its own type; the text says what is wrong with it."""
-
-
-traces: ContextVar[Mapping[str, str]] = ContextVar("traces")
-"""W3C traceparents by event key, set by a door for the batch in hand: what follows from it carries them on."""
+    """The record is not a valid event. The text says what is wrong with it."""
 
 
 def hash_of(key: str) -> int:
-    """31 bits of CRC-32, 0.1 us against 4 to 6 us for murmur2 in Python; only our own producers use it."""
+    """31 bits of CRC-32. It takes 0.1 us; murmur2 in Python takes 4 to 6 us. Only our own producers need to agree."""
     return crc32(key.encode()) & 0x7FFFFFFF
 
 
 def encode(event: Event) -> Encoded:
-    """Give the event its envelope: a UUIDv7, the time, and the trace of whatever caused it."""
+    """Put the event into its envelope: a UUIDv7, the time, and the traceparent that `carrying` set for its key."""
     key = str(getattr(event, event.key_field))
     return envelope(event.topic, key, type(event).__name__, event.model_dump_json().encode())
 
 
 def envelope(topic: str, key: str, type_: str, value: bytes) -> Encoded:
-    """Give a value that is JSON already its envelope."""
+    """Put a JSON value into the envelope of an event of type `type_`."""
     event_id = uuid7()
     time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    head = f"{event_id}{time}{traces.get({}).get(key, '')}".encode()
+    head = f"{event_id}{time}{tracing.of(key)}".encode()
     return Encoded(hash_of(key), event_id, topic, key, type_, head, value)
 
 
 def static_headers(type_: str, source: str) -> Headers:
-    """Headers that all events of one type have in common; made once per type: headers are the relay's main cost."""
+    """The headers that all events of one type share. Build them once per type: headers are the relay's main cost."""
     return [
         ("ce_type", type_.encode()),
         ("ce_source", source.encode()),
@@ -110,7 +115,7 @@ def static_headers(type_: str, source: str) -> Headers:
 
 
 def headers(static: Headers, key: bytes, head: bytes) -> Headers:
-    """All headers of one record, from its type's and from what the outbox stored."""
+    """All headers of one record: those of its type, and those in `head`."""
     found = [*static, ("ce_id", head[:_ID]), ("ce_time", head[_ID : _ID + _TIME]), ("ce_subject", key)]
     if len(head) > _ID + _TIME:
         found.append(("traceparent", head[_ID + _TIME :]))
@@ -118,7 +123,7 @@ def headers(static: Headers, key: bytes, head: bytes) -> Headers:
 
 
 def type_of(record: Record) -> str | None:
-    """The record's event type, or None when it does not say."""
+    """The event type in the record's headers, or None."""
     for name, value in record.headers:
         if name == "ce_type" and value is not None:
             return value.decode(errors="replace")
@@ -126,7 +131,7 @@ def type_of(record: Record) -> str | None:
 
 
 def decode(record: Record, model: type[BaseModel]) -> Received:
-    """Turn a record into an event of `model`, or raise `Undecodable`."""
+    """Decode a record into an event of `model`. Raises `Undecodable`."""
     known = {name: value for name, value in record.headers if value is not None}
     try:
         event_id = UUID(known["ce_id"].decode())
@@ -143,16 +148,16 @@ def decode(record: Record, model: type[BaseModel]) -> Received:
     if len(key) > MAX_KEY:
         raise Undecodable(f"key has {len(key)} characters; {MAX_KEY} at most")
     if key != expected:
-        raise Undecodable(f"key is {key!r:.60}, the value says {expected!r:.60}")
+        raise Undecodable(f"key is {key!r:.60}, but the value has {expected!r:.60}")
     return Received(event_id, key, event, record)
 
 
-def traces_of(received: Iterable[Received]) -> dict[str, str]:
-    """The traceparents that came with a batch, by key."""
+def traceparents_of(received: Iterable[Received]) -> dict[str, str]:
+    """The traceparents of a batch, by event key."""
     found = ((r.key, dict(r.record.headers).get("traceparent")) for r in received)
     return {key: trace.decode("ascii", "replace")[:55] for key, trace in found if trace}
 
 
 def time_of(head: bytes) -> str:
-    """Give the event's time, as in its `ce_time`."""
+    """The time of the event, as in its header `ce_time`."""
     return head[_ID : _ID + _TIME].decode()

@@ -1,7 +1,7 @@
-"""The inbox: the ids of events whose effects are committed, so that an event delivered again has no effect again.
+"""The inbox: the ids of the events that are done. An event that is delivered again has no second effect.
 
-What must stay true: an id is in the inbox if and only if the effects of its event are committed, because both are
-written by one transaction. Ids are UUIDv7 and sort by time, so a day of ids is a partition (RFC 9562).
+What must stay true: an id is in the inbox if and only if the effects of its event are committed, because one
+transaction writes both. Ids are UUIDv7 (RFC 9562) and sort by time, so a day of ids is a partition.
 """
 
 from collections.abc import Sequence
@@ -9,44 +9,44 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from shared.postgres.connections import Connection
+from ..postgres import Connection
 
-RETENTION = timedelta(days=9)  # longer than topics keep records (7 days), so nothing forgotten can come back
+RETENTION = timedelta(days=9)  # longer than topics keep records (7 days), so a forgotten event cannot come back
 _AHEAD = timedelta(days=1)
 
-# Ids that the insert does not return are already in: their effects are committed. The keys are those with a parked
-# head, behind which later events must wait; the caller holds the keys' locks, so no key can become blocked meanwhile.
-_CLAIM = """
+# An id that the insert does not return is in the inbox already: its effects are committed. A key is blocked if one of
+# its events is parked; the caller holds the locks of the keys, so no key can become blocked meanwhile.
+_ADD = """
 with fresh as (
   insert into inbox (event_id, consumer) select id, $2 from unnest($1::uuid[]) id
   on conflict do nothing returning event_id)
-select (select coalesce(array_agg(event_id), '{}') from fresh),
-       (select coalesce(array_agg(distinct aggregate_type || ' ' || key), '{}') from parked
-         where consumer = $2 and key = any($3::text[]) and blocks and resolved_at is null)
+select (select coalesce(array_agg(event_id), '{}') from fresh) as fresh,
+       (select coalesce(array_agg(distinct array[aggregate_type, key]), '{}') from parked
+         where consumer = $2 and key = any($3::text[]) and blocks and resolved_at is null) as blocked
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What `claim` found: which ids are new, and which `aggregate key` pairs are blocked."""
+class Added:
+    """The result of `add`: the ids that are new, and the (aggregate, key) pairs that are blocked."""
 
     fresh: set[UUID]
-    blocked: set[str]
+    blocked: set[tuple[str, str]]
 
 
-async def claim(conn: Connection, consumer: str, ids: Sequence[UUID], keys: Sequence[str]) -> Claim:
-    """Mark ids as handled by `consumer`, in the caller's transaction, which holds the locks of `keys`.
+async def add(conn: Connection, consumer: str, ids: Sequence[UUID], keys: Sequence[str]) -> Added:
+    """Record that `consumer` handles these events, in the caller's transaction, which holds the locks of `keys`.
 
-    Doubles within `ids` count once. Every id must be `acceptable`, or the whole insert may fail.
+    An id that occurs twice in `ids` counts once. Every id must be `acceptable`, or the whole insert may fail.
     """
-    row = await conn.fetchrow(_CLAIM, ids, consumer, keys)
+    row = await conn.fetchrow(_ADD, ids, consumer, keys)
     if row is None:
         raise RuntimeError("a select without FROM returns one row")
-    return Claim(set(row[0]), set(row[1]))
+    return Added(set(row["fresh"]), {(aggregate, key) for aggregate, key in row["blocked"]})
 
 
 def acceptable(event_id: UUID, now: datetime | None = None) -> bool:
-    """Say whether the id is a UUIDv7 of the time that the inbox covers."""
+    """True if the id is a UUIDv7 of the days that the inbox covers."""
     if event_id.version != 7:
         return False
     now = now or datetime.now(UTC)

@@ -1,8 +1,8 @@
-"""Lanes: which relay may publish which part of the outbox (by lease), and how far it has come (the cursor).
+"""Lanes: the parts of an outbox. A lease says which relay may publish a lane, a cursor how far it has come.
 
-What must stay true: a cursor only moves forward, only past rows that Kafka has acknowledged, and only in the hands of
-the relay whose epoch it is. Two relays with one lane can repeat rows, but can neither skip nor reorder them. Leases
-follow Gray and Cheriton (1989), the epoch is a fencing token (Kleppmann, 2016); all times are the database's.
+What must stay true: a cursor moves only forward, only past rows that Kafka has acknowledged, and only by the relay that
+holds the lane in its current epoch. Two relays with the same lane can repeat rows, but cannot skip or reorder them.
+Leases follow Gray and Cheriton (1989); the epoch is a fencing token (Kleppmann, 2016). All times are the database's.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from typing import TypeAlias
 
 import asyncpg
 
-from shared.postgres.connections import Plain
+from ..postgres import Plain
 
 Row: TypeAlias = asyncpg.Record
-"""One outbox row: topic, hash, key, value, type, head, lane, xid, id."""
+"""An outbox row: topic, hash, key, value, type, head, lane, xid, id. The relay reads it by position: a hot loop."""
 
 Positions: TypeAlias = dict[int, tuple[int, int]]
-"""Lane to the (xid, id) of the last row that is done."""
+"""For each lane, the (xid, id) of the last row that is done."""
 
-# The cursor is the pair (xid, id): ids alone are handed out before commit, so `id > last` skips rows that commit late.
-# A row is read once its xid is below the oldest xid still running, because from then on nothing can appear before it.
-# `xid` stays raw: an alias cast to text would make ORDER BY sort text.
+# The cursor is the pair (xid, id). Ids are assigned before commit, so `id > last` would skip rows that commit late.
+# A row is read when its xid is below the oldest running xid, because then no row can appear before it any more.
+# Keep `xid` raw: with an alias `xid::text` ORDER BY would sort text.
 _READ = """
 select o.topic, o.hash, o.key, o.value, o.type, o.head, c.lane, o.xid, o.id
   from unnest($1::smallint[], $2::xid8[], $3::bigint[]) c(lane, xid, id)
@@ -32,8 +32,8 @@ select o.topic, o.hash, o.key, o.value, o.type, o.head, c.lane, o.xid, o.id
     order by xid, id limit $4) o
 """
 
-# Says that rows up to here are in Kafka. Guarded by owner and epoch: a lane that is not returned was taken by another
-# relay, which starts from the cursor that it found. `<` keeps a late repetition from moving it back.
+# Records that the rows up to here are in Kafka. Owner and epoch are the guard: a lane that is not returned now belongs
+# to another relay, which starts from the cursor that it found. `<` keeps a late repetition from moving the cursor back.
 _ADVANCE = """
 update outbox_lanes l set xid = c.xid, id = c.id
   from unnest($2::smallint[], $3::xid8[], $4::bigint[], $5::bigint[]) c(lane, xid, id, epoch)
@@ -41,13 +41,15 @@ update outbox_lanes l set xid = c.xid, id = c.id
 returning l.lane
 """
 
-# Says that this relay lives, forgets those that do not, and counts the living, itself included.
+# Records that this relay is alive, deletes relays that are not, and counts those that are, this one included.
 _SEEN = """
 with gone as (delete from outbox_relays where seen_until < now() - interval '1 minute'),
      me as (insert into outbox_relays values ($1, now() + $2 * interval '1 s')
             on conflict (owner) do update set seen_until = excluded.seen_until)
-select (select count(*) from outbox_lanes), 1 + count(*) filter (where owner <> $1 and seen_until > now()),
-       (select count(*) from outbox_lanes l, pg_control_system() c where l.system_identifier <> c.system_identifier)
+select (select count(*) from outbox_lanes) as lanes,
+       1 + count(*) filter (where owner <> $1 and seen_until > now()) as relays,
+       (select count(*) from outbox_lanes l, pg_control_system() c
+         where l.system_identifier <> c.system_identifier) as foreign_lanes
   from outbox_relays
 """
 
@@ -55,7 +57,7 @@ _RENEW = """
 update outbox_lanes set lease_until = now() + $2 * interval '1 s' where owner = $1 returning lane, xid, id, epoch
 """
 
-# Takes lanes that nobody holds. The epoch goes up, which fences off a former owner that is only slow.
+# Takes lanes whose lease is over. The higher epoch fences off a former owner that is only slow.
 _TAKE = """
 update outbox_lanes set owner = $1, epoch = epoch + 1, lease_until = now() + $2 * interval '1 s'
  where lane in (select lane from outbox_lanes where lease_until < now() and owner is distinct from $1
@@ -74,12 +76,12 @@ select pid, usename, state, extract(epoch from now() - xact_start)::float8 secon
 
 
 class RestoredElsewhere(Exception):
-    """The database was restored into another cluster, whose transaction ids start anew: cursors mean nothing here."""
+    """The database was restored into another cluster. Transaction ids start again there, so cursors have no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a lane is published, and the epoch in which this relay may say so."""
+    """How far a lane is published, and the epoch in which this relay holds it."""
 
     xid: int
     id: int
@@ -87,7 +89,7 @@ class Cursor:
 
 
 class Lanes:
-    """The lanes that one relay holds; `held` is what the database last said."""
+    """The lanes that one relay holds. `held` is what the database returned last."""
 
     def __init__(self, owner: str, lease_seconds: float) -> None:
         self.owner, self.lease_seconds = owner, lease_seconds
@@ -96,13 +98,15 @@ class Lanes:
         self._moved: set[int] = set()
 
     async def renew(self, conn: Plain) -> None:
-        """Prolong leases, take a fair share of the free lanes, give back what is more. Raises `RestoredElsewhere`."""
+        """Prolong leases, take free lanes up to a fair share, return lanes above it. Raises `RestoredElsewhere`."""
         await self.advance(conn)
         async with conn.transaction():
-            total, living, foreign = await _one(conn, _SEEN, self.owner, self.lease_seconds)
-            if foreign:
-                raise RestoredElsewhere("outbox_lanes comes from another Postgres cluster; see docs/architecture.md")
-            share = ceil(total / living)
+            counted = await _one(conn, _SEEN, self.owner, self.lease_seconds)
+            if counted["foreign_lanes"]:
+                raise RestoredElsewhere(
+                    "outbox_lanes comes from another Postgres cluster; see docs/operations.md: A restored database"
+                )
+            share = ceil(counted["lanes"] / counted["relays"])
             mine = {r["lane"]: r for r in await conn.fetch(_RENEW, self.owner, self.lease_seconds)}
             if len(mine) < share:
                 taken = await conn.fetch(_TAKE, self.owner, self.lease_seconds, share - len(mine))
@@ -110,22 +114,22 @@ class Lanes:
             surplus = sorted(mine)[share:]
             if surplus:
                 await conn.execute(_GIVE_BACK, self.owner, surplus)
-        self.total = total
+        self.total = counted["lanes"]
         self.held = {n: Cursor(r["xid"], r["id"], r["epoch"]) for n, r in mine.items() if n not in surplus}
 
     @property
     def positions(self) -> Positions:
-        """Where each held lane stands."""
+        """The cursors of the held lanes."""
         return {lane: (cursor.xid, cursor.id) for lane, cursor in self.held.items()}
 
     def note(self, ends: Positions) -> None:
-        """Remember up to where Kafka has acknowledged everything; `advance` makes it so in the database."""
+        """Move the cursors in memory. `advance` moves them in the database."""
         for lane, (xid, id_) in ends.items():
             self.held[lane] = Cursor(xid, id_, self.held[lane].epoch)
         self._moved |= ends.keys()
 
     async def advance(self, conn: Plain, ends: Positions | None = None) -> None:
-        """Move the cursors in the database to `ends` and what was noted before; forget lanes that were lost."""
+        """Move the cursors in the database to `ends` and to what was noted before. Lanes that were lost are dropped."""
         self.note(ends or {})
         moved, self._moved = {lane: self.held[lane] for lane in self._moved}, set()
         if not moved:
@@ -136,7 +140,7 @@ class Lanes:
             del self.held[lane]
 
     async def give_back(self, conn: Plain) -> None:
-        """Let other relays have the lanes at once, instead of when the leases run out."""
+        """Return the lanes, so that other relays take them at once and not when the leases end."""
         await self.advance(conn)
         await conn.execute(_GIVE_BACK, self.owner, list(self.held))
         await conn.execute("delete from outbox_relays where owner = $1", self.owner)
@@ -144,18 +148,21 @@ class Lanes:
 
 
 def ends_of(rows: Sequence[Row]) -> Positions:
-    """Give each lane's last row; rows are in the order of their lanes."""
+    """The position of each lane's last row. Rows must be in the order of `read`."""
     return {row[6]: (row[7], row[8]) for row in rows}
 
 
 async def read(conn: Plain, after: Positions, limit: int) -> list[Row]:
-    """Read up to `limit` rows of each lane from behind its position, in the order of each lane."""
+    """Read up to `limit` rows of each lane after its position, in the order of each lane. Opens no transaction."""
     xids, ids = zip(*after.values(), strict=True)
     return await conn.fetch(_READ, list(after), xids, ids, limit)
 
 
 async def held_back_by(conn: Plain) -> Row | None:
-    """Name the oldest write transaction of the cluster (pid, usename, state, seconds): rows behind it wait unread."""
+    """The oldest write transaction of the cluster: pid, usename, state, seconds.
+
+    Later rows cannot be read before it ends.
+    """
     return await conn.fetchrow(_HELD_BACK)
 
 

@@ -1,30 +1,30 @@
-"""The outbox: an append-only log of events in the service's own schema, written in the transaction that made them true.
+"""The outbox: an append-only table of events, in the service's own schema.
 
-What must stay true: nothing but `append` publishes, it uses the caller's transaction and never commits, and rows are
-neither updated nor deleted, so that a position `(xid, id)` in a lane means the same for ever. The technique is the
-transactional outbox (Richardson, Microservices Patterns, 2018); `shared/lanes.py` says how it is read without gaps.
+What must stay true: an event is written in the transaction of the change that it reports, so both commit or neither.
+Rows are never updated and never deleted, so a position `(xid, id)` in a lane keeps its meaning. The pattern is the
+transactional outbox (Richardson, Microservices Patterns, 2018). `lanes.py` explains how rows are read without gaps.
 """
 
 from collections.abc import Sequence
 
-from shared.delivery import events
-from shared.delivery.events import Encoded, Event
-from shared.postgres import connections as db
-from shared.postgres.connections import Connection
+from .. import postgres
+from ..postgres import Connection
+from . import events
+from .events import Encoded, Event
 
 MAX_BYTES = 900_000  # under Kafka's default of 1 MiB a record, envelope included
 DEAD_LETTER_SUFFIX = ".dlq"
 
 
 class TooLarge(Exception):
-    """An event is larger than what Kafka takes; it is refused before it is written."""
+    """The event is larger than Kafka allows. It was not written."""
 
 
 def insert_sql(first: int, where: str = "true") -> str:
-    """Write the statement that appends rows given as seven arrays in `$first` … `$first + 6`; see `columns`.
+    """The statement that appends rows. Its parameters `$first` to `$first + 6` are the arrays of `columns`.
 
-    `where` may look at `row.key`, so that a larger statement appends only for what it really changed. The lane comes
-    from the hash, so all events of one key are in one lane; there are as many lanes as rows in `outbox_lanes`.
+    It can be the last part of a larger statement. `where` may use `row.key`, so that events are written only for rows
+    that the larger statement changed. The lane follows from the hash, so all events of a key are in one lane.
     """
     types = ("int[]", "uuid[]", "text[]", "text[]", "text[]", "bytea[]", "bytea[]")
     arrays = ", ".join(f"${first + n}::{type_}" for n, type_ in enumerate(types))
@@ -41,24 +41,24 @@ _INSERT = insert_sql(1)
 async def append(conn: Connection, new: Sequence[Event]) -> None:
     """Write events, in order, in the caller's transaction. Raises `TooLarge`.
 
-    A topic that this service does not publish on is refused by the table's own CHECK. If others may write events of
-    the same keys, `db.lock_keys` must have been the transaction's first statement.
+    A CHECK of the table rejects topics that this service does not own. If other transactions may write events of the
+    same keys, the caller must hold their locks (`postgres.transaction(pool, keys)`).
     """
     await append_encoded(conn, [events.encode(event) for event in new])
 
 
 async def append_encoded(conn: Connection, rows: Sequence[Encoded]) -> None:
-    """Write rows that have their envelope already, in order, in the caller's transaction. Raises `TooLarge`."""
+    """Write events that are encoded already, in order, in the caller's transaction. Raises `TooLarge`."""
     if rows:
         await conn.execute(_INSERT, *columns(rows))
 
 
 def columns(rows: Sequence[Encoded]) -> tuple[Sequence[object], ...]:
-    """Turn rows into the seven arrays that `insert_sql` takes. Raises `TooLarge`."""
+    """Turn encoded events into the seven arrays for `insert_sql`. Raises `TooLarge`."""
     for row in rows:
         limit = MAX_BYTES * 2 if row.topic.endswith(DEAD_LETTER_SUFFIX) else MAX_BYTES
         if len(row.key) > events.MAX_KEY:
-            raise TooLarge(f"the key of a {row.type} has {len(row.key)} characters; {events.MAX_KEY} at most")
+            raise TooLarge(f"the key of a {row.type} has {len(row.key)} characters; the limit is {events.MAX_KEY}")
         if len(row.value) + len(row.key) > limit:
-            raise TooLarge(f"{row.type} of {row.key:.60} has {len(row.value)} bytes; Kafka takes {limit} at most")
-    return db.columns(rows, len(Encoded._fields))
+            raise TooLarge(f"{row.type} of {row.key:.60} has {len(row.value)} bytes; Kafka allows {limit}")
+    return postgres.columns(rows, len(Encoded._fields))

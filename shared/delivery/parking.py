@@ -1,7 +1,7 @@
-"""Parking: what a consumer could not handle is kept, in order, beside the copy that goes to the dead letter topic.
+"""Parking: an event that cannot be handled is kept in the table `parked`, and copied to its dead letter topic.
 
-What must stay true: a parked event and its inbox row commit together, and later events of a key whose head is
-parked wait behind it (`blocks`), so that a replay sees them in the order in which they happened.
+What must stay true: a parked event and its inbox row commit together. Later events of a blocked key are parked behind
+it (`blocks`), so that a replay handles them in their order.
 """
 
 import base64
@@ -12,11 +12,11 @@ from uuid import UUID
 
 import orjson
 
-from shared.delivery import events, outbox
-from shared.delivery.events import Record
-from shared.postgres.connections import Connection
+from ..postgres import Connection
+from . import events, outbox
+from .events import Record
 
-# A record that was parked before (its offset was not committed) is not parked twice.
+# A record that comes again because its offset was not committed is not parked twice.
 _PARK = """
 insert into parked (consumer, aggregate_type, key, type, event_id, topic, partition, "offset", recorded_at, raw_key,
                     headers, value, error, attempts, blocks)
@@ -27,12 +27,12 @@ on conflict do nothing returning topic, partition, "offset"
 """
 
 
-_LAST_MS = 253_402_300_799_000  # the end of year 9999; a producer may write any timestamp
+_LAST_MS = 253_402_300_799_000  # the end of the year 9999; a producer can write any timestamp
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A record that is set aside, and why; `blocks` says that later events of its key must wait behind it."""
+    """A record to be parked, and the reason. With `blocks`, later events of its key must wait behind it."""
 
     record: Record
     error: str
@@ -42,16 +42,17 @@ class Parked:
 
     @property
     def key(self) -> str:
-        """The key as text that Postgres takes, whatever the bytes are."""
+        """The key as a text that Postgres can store, whatever its bytes are."""
         return (self.record.key or b"").decode(errors="replace").replace("\x00", "\ufffd")
 
 
 async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> None:
-    """Set records aside and send copies to their topics' dead letter topics, in the caller's transaction."""
+    """Store records in `parked` and append their copies to the outbox, in the caller's transaction."""
     if not parked:
         return
     columns = zip(*[_row(one) for one in parked], strict=True)
-    new = {(topic, partition, offset) for topic, partition, offset in await conn.fetch(_PARK, consumer, *columns)}
+    rows = await conn.fetch(_PARK, consumer, *columns)
+    new = {(row["topic"], row["partition"], row["offset"]) for row in rows}
     letters = [_letter(consumer, one) for one in parked if one.record[:3] in new]
     await outbox.append_encoded(conn, letters)
 
@@ -68,7 +69,7 @@ def _row(one: Parked) -> tuple[object, ...]:
 
 
 def _letter(consumer: str, one: Parked) -> events.Encoded:
-    """Describe the parked record for people with a console: readable where it is text, base64 where it is not."""
+    """The copy of a parked record, for people with a console consumer: text where possible, base64 elsewhere."""
     record = one.record
     letter = {
         "consumer": consumer,

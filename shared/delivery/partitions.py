@@ -1,11 +1,11 @@
-"""Day partitions of outbox and inbox, made a week ahead; the DEFAULT partition catches what finds none of its day.
+"""Day partitions of outbox and inbox, created a week ahead.
 
-What must stay true: a missing partition never fails an order, and rows that the DEFAULT partition caught move to
-their day without changing their position, because a move keeps `xid` and `id`.
+What must stay true: a missing partition never fails a write, because the DEFAULT partition takes the row. Such rows
+move to their day later and keep `xid` and `id`, so their position does not change.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from random import uniform
 from time import monotonic
@@ -13,26 +13,27 @@ from uuid import UUID
 
 import structlog
 
-from shared import metrics
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
-from shared.process.backoff import wait
+from .. import metrics, postgres
+from ..postgres import Pool
+from ..process.loop import Beat, repeat
 
 DAYS_AHEAD = 7
 _EVERY_SECONDS = 1800.0
+_LOOK_SECONDS = 5.0
 
 log = structlog.get_logger()
 
 
 def days(today: date) -> list[date]:
-    """All days that must have partitions: clocks differ, so yesterday's too."""
+    """The days that must have partitions. Clocks differ, so yesterday is one of them."""
     return [today + timedelta(days=n) for n in range(-1, DAYS_AHEAD + 1)]
 
 
 def statements(day: date) -> Iterator[tuple[str, list[str]]]:
-    """Yield, for each table, the name of the day's partition and the statements that make it, in one transaction.
+    """For each table: the name of the day's partition, and the statements that create it, for one transaction.
 
-    The partition is made as a table of its own and attached, since rows of the day may be in the DEFAULT partition.
+    The partition is created as a separate table and then attached, because the DEFAULT partition may hold rows of the
+    day, which must move first.
     """
     start = datetime.combine(day, time(), UTC)
     end = start + timedelta(days=1)
@@ -45,52 +46,52 @@ def statements(day: date) -> Iterator[tuple[str, list[str]]]:
             name,
             [
                 "set local lock_timeout = '500ms'",
-                # Inserts wait here, before they choose a partition: one that had chosen the DEFAULT one would fail.
+                # Inserts wait here, before they choose a partition. One that had chosen DEFAULT already would fail.
                 f"lock table only {table} in share row exclusive mode",
                 f"lock table {table}_default in access exclusive mode",
                 f"create table {name} (like {table} including defaults including constraints)",
                 f"with moved as ("
                 f"delete from {table}_default where {column} >= {low} and {column} < {high} returning *) "
-                f"insert into {name} select * from moved",  # all names are ours
+                f"insert into {name} select * from moved",
                 f"alter table {table} attach partition {name} for values from ({low}) to ({high})",
             ],
         )
 
 
 def _first_id(moment: datetime) -> UUID:
-    """Give the smallest UUID whose first 48 bits are the moment in milliseconds."""
+    """The smallest UUID of a millisecond: its first 48 bits are the time."""
     return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 async def run_once(pool: Pool) -> int:
-    """Make the partitions that are missing; returns how many. One transaction each, and a short wait for its locks."""
+    """Create the missing partitions, each in a transaction of its own. Returns how many were created."""
     made = 0
     for day in days(datetime.now(UTC).date()):
         for name, commands in statements(day):
-            async with db.transaction(pool) as conn:
+            async with postgres.transaction(pool) as conn:
                 if await conn.fetchval("select to_regclass($1)", name) is None:
                     for command in commands:
                         await conn.execute(command)
                     made += 1
-    async with pool.acquire(timeout=db.CONNECT_SECONDS) as conn:
+    async with pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
         for table in ("outbox", "inbox"):
             stray = await conn.fetchval(f"select count(*) from {table}_default")
             metrics.OUTBOX_UNPARTITIONED.labels(table).set(stray)
             if stray:
-                log.error("rows found no partition of their day", table=table, rows=stray)
+                log.error("rows are in the DEFAULT partition: a day was missing", table=table, rows=stray)
     return made
 
 
-async def run(pool: Pool, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
-    """Look every half hour, and again soon after trouble."""
-    look_at = 0.0
-    while not stop.is_set():
-        beat()
-        if monotonic() >= look_at:
-            try:
-                await run_once(pool)
-                look_at = monotonic() + _EVERY_SECONDS * uniform(0.8, 1.2)
-            except db.ERRORS as error:
-                log.warning("partitions could not be made, trying again", error=repr(error))
-                look_at = monotonic() + 30.0
-        await wait(stop, 5.0)
+async def run(pool: Pool, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+    """Create missing partitions every half hour until `stop` is set."""
+    due_at = 0.0
+
+    async def turn() -> float:
+        nonlocal due_at
+        if monotonic() >= due_at:
+            due_at = monotonic() + 30.0  # the next attempt, if this one fails
+            await run_once(pool)
+            due_at = monotonic() + _EVERY_SECONDS * uniform(0.8, 1.2)
+        return _LOOK_SECONDS
+
+    await repeat("creation of day partitions", turn, stop, beat, trouble=postgres.ERRORS)

@@ -1,25 +1,25 @@
-"""The relay publishes what the outbox holds, in the order of each key, until Kafka has it.
+"""The relay: publishes outbox rows to Kafka, in the order of each key, and retries without limit.
 
-What must stay true: the cursor moves only after every row of the turn is acknowledged, so a crash anywhere repeats
-rows and skips none. Any number of relays may run. The pattern is the polling publisher (Richardson, 2018).
+What must stay true: the cursor moves only after Kafka has acknowledged every row of the turn. So a crash at any point
+repeats rows and skips none. Any number of relays may run. The pattern is the polling publisher (Richardson, 2018).
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import structlog
 
-from shared import metrics
-from shared.delivery import events, kafka, lanes
-from shared.delivery.lanes import Lanes, Positions, RestoredElsewhere, Row
-from shared.delivery.sender import Refusal, Sender
-from shared.postgres import connections as db
-from shared.postgres.connections import Plain
-from shared.process.backoff import Backoff, wait
+from .. import metrics, postgres
+from ..postgres import Plain
+from ..process.loop import Beat, repeat
+from . import events, kafka, lanes
+from .hint import channel
+from .lanes import Lanes, Positions, RestoredElsewhere, Row
+from .sender import Refusal, Sender
 
 log = structlog.get_logger()
 
@@ -27,15 +27,15 @@ ROWS_PER_LANE = 2000
 _IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _AFTER_ROWS = 3
 _WATCH_EVERY_SECONDS = 10.0
-_ADVANCE_EVERY_SECONDS = 0.05  # what a crash repeats at the most; a turn of few rows costs half as much without
+_ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; without it a turn of few rows costs twice as much
 
-TROUBLE = (*db.ERRORS, kafka.Unavailable, RestoredElsewhere)
+TROUBLE = (*postgres.ERRORS, kafka.Unavailable, RestoredElsewhere)
 
-# Rows are read in the index's order, with no sort: a partition that was never analysed would be sorted whole. And the
-# cursor's commits need no fsync: losing one repeats rows.
+# Rows are read in the order of the index, without a sort: a partition that was never analysed would be sorted whole.
+# Commits of cursors need no fsync, because a lost one only repeats rows.
 _SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_sort": "off", "synchronous_commit": "off"}
 
-# A refused row stops its key, not its lane: what follows it is set aside behind it, in order.
+# A refused row stops its key, not its lane: later rows of the key are set aside behind it, in order.
 _REFUSE = """
 insert into outbox_refused (lane, xid, id, topic, key, reason) values ($1, $2, $3, $4, $5, $6) on conflict do nothing
 """
@@ -43,9 +43,10 @@ _STOPPED = "select distinct topic, key from outbox_refused where resolved_at is 
 
 
 class Relay:
-    """One relay over the outbox of one service, with a connection and a producer of its own.
+    """A relay over the outbox of one service, with its own connection and its own producer.
 
-    Events say that they come from `source/service` (CloudEvents' `source`); `owner` is a name for leases and logs.
+    `source` and `service` form the source of the events (CloudEvents' `ce_source`: `source/service`). `owner` is the
+    name of the relay in leases and logs.
     """
 
     def __init__(
@@ -65,43 +66,40 @@ class Relay:
         self._conn: Plain | None = None
         self._ahead: tuple[Positions, list[Row]] = ({}, [])
         self._woken = asyncio.Event()
-        self._told = True
+        self._told_others = True
+        self._idle_turns = 0
+        self._started = 0.0
         self._renew_at = self._watch_at = self._advance_at = 0.0
 
     def wake(self) -> None:
-        """Say that this process has committed new rows; only a hint, and only from the loop's thread."""
-        self._told = False
+        """Call it after a commit with new rows, from the thread of the event loop. It is only a hint."""
+        self._told_others = False
         self._woken.set()
 
-    async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
-        """Publish until `stop`; trouble with Postgres or Kafka is waited out, for ever, with back-off and jitter."""
-        backoff, idle, started = Backoff(), 0, 0.0
-        while not stop.is_set():
-            beat()
-            if (early := started + self._pace - time.monotonic()) > 0:
-                await asyncio.sleep(early)
-            started, hinted = time.monotonic(), self._woken.is_set()
-            self._woken.clear()
-            try:
-                published = await self.run_once()
-            except TROUBLE as error:
-                log.warning("relay turn failed, trying again", error=repr(error))
-                metrics.RELAY_FAILURES.inc()
-                await self._discard()
-                await backoff.wait(stop)
-                continue
-            backoff.reset()
-            if published < ROWS_PER_LANE:
-                # Rows that follow come with a hint. A hint without rows means that somebody's open write hides them.
-                idle = _AFTER_ROWS if published else 0 if hinted else idle + 1
-                pause = _ADVANCE_EVERY_SECONDS if published else _IDLE_SECONDS[min(idle, len(_IDLE_SECONDS) - 1)]
-                await wait(self._woken, pause)
+    async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+        """Publish until `stop` is set. Trouble with Postgres or Kafka is retried without limit, with back-off."""
+        await repeat("relay turn", self._turn, stop, beat, trouble=TROUBLE, woken=self._woken, on_trouble=self._recover)
+
+    async def _turn(self) -> float:
+        """Take one paced turn. Returns how long to wait for a hint before the next."""
+        if (early := self._started + self._pace - time.monotonic()) > 0:
+            await asyncio.sleep(early)
+        self._started, hinted = time.monotonic(), self._woken.is_set()
+        self._woken.clear()
+        published = await self.run_once()
+        if published >= ROWS_PER_LANE:
+            return 0.0
+        # New rows come with a hint. A hint without rows means that an open write transaction hides them.
+        self._idle_turns = _AFTER_ROWS if published else 0 if hinted else self._idle_turns + 1
+        if published:
+            return _ADVANCE_EVERY_SECONDS
+        return _IDLE_SECONDS[min(self._idle_turns, len(_IDLE_SECONDS) - 1)]
 
     async def run_once(self) -> int:
-        """Take one turn: leases if due, read, publish, move the cursors. Returns how many rows were done with.
+        """Take one turn: renew leases if due, read, publish, move the cursors. Returns how many rows are done.
 
-        Raises one of `TROUBLE`; then no cursor has moved, and the next turn repeats what this one tried. Cursors move
-        in the database by time and when nothing is left to read, so a crash may repeat the last turns' rows.
+        Raises one of `TROUBLE`. Then no cursor has moved, and the next turn repeats the same rows. In the database,
+        cursors move by time and when no row is left, so a crash can repeat the rows of the last turns.
         """
         conn = await self._connection()
         await self._keep_lanes(conn)
@@ -121,8 +119,8 @@ class Relay:
         return len(rows)
 
     async def close(self) -> None:
-        """Give the lanes back, so that others take them at once, and let go of both connections."""
-        with suppress(*db.ERRORS):
+        """Return the lanes, so that other relays take them at once, and close both connections."""
+        with suppress(*postgres.ERRORS):
             if self._conn is not None and not self._conn.is_closed():
                 await self.lanes.give_back(self._conn)
         await self._discard()
@@ -130,8 +128,8 @@ class Relay:
     async def _connection(self) -> Plain:
         if self._conn is None or self._conn.is_closed():
             name = f"{self._service} relay {self.lanes.owner}"
-            self._conn = await db.connect(self._database_url, application_name=name, **_SETTINGS)
-            await self._conn.add_listener(self._channel, self._on_notify)
+            self._conn = await postgres.connect(self._database_url, application_name=name, **_SETTINGS)
+            await self._conn.add_listener(channel(self._service), self._on_notify)
             self._renew_at = 0.0
         return self._conn
 
@@ -145,16 +143,16 @@ class Relay:
             if set(self.lanes.held) != before:
                 log.info("relay holds lanes", lanes=sorted(self.lanes.held), of=self.lanes.total)
             if set(self.lanes.held) != before or self._sender.stopped:
-                self._sender.stopped = {(r["topic"], r["key"]) for r in await conn.fetch(_STOPPED)}
+                self._sender.stopped = {(row["topic"], row["key"]) for row in await conn.fetch(_STOPPED)}
         if now >= self._watch_at:
             self._watch_at = now + _WATCH_EVERY_SECONDS
             await self._watch(conn)
-        if not self._told and len(self.lanes.held) < self.lanes.total:
-            await conn.execute("select pg_notify($1, '')", self._channel)  # some of the rows are for other relays
-        self._told = True
+        if not self._told_others and len(self.lanes.held) < self.lanes.total:
+            await conn.execute("select pg_notify($1, '')", channel(self._service))  # rows of lanes of other relays
+        self._told_others = True
 
     async def _watch(self, conn: Plain) -> None:
-        """Say whose write transaction stays open: it holds every relay of the cluster back."""
+        """Report the oldest open write transaction: it holds back every relay of the cluster."""
         oldest = await lanes.held_back_by(conn)
         seconds = oldest["seconds"] if oldest else 0.0
         metrics.OUTBOX_HELD_BACK.set(seconds)
@@ -162,13 +160,13 @@ class Relay:
             log.warning("an open write transaction holds the outbox back", **dict(oldest))
 
     async def _take(self, conn: Plain) -> list[Row]:
-        """Give what follows the cursors: what the last turn read ahead, if the cursors are where it thought."""
+        """The rows after the cursors: those read ahead in the last turn, if the cursors are where that turn ended."""
         (positions, rows), self._ahead = self._ahead, ({}, [])
         here = self.lanes.positions
         return rows if rows and positions == here else await lanes.read(conn, here, ROWS_PER_LANE)
 
     async def _send(self, conn: Plain, rows: list[Row], ends: Positions) -> list[Refusal]:
-        """Publish; while Kafka writes a large turn, Postgres reads what follows it."""
+        """Publish. While Kafka writes a large turn, Postgres reads the rows after it."""
         if len(rows) < ROWS_PER_LANE:
             return await self._sender.send(rows)
         behind = self.lanes.positions | ends
@@ -184,19 +182,19 @@ class Relay:
             await conn.execute(_REFUSE, *where, reason)
             self._sender.stopped.add((row["topic"], row["key"]))
             metrics.OUTBOX_REFUSED.inc()
-            log.error("Kafka refused an outbox row for good", topic=row["topic"], key=row["key"], reason=reason)
+            log.error("Kafka refused an outbox row permanently", topic=row["topic"], key=row["key"], reason=reason)
+
+    async def _recover(self) -> None:
+        metrics.RELAY_FAILURES.inc()
+        await self._discard()
 
     async def _discard(self) -> None:
-        """Let go of whatever may be broken; the next turn connects anew."""
+        """Drop both connections and the rows read ahead. The next turn connects again."""
         self._ahead = ({}, [])
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.terminate()
         await self._sender.close()
-
-    @property
-    def _channel(self) -> str:
-        return f"{self._service}_outbox"
 
     def _on_notify(self, _conn: object, pid: int, _channel: str, _payload: object) -> None:
         if self._conn is not None and pid != self._conn.get_server_pid():

@@ -1,31 +1,31 @@
-"""From outbox rows to Kafka records, including those that Kafka will never take.
+"""Turns outbox rows into Kafka records and sends them, and finds the rows that Kafka refuses permanently.
 
-What must stay true: rows of one key are sent in order and never past one that was refused, and a producer that saw any
-failure is thrown away, because one refused batch poisons its partition for the producer's life.
+What must stay true: rows of a key are sent in order, and never past a refused one. A producer that saw a failure is
+discarded, because after one refused batch its partition fails as long as the producer lives.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shared.delivery import events, kafka
-from shared.delivery.events import Headers
-from shared.delivery.kafka import Message, Partition, Publisher
-from shared.delivery.lanes import Row
+from . import events, kafka
+from .events import Headers
+from .kafka import Message, Partition, Publisher
+from .lanes import Row
 
 SEND_SECONDS = 5.0
 _BEHIND = "waits behind a refused row of its key"
 
 
 class Refusal(NamedTuple):
-    """A row that is not in Kafka and will not be, and why."""
+    """A row that Kafka refuses permanently, and the reason."""
 
     row: Row
     reason: str
 
 
 class Sender:
-    """Sends rows of one service's outbox; `stopped` are the (topic, key) pairs that wait behind a refused row."""
+    """Sends the rows of one outbox. `stopped` has the (topic, key) pairs whose rows wait behind a refused one."""
 
     def __init__(self, bootstrap_servers: str, source: str) -> None:
         self._bootstrap_servers, self._source = bootstrap_servers, source
@@ -35,7 +35,10 @@ class Sender:
         self.stopped: set[tuple[str, str]] = set()
 
     async def send(self, rows: Sequence[Row]) -> list[Refusal]:
-        """Have all rows acknowledged, but for those returned. Raises `kafka.Unavailable`: then send all again."""
+        """Send all rows and wait until Kafka has acknowledged them. Returns the refused rows.
+
+        Raises `kafka.Unavailable`; then send all rows again.
+        """
         publisher = await self._started()
         batches, refused = await self._batches(publisher, rows)
         careful = {partition: batches.pop(partition) for partition in self._careful & batches.keys()}
@@ -43,7 +46,7 @@ class Sender:
             messages = {partition: list(map(self._message, batch)) for partition, batch in batches.items()}
             await publisher.send(messages, SEND_SECONDS)
         except kafka.Rejected as error:
-            self._careful.add(error.partition)  # sent again, one by one, it shows which row it was
+            self._careful.add(error.partition)  # next time its rows are sent one by one, to find the bad one
             raise kafka.Unavailable(str(error)) from error
         for partition, batch in careful.items():
             refused += await self._send_singly(partition, batch)
@@ -100,7 +103,7 @@ class Sender:
         return self._publisher
 
     async def close(self) -> None:
-        """Throw the producer away; the next `send` makes another."""
+        """Discard the producer. The next `send` creates another."""
         publisher, self._publisher = self._publisher, None
         if publisher is not None:
             await publisher.close()

@@ -1,1 +1,23 @@
-"""Postgres: connections, transactions, key locks, group commit."""
+"""Postgres: connections with bounds, transactions with key locks, group commit, and what an error means."""
+
+from .connections import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, Plain, Pool, connect, pool
+from .failures import ERRORS, is_transient, is_unavailable
+from .group_commit import GroupCommit
+from .transactions import columns, lock_keys, transaction
+
+__all__ = [
+    "CONNECT_SECONDS",
+    "ERRORS",
+    "STATEMENT_SECONDS",
+    "Connection",
+    "GroupCommit",
+    "Plain",
+    "Pool",
+    "columns",
+    "connect",
+    "is_transient",
+    "is_unavailable",
+    "lock_keys",
+    "pool",
+    "transaction",
+]

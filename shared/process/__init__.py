@@ -1,1 +1,1 @@
-"""One process: configuration, logs, its tasks and its end."""
+"""One process: its configuration, its logs, its tasks and loops, and how it ends."""

@@ -1,4 +1,4 @@
-"""Waiting: for an event with a bound, and between attempts longer each time, up to a cap, with jitter."""
+"""Bounded waits: for an event, and between attempts."""
 
 import asyncio
 from contextlib import suppress
@@ -8,7 +8,10 @@ _FIRST_SECONDS, _CAP_SECONDS = 0.05, 2.0
 
 
 async def wait(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, at most so long; says whether it is set. Not `wait_for`, which can swallow a cancellation."""
+    """Wait for the event, at most `seconds`. Returns whether it is set.
+
+    `asyncio.wait_for` is not used: on Python 3.11 it can swallow a cancellation.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -16,17 +19,17 @@ async def wait(event: asyncio.Event, seconds: float) -> bool:
 
 
 class Backoff:
-    """How long to wait after each failure in a row: 50 ms, doubled up to 2 s, give or take a half (full jitter)."""
+    """Waits longer after each failure in a row: 50 ms, doubled up to 2 s, each time changed at random by up to half."""
 
     def __init__(self) -> None:
         self.failures = 0
 
     def reset(self) -> None:
-        """Begin anew, after a success."""
+        """Start again with the shortest wait. Call it after a success."""
         self.failures = 0
 
     async def wait(self, stop: asyncio.Event) -> None:
-        """Wait before the next attempt, or until `stop`."""
+        """Wait before the next attempt. Returns early when `stop` is set."""
         seconds = min(_FIRST_SECONDS * 2**self.failures, _CAP_SECONDS)
         self.failures = min(self.failures + 1, 10)
         await wait(stop, seconds * uniform(0.5, 1.5))

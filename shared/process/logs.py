@@ -1,4 +1,4 @@
-"""Logging set up once per process: lines for people on a terminal, JSON everywhere else."""
+"""Logging: plain lines on a terminal, JSON lines everywhere else."""
 
 import logging
 import sys
@@ -8,9 +8,9 @@ import structlog
 
 
 class OncePer(logging.Filter):
-    """Lets one record of each kind through every `seconds`: an absent broker makes aiokafka write a hundred a second.
+    """Passes one record of each kind every `seconds`: without a broker, aiokafka logs a hundred records a second.
 
-    It belongs on handlers: a filter on a logger does not see its children's records.
+    Add the filter to handlers. A filter on a logger does not see the records of the logger's children.
     """
 
     def __init__(self, prefix: str, seconds: float = 10.0) -> None:
@@ -20,7 +20,6 @@ class OncePer(logging.Filter):
         self._held: dict[tuple[str, str], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether the record may be written, and count those that may not."""
         if not record.name.startswith(self._prefix):
             return True
         kind, now = (record.name, str(record.msg)[:80]), time.monotonic()
@@ -34,7 +33,7 @@ class OncePer(logging.Filter):
 
 
 def configure(level: str, service: str) -> None:
-    """Send structlog's and the standard library's records to stdout, in one format, with the service's name."""
+    """Write the records of structlog and of the standard library to stdout, in one format, with the service's name."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,1 +1,1 @@
-"""HTTP for services: operations, their documents, problems, tokens."""
+"""HTTP for services, on aiohttp: declared operations and their documents, deadlines, problems, access tokens."""

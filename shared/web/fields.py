@@ -1,7 +1,7 @@
-"""What requests are made of, as pydantic types, and the sentence that says what does not fit.
+"""Pydantic types for requests, and the sentence that says which field is wrong.
 
-What must stay true: a type says to readers of the OpenAPI document just what it takes: no 1.0 and no true for an
-integer, no NUL that Postgres could not keep, ASCII digits only.
+What must stay true: a type accepts exactly what its JSON Schema in the OpenAPI document allows. An integer is not 1.0
+and not true, a text has no NUL (Postgres cannot store it), digits are ASCII.
 """
 
 import re
@@ -20,13 +20,13 @@ INVALID_JSON = "invalid json"
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 _WITHOUT_NUL = "^[^\\u0000]*$"
-# What Python strips, one by one: regular expressions differ on what \s is.
+# The characters that str.strip() removes, listed, because regular expression engines disagree about \s.
 _BLANKS = "\\u0009-\\u000d\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 _NOT_BLANK = f"^[^\\u0000]*[^\\u0000{_BLANKS}][^\\u0000]*$"
 
 
 def request_like(example: dict[str, Any]) -> ConfigDict:
-    """For bodies: no conversions, and unknown fields are ignored; the document shows the example."""
+    """The configuration of a body: no type conversions, unknown fields are ignored. The document shows `example`."""
     return ConfigDict(strict=True, frozen=True, json_schema_extra={"examples": [example]})
 
 
@@ -37,21 +37,19 @@ def _no_nul(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra={"pattern": _WITHOUT_NUL})]
-"""A text that Postgres can keep."""
+"""A text that Postgres can store."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """`Annotated[str, Line(128)]` is a text of 1 to 128 characters, trimmed before they are counted."""
+    """`Annotated[str, Line(128)]` is a text of 1 to 128 characters, counted after blanks at both ends are removed."""
 
     most: int
 
     def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Trim, then count."""
         return core_schema.no_info_after_validator_function(self._read, handler(str))
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Say so."""
         return {"type": "string", "minLength": 1, "maxLength": self.most, "pattern": _NOT_BLANK}
 
     def _read(self, value: str) -> str:
@@ -65,13 +63,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Digits:
-    """`Annotated[int, Digits(1, 100)]` is an integer in that range as a query has it: in ASCII digits."""
+    """`Annotated[int, Digits(1, 100)]` is an integer of that range, written in ASCII digits in a query."""
 
     least: int
     most: int
 
     def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        """Read digits, and nothing else that Python would take for an integer."""
         return core_schema.no_info_before_validator_function(
             self._read, core_schema.int_schema(ge=self.least, le=self.most)
         )
@@ -84,19 +81,18 @@ class Digits:
 
 @dataclass(frozen=True)
 class Seconds:
-    """`Annotated[float, Seconds(30)]` is a number of seconds up to that, as a query has it: to the millisecond.
+    """`Annotated[float, Seconds(30)]` is a number of seconds from 0 to 30 in a query, with at most three decimals.
 
-    The most is a multiple of ten below a hundred, which the pattern in the document can tell.
+    `most` must be a multiple of ten below a hundred; the pattern in the document depends on it.
     """
 
     most: int
 
     def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        """Read digits, with a point if need be, and nothing else that Python would take for a float."""
         return core_schema.no_info_before_validator_function(self._read, core_schema.float_schema())
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Say so; a number would include 1e-05."""
+        """A pattern and not a number, because a number could be written as 1e-05."""
         below = rf"^[0-{self.most // 10 - 1}]?[0-9](\.[0-9]{{1,3}})?$"
         return {"type": "string", "pattern": f"{below}|^{self.most}$", "description": f"seconds, at most {self.most}"}
 
@@ -111,18 +107,18 @@ Limit = Annotated[int, Digits(1, 100)]
 
 
 def sentence(error: ValidationError, *, in_json: bool) -> str:
-    """Say what is wrong: the first field that is, or that some JSON is not of the right kind at all."""
+    """One sentence about the first wrong field; in JSON, `INVALID_JSON` if any value has a wrong type."""
     found = error.errors(include_url=False)
     if in_json and any(e["type"] in _WRONG_KIND and e["input"] is not None for e in found):
         return INVALID_JSON
     first = found[0]
-    return f"{'.'.join(map(str, first['loc']))} {_claim(first)}"
+    return f"{'.'.join(map(str, first['loc']))} {_reason(first)}"
 
 
 _WRONG_KIND = {"string_type", "int_type", "bool_type", "list_type", "dict_type", "model_type", "nul"}
 
 
-_CLAIMS = {
+_SENTENCES = {
     "greater_than": "must be > {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
@@ -136,8 +132,8 @@ _CLAIMS = {
 }
 
 
-def _claim(error: Any) -> str:
+def _reason(error: Any) -> str:
     if error["type"] == "missing" or error["input"] is None:
         return "is required"
-    claim = _CLAIMS.get(error["type"])
-    return claim.format(**error["ctx"]).replace("'", "") if claim else str(error["msg"])
+    reason = _SENTENCES.get(error["type"])
+    return reason.format(**error["ctx"]).replace("'", "") if reason else str(error["msg"])

@@ -1,6 +1,6 @@
-"""OpenAPI 3.1, from the operations that a service serves and the models that read and write its JSON, and Swagger UI.
+"""OpenAPI 3.1 from the declared operations and their pydantic models, and Swagger UI.
 
-What must stay true: nothing is described that was not declared by the code that runs; see `shared/operation.py`.
+What must stay true: the document contains only what the running code declares (`operations.py`).
 """
 
 import re
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from aiohttp import web as aio
+from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
-from shared.web import problems
-from shared.web.fields import MAX_ID
-from shared.web.operations import Access, Operation, declared
+from . import problems
+from .fields import MAX_ID
+from .operations import Access, Operation, declared
 
-DOCUMENT: aio.AppKey[dict[str, Any]] = aio.AppKey("DOCUMENT")
+DOCUMENT: web.AppKey[dict[str, Any]] = web.AppKey("DOCUMENT")
 SWAGGER = Path(__file__).parent / "swagger"
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "swagger-ui.css", "start.js", "favicon-32x32.png")
-# One style attribute of Swagger UI's own is allowed, by its hash.
+# Swagger UI uses one style attribute; its hash is allowed.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; "
     "style-src 'self' 'unsafe-hashes' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; "
@@ -58,8 +58,8 @@ _IDEMPOTENCY_KEY = {
 }
 
 
-def document(app: aio.Application, name: str, description: str) -> dict[str, Any]:
-    """Describe all operations of an application; deterministic, so that a committed copy can be compared."""
+def document(app: web.Application, name: str, description: str) -> dict[str, Any]:
+    """The OpenAPI document of an application. It is deterministic, so that a committed copy can be compared with it."""
     found = list(_operations(app))
     models = {model for _, _, op in found for model in (op.body, op.query) if model}
     answers = {model for _, _, op in found for model in op.answers.values() if model}
@@ -84,24 +84,24 @@ def document(app: aio.Application, name: str, description: str) -> dict[str, Any
     }
 
 
-def serve(app: aio.Application, name: str, description: str) -> None:
-    """Serve the document at `/openapi.json`, and Swagger UI over it at `/docs`; to be called after all routes."""
+def serve(app: web.Application, name: str, description: str) -> None:
+    """Serve the document at `/openapi.json` and Swagger UI at `/docs`. Call it after all routes are added."""
     app[DOCUMENT] = document(app, name, description)
     text = orjson.dumps(app[DOCUMENT])
     index = (SWAGGER / "index.html").read_text()
 
-    async def openapi(_: aio.Request) -> aio.Response:
-        return aio.Response(body=text, content_type=_JSON)
+    async def openapi(_: web.Request) -> web.Response:
+        return web.Response(body=text, content_type=_JSON)
 
-    async def documents(_: aio.Request) -> aio.Response:
-        return aio.json_response([{"name": name, "url": "/openapi.json"}])
+    async def documents(_: web.Request) -> web.Response:
+        return web.json_response([{"name": name, "url": "/openapi.json"}])
 
-    async def docs(_: aio.Request) -> aio.Response:
+    async def docs(_: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": CONTENT_POLICY, "X-Content-Type-Options": "nosniff"}
-        return aio.Response(text=index, content_type="text/html", headers=headers)
+        return web.Response(text=index, content_type="text/html", headers=headers)
 
-    async def asset(request: aio.Request) -> aio.FileResponse:
-        return aio.FileResponse(SWAGGER / request.match_info["file"])
+    async def asset(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(SWAGGER / request.match_info["file"])
 
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/docs", docs)
@@ -109,7 +109,7 @@ def serve(app: aio.Application, name: str, description: str) -> None:
     app.router.add_get("/docs/{file:" + "|".join(map(re.escape, _ASSETS)) + "}", asset)
 
 
-def _operations(app: aio.Application) -> Iterator[tuple[str, str, Operation]]:
+def _operations(app: web.Application) -> Iterator[tuple[str, str, Operation]]:
     for route in app.router.routes():
         found = declared(route.handler)
         if found and route.resource and route.method != "HEAD":
@@ -135,7 +135,7 @@ def _described(name: str, path: str, method: str, op: Operation, refs: Any, quer
 
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
-    """Describe what is in braces: what is called an id is one, and anything else is a text."""
+    """The parameters in braces. A name that ends in `id` is an id; any other is a text."""
     for placeholder in re.findall(r"{(\w+)}", path):
         schema: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000/]+$"}
         if placeholder.endswith("id"):
@@ -146,7 +146,9 @@ def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
 def _query_parameters(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, described in schema.get("properties", {}).items():
         found = {key: value for key, value in described.items() if key != "title"}
-        variants = [one for one in found.pop("anyOf", []) if one != {"type": "null"}]  # absent, which nobody can write
+        variants = [
+            one for one in found.pop("anyOf", []) if one != {"type": "null"}
+        ]  # a query has no null: the parameter is absent
         found |= variants[0] if variants else {}
         if found.get("default", 0) is None:
             del found["default"]
@@ -167,7 +169,7 @@ def _answers(op: Operation, refs: Any) -> dict[str, Any]:
 
 
 def _problems(path: str, op: Operation) -> list[int]:
-    """List what may go wrong: what the declaration implies, what it adds, and what may happen to any request."""
+    """The error statuses: those of any request, those that follow from the declaration, and those that it lists."""
     found = {400, 429, 503, *op.problems}
     if op.access is not Access.PUBLIC:
         found.add(401)

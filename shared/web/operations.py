@@ -1,7 +1,6 @@
-"""What a route is for: who may call it, what it reads and what it answers, said once and both enforced and published.
+"""Operations: a route's declaration says who may call it, what it reads and what it answers.
 
-What must stay true: `shared/openapi.py` describes an operation from the very declaration that lets requests in, so
-the document cannot promise what the code does not do.
+What must stay true: the same declaration admits requests and writes the OpenAPI document, so the two cannot differ.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,35 +8,35 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-from aiohttp import web as aio
+from aiohttp import web
 from pydantic import BaseModel
 
-from shared.errors import Forbidden, Unauthenticated
-from shared.web import requests as web
-from shared.web import tokens
-from shared.web.tokens import Caller
-from shared.web.verification import Verifier
+from ..errors import Forbidden, Unauthenticated
+from . import requests, tokens
+from .tokens import Caller
+from .verification import Verifier
 
-VERIFIER = aio.AppKey("VERIFIER", Verifier)
-TOKEN_REQUIRED = aio.AppKey("TOKEN_REQUIRED", bool)
-_CALLER = aio.RequestKey("caller", Caller)
+VERIFIER = web.AppKey("VERIFIER", Verifier)
+TOKEN_REQUIRED = web.AppKey("TOKEN_REQUIRED", bool)
+_CALLER = web.RequestKey("caller", Caller)
 _SCHEME = "bearer "
 
-Handler: TypeAlias = Callable[..., Awaitable[aio.StreamResponse]]
+RouteFunction: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
+"""An aiohttp handler with two more arguments: the parsed body and the parsed query, if it declares them."""
 
 
 class Access(Enum):
-    """Who may call an operation."""
+    """Who may call an operation. The values are words for the OpenAPI document."""
 
     PUBLIC = "anybody"
-    TRUSTED = "whoever has a token, or can reach the port of a service that asks for none"
-    USER = "whoever has a token"
+    TRUSTED = "anybody with a token, or anybody who reaches the port if the service runs with REQUIRE_TOKEN=false"
+    USER = "anybody with a token"
     ADMIN = "administrators"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A route's declaration; `answers` are models, or None without a body, by status."""
+    """A route's declaration. `answers` maps a status to the model of its body, or to None."""
 
     access: Access
     summary: str
@@ -47,7 +46,7 @@ class Operation:
     problems: Sequence[int] = ()
     idempotent: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers of the answer, with what each says."""
+    """Headers of the answer, each with its description."""
 
 
 def operation(
@@ -59,22 +58,22 @@ def operation(
     problems: Sequence[int] = (),
     idempotent: bool = False,
     headers: Mapping[str, str] | None = None,
-) -> Callable[[Handler], Handler]:
-    """Declare a handler, which is called with the request, then the body and then the query, where it has them.
+) -> Callable[[RouteFunction], RouteFunction]:
+    """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
-    The body's validators find the caller in their context. `problems` are the statuses beyond those that follow from
-    the rest; `idempotent` is one that takes an Idempotency-Key. Whoever may not call is refused before anything is
-    read.
+    Validators of the body find the caller in their context. `problems` lists statuses that do not follow from the rest
+    of the declaration. `idempotent` operations accept an Idempotency-Key. A caller without the right is refused before
+    the body is read.
     """
 
-    def declare(handler: Handler) -> Handler:
-        async def enforced(request: aio.Request) -> aio.StreamResponse:
+    def declare(handler: RouteFunction) -> RouteFunction:
+        async def enforced(request: web.Request) -> web.StreamResponse:
             request[_CALLER] = await _admit(request, access)
             parsed: list[BaseModel] = []
             if body is not None:
-                parsed.append(await web.body(request, body, caller=request[_CALLER]))
+                parsed.append(await requests.body(request, body, caller=request[_CALLER]))
             if query is not None:
-                parsed.append(web.query(request, query))
+                parsed.append(requests.query(request, query))
             return await handler(request, *parsed)
 
         summary = (handler.__doc__ or "").partition("\n")[0]
@@ -85,19 +84,19 @@ def operation(
     return declare
 
 
-def caller(request: aio.Request) -> Caller:
-    """Tell who calls; in a public operation it is nobody."""
+def caller(request: web.Request) -> Caller:
+    """The caller of a declared operation. In a public operation it has no user id and no role."""
     return request[_CALLER]
 
 
 def declared(handler: Any) -> Operation | None:
-    """Give what a route's handler was declared as."""
+    """The declaration of a route's function, or None."""
     found = getattr(handler, "operation", None)
     return found if isinstance(found, Operation) else None
 
 
-async def _admit(request: aio.Request, access: Access) -> Caller:
-    """Let the caller in. Raises `Unauthenticated` or `Forbidden`, or `Unavailable` while no keys are known."""
+async def _admit(request: web.Request, access: Access) -> Caller:
+    """Identify the caller. Raises `Unauthenticated`, `Forbidden`, or `Unavailable` while no keys are known."""
     if access is Access.PUBLIC:
         return _NOBODY
     sent = request.headers.getall("Authorization", [])
@@ -110,7 +109,7 @@ async def _admit(request: aio.Request, access: Access) -> Caller:
 
 
 def bearer(sent: Sequence[str]) -> str:
-    """Take the token from the Authorization headers. Raises `Unauthenticated`."""
+    """The token in the Authorization headers. Raises `Unauthenticated`."""
     if not sent:
         raise Unauthenticated("a token is required: Authorization: Bearer <token>")
     if len(sent) > 1 or not sent[0].lower().startswith(_SCHEME):

@@ -1,7 +1,7 @@
-"""The problem types of RFC 9457 that clients can rely on: the status of each, what it means, and what to do then.
+"""The problem types (RFC 9457): the status of each, what it means, and what the client can do.
 
-What must stay true: `type` is what a client may look at; `detail` is a sentence for people. The gateway answers in
-the same words for what it refuses itself, see `gateway/nginx.conf`.
+What must stay true: clients may rely on `type`; `detail` is a sentence for people. The gateway uses the same types for
+requests that it refuses itself, see `gateway/nginx.conf`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-from shared import errors
+from .. import errors
 
 CONTENT_TYPE = "application/problem+json"
 PATH = "/problems/"
@@ -18,7 +18,7 @@ PATH = "/problems/"
 
 @dataclass(frozen=True)
 class Problem:
-    """One type; `retry` says whether the same request may go well later."""
+    """A problem type. With `retry`, the same request may succeed later."""
 
     name: str
     status: int
@@ -28,11 +28,9 @@ class Problem:
 
     @property
     def title(self) -> str:
-        """The status in words."""
         return HTTPStatus(self.status).phrase
 
     def text(self) -> str:
-        """Tell all of it, for people."""
         return f"{self.name} ({self.status} {self.title})\n\n{self.means}\n\nWhat to do: {self.advice}\n"
 
 
@@ -85,8 +83,8 @@ ALL = (
 BY_NAME = {problem.name: problem for problem in ALL}
 BY_STATUS = {problem.status: problem for problem in reversed(ALL)}
 
-# The one place that turns facts into HTTP.
-_FACTS: dict[type[BaseException], str] = {
+# The only place that maps errors to HTTP.
+_TYPES: dict[type[BaseException], str] = {
     errors.Invalid: "invalid",
     errors.Unauthenticated: "unauthenticated",
     errors.Forbidden: "forbidden",
@@ -101,7 +99,7 @@ _FACTS: dict[type[BaseException], str] = {
 
 
 def response(name: str, detail: str, retry_after: int = 1) -> web.Response:
-    """Answer with a problem; one that may be repeated says when."""
+    """Answer with a problem. One that may be repeated carries Retry-After."""
     problem = BY_NAME[name]
     body = {"type": PATH + name, "title": problem.title, "status": problem.status, "detail": detail}
     headers = {}
@@ -114,14 +112,14 @@ def response(name: str, detail: str, retry_after: int = 1) -> web.Response:
     return web.Response(status=problem.status, body=orjson.dumps(body), content_type=CONTENT_TYPE, headers=headers)
 
 
-def of_fact(fact: errors.Fact) -> web.Response:
-    """Answer with what a service has found to be so."""
-    name = next(_FACTS[kind] for kind in type(fact).__mro__ if kind in _FACTS)
-    return response(name, fact.detail, fact.seconds if isinstance(fact, errors.TooMany) else 1)
+def of_error(error: errors.ServiceError) -> web.Response:
+    """The answer to an error that a service raised."""
+    name = next(_TYPES[kind] for kind in type(error).__mro__ if kind in _TYPES)
+    return response(name, error.detail, error.seconds if isinstance(error, errors.TooMany) else 1)
 
 
 def of_http(error: web.HTTPException) -> web.Response:
-    """Answer with what aiohttp has found in a request."""
+    """The answer to an error that aiohttp found in a request."""
     known = BY_STATUS.get(error.status)
     answer = response(known.name if known else "invalid", error.reason)
     if "Allow" in error.headers:
@@ -130,7 +128,7 @@ def of_http(error: web.HTTPException) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    """Serve what a problem's `type` points to, for people: one of them, or all."""
+    """The page that a problem's `type` points to: one type, or all of them."""
     name = request.match_info.get("name", "")
     if name and name not in BY_NAME:
         raise errors.NotFound("there is no such problem type")

@@ -1,7 +1,7 @@
-"""Access tokens: JWTs in the manner of RFC 9068, signed with Ed25519, that say who calls and as what.
+"""Access tokens: JWTs (as in RFC 9068), signed with Ed25519, with the caller's id and roles.
 
-What must stay true: a caller is what the token says, and the token says it only if the signature is right; whatever
-its own header names, no other algorithm is tried.
+What must stay true: the caller is known from the token alone, and only if its signature is valid. No algorithm but
+Ed25519 is tried, whatever the token's header names.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 
-from shared.errors import Unauthenticated
+from ..errors import Unauthenticated
 
 ISSUER = "quickbite/auth"
 AUDIENCE = "quickbite"
@@ -21,14 +21,14 @@ MAX_LENGTH = 4096
 LEEWAY_SECONDS = 5
 
 _SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{86}", re.ASCII)
-"""Header, claims and the 64 bytes of a signature, in base64url without padding: a token has one spelling."""
+"""Header, claims and a signature of 64 bytes, in base64url without padding. A token has only one spelling."""
 
 _REQUIRED = ["iss", "aud", "sub", "exp", "iat", "sid", "roles"]
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request: a user, or, where a service asks for no token, `TRUSTED`."""
+    """The sender of a request: a user, or `TRUSTED` if the service requires no token."""
 
     user_id: str
     roles: frozenset[str] = frozenset()
@@ -37,20 +37,19 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
-        """Say whether they may see and change everything."""
         return ADMIN in self.roles
 
     def may_see(self, user_id: str | None) -> bool:
-        """Say whether something that belongs to this user is theirs to see."""
+        """True if the caller may see what belongs to this user."""
         return self.is_admin or (user_id is not None and user_id == self.user_id)
 
 
 TRUSTED = Caller("", frozenset({ADMIN}))
-"""Whoever can reach a port that asks for no token; no user has this id."""
+"""The caller without a token, at a service that requires none. No user has this id."""
 
 
 def key_id(token: str) -> str | None:
-    """Tell which key a token names; only a token that could be one of ours gets that far. Raises `Unauthenticated`."""
+    """The name of the key that signed a token (`kid`), if the token has the right form. Raises `Unauthenticated`."""
     if len(token) > MAX_LENGTH:
         raise Unauthenticated(f"the token is longer than {MAX_LENGTH} characters")
     if not _SHAPE.fullmatch(token):
@@ -65,7 +64,7 @@ def key_id(token: str) -> str | None:
 
 
 def read(token: str, key: jwt.PyJWK) -> Caller:
-    """Give the caller that a token names, if this key has signed it and it is good now. Raises `Unauthenticated`."""
+    """The caller in a token, if `key` has signed it and it is valid now. Raises `Unauthenticated`."""
     try:
         claims = jwt.decode(
             token,
@@ -88,5 +87,5 @@ def read(token: str, key: jwt.PyJWK) -> Caller:
 
 
 def sign(key: Any, kid: str, claims: dict[str, Any]) -> str:
-    """Make a token of claims, with the private half of a published key."""
+    """Sign claims with the private half of a published key."""
     return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": kid, "typ": TYPE})

@@ -1,7 +1,7 @@
-"""Who calls: access tokens, verified by every service for itself from the keys that the auth service publishes.
+"""Verification of access tokens with the public keys of the auth service.
 
-What must stay true: only a key that is published counts, and a caller is what the token says, never what another
-header claims. Without an answer from auth the keys that are known stay in use.
+What must stay true: only a published key counts, and the caller is what the token says, whatever other headers say. If
+auth does not answer, the known keys stay in use.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ import jwt
 import orjson
 import structlog
 
-from shared.errors import Unauthenticated, Unavailable
-from shared.process.backoff import wait
-from shared.process.run import Beat, Tasks
-from shared.web import tokens
-from shared.web.tokens import Caller
+from ..errors import Unauthenticated, Unavailable
+from ..process.loop import Beat, repeat
+from ..process.tasks import Tasks
+from . import tokens
+from .tokens import Caller
 
 log = structlog.get_logger()
 
@@ -33,11 +33,11 @@ _MAX_BYTES = 64 * 1024
 _REMEMBERED = 10_000
 
 Fetch = Callable[[], Awaitable[dict[str, Any]]]
-"""Gets a JWK set. Raises whatever it likes; the keys that are known then stay."""
+"""Fetches a JWK set. It may raise any exception; the known keys stay then."""
 
 
 class Verifier:
-    """Turns access tokens into callers; keeps the published keys fresh, and remembers tokens that it has verified."""
+    """Turns access tokens into callers. It keeps the published keys fresh and remembers tokens that it has verified."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
@@ -47,7 +47,7 @@ class Verifier:
         self._known: dict[str, Caller] = {}
 
     async def verify(self, token: str) -> Caller:
-        """Give the caller whose access token this is. Raises `Unauthenticated`, or `Unavailable` without any keys."""
+        """The caller of an access token. Raises `Unauthenticated`, or `Unavailable` while no keys are known."""
         known = self._known.get(token)
         if known is None:
             known = await self._read(token)
@@ -60,7 +60,10 @@ class Verifier:
         return known
 
     async def refresh(self) -> None:
-        """Fetch the keys; what was signed by one that is published no more counts no more. Raises as `fetch` does."""
+        """Fetch the keys.
+
+        If a key is no longer published, remembered tokens are forgotten. Raises what `fetch` raises.
+        """
         async with asyncio.timeout(_FETCH_SECONDS):
             published = await self._fetch()
         keys = {
@@ -71,24 +74,26 @@ class Verifier:
         self._keys = keys
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-        """Keep the keys fresh until `stop`; without an answer, those that are known stay in use."""
-        while not stop.is_set():
-            beat()
+        """Keep the keys fresh until `stop` is set."""
+
+        async def turn() -> float:
             async with self._fetching:
                 await self._try_refresh()
-            await wait(stop, (_REFRESH_SECONDS if self._keys else _RETRY_SECONDS) * uniform(0.8, 1.2))
+            return (_REFRESH_SECONDS if self._keys else _RETRY_SECONDS) * uniform(0.8, 1.2)
+
+        await repeat("refresh of keys", turn, stop, beat, trouble=())
 
     async def _read(self, token: str) -> Caller:
         return tokens.read(token, await self._key(tokens.key_id(token)))
 
     async def _key(self, kid: str | None) -> jwt.PyJWK:
         if kid not in self._keys:
-            async with self._fetching:  # one asks, the others wait for it; not more often, whoever makes up kids
+            async with self._fetching:  # one request at a time, with a pause, however many kids are invented
                 pause = _RETRY_SECONDS if self._keys else _FIRST_RETRY_SECONDS
                 if kid not in self._keys and time.monotonic() - self._tried_at > pause:
                     await self._try_refresh()
         if not self._keys:
-            raise Unavailable("the keys that tokens are verified with cannot be had right now")
+            raise Unavailable("the keys that verify tokens are not available right now")
         if kid not in self._keys:
             raise Unauthenticated("the token is signed by a key that is not published")
         return self._keys[kid]
@@ -96,21 +101,21 @@ class Verifier:
     async def _try_refresh(self) -> None:
         try:
             await self.refresh()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with an answer, the keys that are known stay
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the answer, the known keys stay
             log.warning("keys could not be fetched, trying again", error=repr(error)[:200])
-        finally:  # the pause is from its end: else, when fetching hangs, those who waited would hang one after another
+        finally:  # from the end of a fetch, or callers that waited would each start a hanging one
             self._tried_at = time.monotonic()
 
 
 @asynccontextmanager
 async def verifying(tasks: Tasks, keys_url: str) -> AsyncIterator[Verifier]:
-    """Yield a verifier that fetches the keys from an address, and keeps them fresh."""
+    """Yield a verifier that fetches the keys from `keys_url` and keeps them fresh."""
     timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:
 
         async def fetch() -> dict[str, Any]:
             async with session.get(keys_url, allow_redirects=False) as answer:
-                if answer.status != HTTPStatus.OK:  # a redirect, which raises nothing, may come with keys of its own
+                if answer.status != HTTPStatus.OK:  # a redirect raises nothing, and its body could contain keys
                     raise ValueError(f"answered {answer.status}")
                 found: dict[str, Any] = orjson.loads(await _read(answer))
                 return found
@@ -124,7 +129,7 @@ async def verifying(tasks: Tasks, keys_url: str) -> AsyncIterator[Verifier]:
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """Read an answer that is as small as keys are. Raises `ValueError` when it is not."""
+    """Read a small answer. Raises `ValueError` if it is too long for a set of keys."""
     found = bytearray()
     async for piece in answer.content.iter_any():
         found += piece

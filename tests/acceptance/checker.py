@@ -27,9 +27,9 @@ from migrations.seed import CATALOGUE
 from orders import consumer as orders
 from payments import consumer as payments
 from payments.worker import Worker
+from shared import postgres
 from shared.delivery.events import Record
 from shared.delivery.outbox import DEAD_LETTER_SUFFIX
-from shared.postgres import connections as db
 from tests.acceptance.client import Call, History
 from tests.builders import as_record
 from users import consumer as users
@@ -428,14 +428,14 @@ _COPIES = {
 }
 
 
-async def _by_key(conn: db.Plain, query: str) -> Row:
+async def _by_key(conn: postgres.Plain, query: str) -> Row:
     return {str(key): value for key, value in await conn.fetch(query)}
 
 
 async def gather(database_url: str, kafka: str) -> Facts:
     """Read everything."""
     facts = Facts()
-    conn = await db.connect(database_url)
+    conn = await postgres.connect(database_url)
     try:
         facts.orders = {row["id"]: row for row in await conn.fetch("select * from orders.orders")}
         facts.reservations = {row["order_id"]: row for row in await conn.fetch("select * from inventory.reservations")}
@@ -461,7 +461,7 @@ async def quiet(database_url: str, kafka: str, seconds: float = QUIET_SECONDS) -
     Longer than `seconds` is a failure by itself.
     """
     started, left = time.monotonic(), dict[str, int]()
-    conn = await db.connect(database_url)
+    conn = await postgres.connect(database_url)
     try:
         async with Reader(kafka) as reader:
             while time.monotonic() < started + seconds:
@@ -478,11 +478,11 @@ async def quiet(database_url: str, kafka: str, seconds: float = QUIET_SECONDS) -
     raise AssertionError(f"after {seconds:.0f} s there is still { {k: v for k, v in left.items() if v} }")
 
 
-async def _written(conn: db.Plain) -> list[int]:
+async def _written(conn: postgres.Plain) -> list[int]:
     return [await conn.fetchval(f"select last_value from {service}.outbox_id_seq") for service in PUBLISHERS]
 
 
-async def _open(conn: db.Plain) -> dict[str, int]:
+async def _open(conn: postgres.Plain) -> dict[str, int]:
     found = {
         "orders": await conn.fetchval("select count(*) from orders.orders where status = 'PENDING'"),
         "payments": await conn.fetchval(
@@ -509,8 +509,8 @@ async def watching_stock(database_url: str, every_seconds: float = 0.1) -> Async
 
     async def watch() -> None:
         while True:
-            with suppress(*db.ERRORS):
-                conn = await db.connect(database_url)
+            with suppress(*postgres.ERRORS):
+                conn = await postgres.connect(database_url)
                 try:
                     while True:
                         found.extend(stock_complaints(await conn.fetch(_STOCK)))

@@ -26,7 +26,7 @@ import pytest
 from multidict import CIMultiDict
 from yarl import URL
 
-from local.documents import FOLDER
+from documents.folder import DOCS
 from local.nginx import UPSTREAMS
 from shared.web import problems, tokens
 from shared.web.fields import MAX_ID
@@ -85,7 +85,7 @@ class Operation:
 
 @cache
 def operations() -> list[Operation]:
-    documents = {name: json.loads((FOLDER / "openapi" / f"{name}.json").read_text()) for name in UPSTREAMS}
+    documents = {name: json.loads((DOCS / "openapi" / f"{name}.json").read_text()) for name in UPSTREAMS}
     return [
         Operation(name, path, method.upper(), described, document["components"])
         for name, document in documents.items()

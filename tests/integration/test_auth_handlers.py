@@ -10,9 +10,9 @@ from asyncpg import Pool
 from auth import consumer, service, store
 from auth.service import Keyring, Limits, Logins, Passwords, Tokens
 from contracts.users import UserDeleted
-from shared.delivery.consumer import Handling
+from shared import postgres
+from shared.delivery.handling import Handling
 from shared.errors import Unauthenticated
-from shared.postgres import connections as db
 from tests.builders import eventually, record
 
 PASSWORD = "correct horse"
@@ -128,10 +128,10 @@ async def waits_for_a_lock(pool: Pool) -> bool:
 
 
 async def log_in_meanwhile(
-    pool: Pool, logins: Logins, change: Callable[[db.Connection], Awaitable[Any]]
+    pool: Pool, logins: Logins, change: Callable[[postgres.Connection], Awaitable[Any]]
 ) -> Tokens | BaseException:
     """Log in with what was right when it began, while `change` is done but not committed."""
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await change(conn)
         login = asyncio.create_task(log_in(logins, "ann"))
 
@@ -142,12 +142,12 @@ async def log_in_meanwhile(
     return (await asyncio.gather(login, return_exceptions=True))[0]
 
 
-def deleting(user_id: int) -> Callable[[db.Connection], Awaitable[Any]]:
+def deleting(user_id: int) -> Callable[[postgres.Connection], Awaitable[Any]]:
     return lambda conn: service.disable(conn, [user_id])
 
 
-def changing_the_password(user_id: int) -> Callable[[db.Connection], Awaitable[Any]]:
-    async def change(conn: db.Connection) -> None:
+def changing_the_password(user_id: int) -> Callable[[postgres.Connection], Awaitable[Any]]:
+    async def change(conn: postgres.Connection) -> None:
         await store.set_password(conn, user_id, "another")
         await store.end_sessions(conn, [user_id])
 
@@ -177,9 +177,9 @@ async def test_a_login_that_overlaps_the_end_of_its_credential_begins_no_session
 async def test_of_two_rotations_the_last_one_asked_for_signs_also_when_it_is_the_sooner(
     pool: Pool, keyring: Keyring
 ) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await service.rotate_keys(conn, 3600, 900)
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         last = await service.rotate_keys(conn, 0, 900)
     await keyring.reload()
     assert keyring.signing.kid == last

@@ -12,23 +12,23 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged, ProductCreated
 from inventory import consumer, service, store
 from inventory.domain import Status
-from shared.delivery.consumer import Handling
+from shared import postgres
 from shared.delivery.events import Event
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
+from shared.delivery.handling import Handling
+from shared.postgres import Pool
 from tests.builders import eventually, order_created, record
 
 
 @pytest.fixture
 async def pool(inventory_db: Any) -> AsyncIterator[Pool]:
-    async with db.pool(inventory_db.url, size=8, name="test") as opened:
+    async with postgres.pool(inventory_db.url, size=8, name="test") as opened:
         await opened.execute("truncate stock")
         yield opened
 
 
 @pytest.fixture
 def handling(pool: Pool) -> Handling:
-    return Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.TURN)
+    return Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.STOCK_LOCK)
 
 
 def confirmed(order: OrderCreated) -> OrderConfirmed:
@@ -152,8 +152,8 @@ async def test_a_new_product_has_no_stock_and_a_known_one_keeps_its_own(pool: Po
 
 
 async def buy(pool: Pool, order_id: int) -> None:
-    async with db.transaction(pool) as conn:
-        await db.lock_keys(conn, [str(order_id)])
+    async with postgres.transaction(pool) as conn:
+        await postgres.lock_keys(conn, [str(order_id)])
         await service.reserve(conn, [order_created(order_id, quantity=1)])
 
 
@@ -175,7 +175,7 @@ async def test_500_buyers_of_100_burgers_get_100(pool: Pool) -> None:
 async def two_buyers_of_the_last_burger(pool: Pool) -> None:
     """The second one looks while the first has taken it, but not committed."""
     await supply(pool, burger=1)
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await service.reserve(conn, [order_created(1, quantity=1)])
         second = asyncio.create_task(buy(pool, 2))
         await eventually(
@@ -203,9 +203,9 @@ async def two_instances_cross(pool: Pool, turn: tuple[str, ...]) -> list[BaseExc
     """Each sells what the other is about to reserve, in transactions that overlap."""
     await supply(pool, burger=10, pizza=10)
     sold = {sku: order_created(n, sku=sku) for n, sku in enumerate(("burger", "pizza"), start=1)}
-    await deliver(Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.TURN), *sold.values())
+    await deliver(Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.STOCK_LOCK), *sold.values())
 
-    async def confirm_and_linger(conn: db.Connection, events: list[OrderConfirmed]) -> None:
+    async def confirm_and_linger(conn: postgres.Connection, events: list[OrderConfirmed]) -> None:
         await consumer.on_order_confirmed(conn, events)
         await asyncio.sleep(0.2)
 
@@ -219,7 +219,7 @@ async def two_instances_cross(pool: Pool, turn: tuple[str, ...]) -> list[BaseExc
 
 
 async def test_two_instances_that_need_the_same_skus_in_opposite_orders_take_turns(pool: Pool) -> None:
-    assert await two_instances_cross(pool, service.TURN) == [None, None]
+    assert await two_instances_cross(pool, service.STOCK_LOCK) == [None, None]
     assert await stock(pool) == {"burger": (6, 2, 2), "pizza": (6, 2, 2)}
 
 
@@ -241,7 +241,7 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
             lanes[n % 3 if random.random() < 0.9 else random.randrange(3)].append(event)
 
     async def instance(events: list[Event], sizes: Random) -> None:
-        handling = Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.TURN)
+        handling = Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.STOCK_LOCK)
         events.sort(key=lambda _: sizes.random())
         while events:
             batch = [record(events.pop()) for _ in range(min(len(events), sizes.randint(1, 40)))]
@@ -270,7 +270,7 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
     ],
 )
 async def test_plans_made_for_small_tables_do_not_read_all_of_large_ones(pool: Pool, before: str) -> None:
-    async def batch(conn: db.Connection, first: int) -> None:
+    async def batch(conn: postgres.Connection, first: int) -> None:
         orders = [order_created(n, sku=f"sku{n}", quantity=1) for n in range(first, first + 20)]
         await service.reserve(conn, orders)
         await service.confirm(conn, [confirmed(order) for order in orders[:10]])

@@ -13,9 +13,9 @@ from contracts.inventory import InventoryRejected, InventoryReserved
 from contracts.payments import PaymentFailed, PaymentRefunded, PaymentSucceeded
 from orders import consumer, domain, store
 from orders.domain import Request, Status
-from orders.service import Door
-from shared.delivery.consumer import Handling
+from orders.placement import Placement
 from shared.delivery.events import Record
+from shared.delivery.handling import Handling
 from tests.builders import order_created, record
 
 
@@ -55,7 +55,7 @@ WAYS = sorted(
 
 async def place(pool: Pool, count: int) -> list[int]:
     async with pool.acquire() as conn:
-        answers = await Door(60.0).place(conn, [Request("u1", "burger", 2) for _ in range(count)])
+        answers = await Placement("", 60.0).write(conn, [Request("u1", "burger", 2) for _ in range(count)])
     return [answer.order_id for answer in answers]  # type: ignore[union-attr]
 
 

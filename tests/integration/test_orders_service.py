@@ -14,10 +14,10 @@ from contracts.payments import PaymentSucceeded
 from contracts.products import ProductChanged, ProductCreated
 from orders import consumer, service, store
 from orders.domain import Request
-from orders.service import Door, OrderNotFound, UnknownIds
+from orders.placement import Placement
+from orders.service import OrderNotFound, UnknownIds
 from orders.worker import Sweeper
-from shared import errors
-from shared.postgres import connections as db
+from shared import errors, postgres
 
 ROUNDS = 200
 
@@ -35,14 +35,14 @@ async def pool(open_pool: Any) -> Pool:
 async def place(pool: Pool, count: int = 1, *, deadline_seconds: float = 60, **changes: Any) -> list[int]:
     fields = {"user_id": "u1", "sku": "burger", "quantity": 2} | changes
     async with pool.acquire() as conn:
-        answers = await Door(deadline_seconds).place(conn, [Request(**fields) for _ in range(count)])
+        answers = await Placement("", deadline_seconds).write(conn, [Request(**fields) for _ in range(count)])
     return [answer.order_id for answer in answers]  # type: ignore[union-attr]
 
 
 @asynccontextmanager
 async def locked(pool: Pool, *ids: int) -> AsyncIterator[Any]:
-    async with db.transaction(pool) as conn:
-        await db.lock_keys(conn, [str(id_) for id_ in ids])
+    async with postgres.transaction(pool) as conn:
+        await postgres.lock_keys(conn, [str(id_) for id_ in ids])
         yield conn
 
 
@@ -63,7 +63,7 @@ async def race(pool: Pool, ids: list[int]) -> None:
     """Let payment, sweeper and customer come at once for every order, a few orders at a time."""
 
     async def sweep(order_id: int) -> None:
-        async with db.transaction(pool) as conn:
+        async with postgres.transaction(pool) as conn:
             await service.cancel_overdue(conn, [order_id])
 
     async def pay(order_id: int) -> None:
@@ -72,7 +72,7 @@ async def race(pool: Pool, ids: list[int]) -> None:
 
     async def cancel(order_id: int) -> None:
         try:
-            async with db.transaction(pool) as conn:
+            async with postgres.transaction(pool) as conn:
                 await service.cancel(conn, order_id, anybodys)
         except errors.Conflict:
             pass
@@ -109,14 +109,14 @@ async def _no_locks(*_: Any) -> None:
 async def test_the_status_in_the_update_alone_keeps_it_to_one_winner(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "lock_keys", _no_locks)
+    monkeypatch.setattr(postgres, "lock_keys", _no_locks)
     ids = await place(pool, ROUNDS, deadline_seconds=-1)
     await race(pool, ids)
     assert await losers(pool, ids) == []
 
 
 async def test_without_it_and_the_key_locks_there_would_be_several(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db, "lock_keys", _no_locks)
+    monkeypatch.setattr(postgres, "lock_keys", _no_locks)
     unguarded = store._FINISH.replace("and o.status = 'PENDING'", "")
     assert unguarded != store._FINISH
     monkeypatch.setattr(store, "_FINISH", unguarded)
@@ -143,7 +143,7 @@ async def test_an_order_that_became_final_after_the_sweeper_looked_is_left_alone
     (order_id,) = await place(pool, deadline_seconds=-1)
     async with locked(pool, order_id) as conn:
         await service.confirm(conn, [order_id])
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await service.cancel_overdue(conn, [order_id])
     assert await state(pool, order_id) == ("CONFIRMED", None, 2)
 
@@ -194,7 +194,7 @@ async def test_handlers_say_which_events_are_of_unknown_orders(pool: Pool) -> No
 async def test_what_does_not_exist_can_neither_be_shown_nor_cancelled(pool: Pool) -> None:
     for use_case in (service.get, partial(service.cancel, may_see=anybodys)):
         with pytest.raises(OrderNotFound):
-            async with db.transaction(pool) as conn:
+            async with postgres.transaction(pool) as conn:
                 await use_case(conn, 404)
 
 
@@ -213,7 +213,7 @@ def product(version: int, price: int, **changes: Any) -> ProductChanged:
 
 async def test_an_order_keeps_the_price_it_was_placed_at(pool: Pool) -> None:
     (before,) = await place(pool)
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await service.replicate(conn, [product(2, 999)])
     (after,) = await place(pool)
     rows = await pool.fetch("select id, amount_cents, product ->> 'price_cents' as price from orders order by id")
@@ -222,7 +222,7 @@ async def test_an_order_keeps_the_price_it_was_placed_at(pool: Pool) -> None:
 
 async def test_an_old_version_of_a_product_after_a_new_one_changes_nothing(pool: Pool) -> None:
     for change in (product(5, 500), product(4, 400), product(5, 555), product(1, 100)):
-        async with db.transaction(pool) as conn:
+        async with postgres.transaction(pool) as conn:
             await service.replicate(conn, [change])
     row = await pool.fetchrow("select version, price_cents from products where sku = 'burger'")
     assert tuple(row) == (5, 500)
@@ -231,14 +231,14 @@ async def test_an_old_version_of_a_product_after_a_new_one_changes_nothing(pool:
 async def test_of_one_batch_the_newest_version_of_each_product_stays(pool: Pool) -> None:
     new = ProductCreated(**product(1, 70, sku="soup", product_id=70).model_dump())
     changes = [product(3, 300), product(2, 200), new, product(2, 71, sku="soup", product_id=70)]
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await service.replicate(conn, changes)
     rows = await pool.fetch("select sku, version, price_cents from products where sku in ('burger', 'soup') order by 1")
     assert [tuple(row) for row in rows] == [("burger", 3, 300), ("soup", 2, 71)]
 
 
 async def test_a_withdrawn_product_is_ordered_without_a_price(pool: Pool) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await service.replicate(conn, [product(2, 850, active=False)])
     await place(pool)
     row = await pool.fetchrow("select amount_cents, product from orders")

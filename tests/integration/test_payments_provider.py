@@ -6,13 +6,13 @@ import pytest
 
 from payments.domain import Captured, Declined, GivenBack, NoAnswer
 from payments.provider import Faults, SimulatedProvider
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
+from shared import postgres
+from shared.postgres import Pool
 
 
 @pytest.fixture
 async def ledger(payments_db: Any) -> AsyncIterator[Pool]:
-    async with db.pool(payments_db.provider_url, size=4, name="test") as opened:
+    async with postgres.pool(payments_db.provider_url, size=4, name="test") as opened:
         yield opened
 
 

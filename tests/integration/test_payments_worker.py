@@ -16,10 +16,10 @@ from payments import consumer, provider, service, store
 from payments.domain import Answer, Claim, NoAnswer, Status
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Provider, Worker
-from shared.delivery.consumer import Handling
+from shared import postgres
 from shared.delivery.events import Event
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
+from shared.delivery.handling import Handling
+from shared.postgres import Pool
 from tests.builders import eventually, record
 
 CLAIM_SECONDS = Limits().claim_seconds
@@ -137,8 +137,8 @@ async def running(*loops: Callable[[asyncio.Event], Any]) -> AsyncIterator[None]
 @pytest.fixture
 async def pools(payments_db: Any) -> AsyncIterator[tuple[Pool, Pool]]:
     async with (
-        db.pool(payments_db.url, size=8, name="test") as pool,
-        db.pool(payments_db.provider_url, size=2, name="test") as ledger,
+        postgres.pool(payments_db.url, size=8, name="test") as pool,
+        postgres.pool(payments_db.provider_url, size=2, name="test") as ledger,
     ):
         yield pool, ledger
 
@@ -510,7 +510,7 @@ async def test_of_two_that_find_the_same_payments_due_one_gets_them(shop: Shop) 
     found = [await store.due(shop.pool, shop.time, 10) for _ in range(2)]
     taken = []
     for token, order_ids in enumerate(found, start=1):
-        async with db.transaction(shop.pool) as conn:
+        async with postgres.transaction(shop.pool) as conn:
             claim = Claim(token, shop.time + timedelta(seconds=1))
             taken.append(await service.take_over(conn, order_ids, claim, shop.time))
     assert [len(payments) for payments in taken] == [3, 0]
@@ -544,7 +544,7 @@ async def test_no_statement_reads_a_whole_table_even_if_it_was_planned_while_the
         payments_db.provider_url: (provider._FIRST, provider._GIVE_BACK, provider._READ),
     }
     for (url, prepared), prepare in product(statements.items(), ["select 1", "analyze"]):
-        conn = await db.connect(url, plan_cache_mode="force_generic_plan", client_min_messages="error")
+        conn = await postgres.connect(url, plan_cache_mode="force_generic_plan", client_min_messages="error")
         await conn.execute(prepare)
         for n, sql in enumerate(prepared):
             await conn.execute(f"prepare s{n} as {sql}")

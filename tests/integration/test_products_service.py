@@ -11,9 +11,9 @@ from inventory import consumer as inventory
 from orders import consumer as orders
 from products import service, store
 from products.domain import Product
-from shared.delivery.consumer import Handling
+from shared import postgres
 from shared.delivery.events import Record, headers, static_headers
-from shared.postgres import connections as db
+from shared.delivery.handling import Handling
 from tests.conftest import OpenPool
 
 
@@ -26,13 +26,13 @@ async def two_changes_at_once(pool: Pool, monkeypatch: pytest.MonkeyPatch, keys:
     """Each changes another field of the burger, and lingers between reading and writing."""
     get = store.get
 
-    async def get_and_linger(conn: db.Connection, product_id: int) -> Product | None:
+    async def get_and_linger(conn: postgres.Connection, product_id: int) -> Product | None:
         found = await get(conn, product_id)
         await asyncio.sleep(0.2)
         return found
 
     async def change(**values: Any) -> Product:
-        async with db.transaction(pool, keys=keys) as conn:
+        async with postgres.transaction(pool, keys=keys) as conn:
             return await service.change(conn, 1, values)
 
     monkeypatch.setattr(store, "get", get_and_linger)
@@ -62,7 +62,7 @@ async def test_without_the_skus_lock_one_is_lost_and_a_version_comes_twice(
 
 async def test_a_product_and_what_is_told_of_it_are_undone_together(pool: Pool) -> None:
     with pytest.raises(RuntimeError, match="too bad"):  # noqa: PT012  # the transaction is what is tested
-        async with db.transaction(pool, keys=["salad"]) as conn:
+        async with postgres.transaction(pool, keys=["salad"]) as conn:
             await service.create(conn, "salad", "Salad", 990, active=True)
             await service.change(conn, 1, {"active": False})
             raise RuntimeError("too bad")
@@ -80,11 +80,11 @@ async def published(pool: Pool) -> list[Record]:
 
 
 async def test_orders_and_inventory_take_over_what_is_told(pool: Pool, open_pool: OpenPool) -> None:
-    async with db.transaction(pool, keys=["salad"]) as conn:
+    async with postgres.transaction(pool, keys=["salad"]) as conn:
         salad = await service.create(conn, "salad", "Sal\u00e4d", 990, active=True)
-    async with db.transaction(pool, keys=["salad"]) as conn:
+    async with postgres.transaction(pool, keys=["salad"]) as conn:
         await service.change(conn, salad.id, {"price_cents": 0, "active": False})
-    async with db.transaction(pool, keys=["burger"]) as conn:
+    async with postgres.transaction(pool, keys=["burger"]) as conn:
         await service.change(conn, 1, {"price_cents": 900})
 
     catalogue, stock = await open_pool("orders"), await open_pool("inventory")

@@ -14,12 +14,12 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged
+from shared import postgres
 from shared.delivery import inbox, outbox
-from shared.delivery.consumer import MAX_ATTEMPTS, Handling, TryAgain
 from shared.delivery.events import Record
+from shared.delivery.handling import MAX_ATTEMPTS, Handling, TryAgain
 from shared.errors import UnknownAggregate
-from shared.postgres import connections as db
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 from tests.builders import order_confirmed, order_created, record
 
 Break = Callable[[Any], None]
@@ -491,10 +491,10 @@ async def test_a_connection_killed_in_the_middle_of_a_batch_never_parks_an_event
         await conn.execute("select 1")
 
     handling = Handling(pool, "ledger", {OrderCreated: die})
-    with pytest.raises(db.ERRORS) as raised:
+    with pytest.raises(postgres.ERRORS) as raised:
         await handling.handle(created((1, 1)))
 
-    assert db.is_transient(raised.value)
+    assert postgres.is_transient(raised.value)
     assert await parked(pool) == []
 
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 from asyncpg import Pool
 
+from shared import postgres
 from shared.delivery import outbox
 from shared.delivery.lanes import Lanes, RestoredElsewhere, Row, ends_of, held_back_by, read
-from shared.postgres import connections as db
-from shared.postgres.connections import Plain
+from shared.postgres import Plain
 from tests.builders import eventually, order_confirmed
 from tests.conftest import Database
 
@@ -19,7 +19,7 @@ Reader = Callable[[], Awaitable[list[int]]]
 
 @pytest.fixture
 async def conn(database: Database) -> AsyncIterator[Plain]:
-    opened = await db.connect(database.url_for("orders"))
+    opened = await postgres.connect(database.url_for("orders"))
     yield opened
     await opened.close()
 
@@ -27,7 +27,7 @@ async def conn(database: Database) -> AsyncIterator[Plain]:
 @asynccontextmanager
 async def session(database: Database) -> AsyncIterator[Plain]:
     """A connection that is in a transaction."""
-    conn = await db.connect(database.url_for("orders"))
+    conn = await postgres.connect(database.url_for("orders"))
     async with conn.transaction():
         yield conn
     await conn.close()
@@ -38,7 +38,7 @@ async def take_xid(conn: Plain) -> None:
 
 
 async def append(pool: Pool, *ids: int) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [order_confirmed(id_) for id_ in ids])
 
 
@@ -111,7 +111,7 @@ async def test_many_interleaved_writers_and_a_small_limit_skip_nothing(
     await lanes.renew(conn)
 
     async def write(first: int) -> None:
-        async with db.transaction(pool) as tx:
+        async with postgres.transaction(pool) as tx:
             for id_ in range(first, first + 10):
                 await outbox.append(tx, [order_confirmed(id_)])
                 await asyncio.sleep(0)
@@ -169,7 +169,7 @@ async def test_versions_of_a_key_are_published_in_order_only_if_its_lock_is_take
 
     async def write(tx: Plain, has_xid: asyncio.Event, may_write: asyncio.Event) -> None:
         if locking:
-            await db.lock_keys(tx, ["1"])
+            await postgres.lock_keys(tx, ["1"])
         await take_xid(tx)
         has_xid.set()
         await may_write.wait()
@@ -203,8 +203,8 @@ async def test_batches_that_lock_the_same_keys_in_other_orders_do_not_deadlock(p
     keys = [str(n) for n in range(200)]
 
     async def lock(order: list[str]) -> None:
-        async with db.transaction(pool) as tx:
-            await db.lock_keys(tx, order)
+        async with postgres.transaction(pool) as tx:
+            await postgres.lock_keys(tx, order)
 
     await asyncio.gather(*[lock(keys if n % 2 else keys[::-1]) for n in range(40)])
 

@@ -5,16 +5,16 @@ import pytest
 from asyncpg import Pool
 
 from contracts.payments import PaymentFailed
+from shared import postgres
 from shared.delivery import events, outbox
 from shared.delivery.events import Encoded
-from shared.postgres import connections as db
 from tests.builders import order_confirmed, order_created
 
 SQL = "select lane, hash, key, xid, id from outbox order by id"
 
 
 async def test_events_are_appended_in_order_within_one_transaction(pool: Pool) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [order_confirmed(id_) for id_ in (5, 3, 9, 3)])
         await outbox.append(conn, [order_confirmed(1)])
 
@@ -24,7 +24,7 @@ async def test_events_are_appended_in_order_within_one_transaction(pool: Pool) -
 
 
 async def test_a_key_is_always_in_the_lane_that_its_hash_says(pool: Pool) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [order_confirmed(id_) for id_ in range(1, 200)])
 
     rows = await pool.fetch(SQL)
@@ -43,7 +43,7 @@ async def test_nothing_is_there_after_a_rollback(pool: Pool) -> None:
 
 
 async def test_appending_nothing_is_no_error(pool: Pool) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [])
 
     assert await pool.fetch(SQL) == []
@@ -51,7 +51,7 @@ async def test_appending_nothing_is_no_error(pool: Pool) -> None:
 
 async def test_an_event_that_kafka_would_not_take_is_refused_before_it_is_written(pool: Pool) -> None:
     with pytest.raises(outbox.TooLarge):
-        async with db.transaction(pool) as conn:
+        async with postgres.transaction(pool) as conn:
             await outbox.append(conn, [order_confirmed(), order_created(note="x" * outbox.MAX_BYTES)])
 
     assert await pool.fetch(SQL) == []
@@ -60,13 +60,13 @@ async def test_an_event_that_kafka_would_not_take_is_refused_before_it_is_writte
 async def test_another_services_topic_is_refused_by_the_table(pool: Pool) -> None:
     foreign = PaymentFailed(version=1, order_id=1, reason="deadline_passed")
     with pytest.raises(asyncpg.CheckViolationError, match="outbox_topic"):
-        async with db.transaction(pool) as conn:
+        async with postgres.transaction(pool) as conn:
             await outbox.append(conn, [foreign])
 
 
 async def test_a_dead_letter_may_go_to_any_services_topic(pool: Pool) -> None:
     letter = events.envelope("payments.events.dlq", "1", "DeadLetter", b"{}")
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append_encoded(conn, [letter])
 
     assert len(await pool.fetch(SQL)) == 1

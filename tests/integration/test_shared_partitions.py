@@ -7,9 +7,9 @@ import pytest
 from asyncpg import Pool
 from uuid_utils.compat import uuid7
 
+from shared import postgres
 from shared.delivery import inbox, outbox, partitions
 from shared.delivery.lanes import Lanes, read
-from shared.postgres import connections as db
 from tests.builders import eventually, order_confirmed
 
 
@@ -23,9 +23,9 @@ async def lose_today(pool: Pool) -> None:
 
 
 async def append(pool: Pool, id_: int) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [order_confirmed(id_)])
-        await inbox.claim(conn, "test", [uuid7()], [])
+        await inbox.add(conn, "test", [uuid7()], [])
 
 
 async def test_what_the_default_partition_caught_moves_to_its_day_and_keeps_its_position(pool: Pool) -> None:
@@ -88,7 +88,7 @@ async def test_a_janitor_that_finds_everything_made_changes_nothing(pool: Pool) 
 async def test_two_janitors_at_once_make_each_day_once(pool: Pool) -> None:
     await lose_today(pool)
     results = await asyncio.gather(partitions.run_once(pool), partitions.run_once(pool), return_exceptions=True)
-    assert [r for r in results if isinstance(r, Exception) and not isinstance(r, db.ERRORS)] == []
+    assert [r for r in results if isinstance(r, Exception) and not isinstance(r, postgres.ERRORS)] == []
     assert await partitions.run_once(pool) == 0
 
 

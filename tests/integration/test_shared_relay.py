@@ -11,10 +11,10 @@ from asyncpg import Pool
 
 from contracts import topics
 from contracts.orders import TOPIC
+from shared import postgres, tracing
 from shared.delivery import events, lanes, outbox, relay
+from shared.delivery.hint import Hint
 from shared.delivery.relay import Relay
-from shared.delivery.wiring import Hint
-from shared.postgres import connections as db
 from tests.builders import Tail, eventually, order_confirmed, order_created, tail, versions_by_key
 from tests.conftest import PARTITIONS, Database, StartBroker
 
@@ -51,7 +51,7 @@ async def running(one: Relay) -> AsyncIterator[None]:
 
 
 async def append(pool: Pool, *new: tuple[int, int]) -> None:
-    async with db.transaction(pool) as conn:
+    async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [order_confirmed(id_, version) for id_, version in new])
 
 
@@ -120,9 +120,8 @@ async def test_more_rows_than_a_turn_takes_are_published_once_and_in_order(
 async def test_a_trace_goes_with_the_event(pool: Pool, shop_topics: str, make_relay: MakeRelay) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with tail(shop_topics, TOPIC) as published:
-        token = events.traces.set({"1": trace})
-        await append(pool, (1, 1), (2, 1))
-        events.traces.reset(token)
+        with tracing.carrying({"1": trace}):
+            await append(pool, (1, 1), (2, 1))
         await drain(make_relay(shop_topics))
         found = {record.key: dict(record.headers).get("traceparent") for record in await published()}
 
@@ -247,7 +246,7 @@ async def test_the_largest_event_and_the_largest_dead_letter_are_taken_by_kafka(
 ) -> None:
     letter = b'"' + os.urandom(outbox.MAX_BYTES - 100).hex().encode() + b'"'
     async with tail(shop_topics, TOPIC) as published, tail(shop_topics, "orders.events.dlq") as letters:
-        async with db.transaction(pool) as conn:
+        async with postgres.transaction(pool) as conn:
             await outbox.append(conn, [order_created(1, note=os.urandom(outbox.MAX_BYTES // 2 - 300).hex())])
             await outbox.append_encoded(conn, [events.envelope("orders.events.dlq", "1", "DeadLetter", letter)])
         async with running(make_relay(shop_topics)):
@@ -299,7 +298,7 @@ async def test_the_read_sorts_nothing_on_a_large_outbox_that_was_never_analysed(
            select n % 4, n, gen_random_uuid(), 'orders.events', n::text, 'T', 'h', 'v', now() + (n % 3) * interval '1 d'
              from generate_series(1, 100000) n"""
     )
-    conn = await db.connect(database.url_for("orders"), **relay._SETTINGS)
+    conn = await postgres.connect(database.url_for("orders"), **relay._SETTINGS)
     await conn.execute(f"prepare read as {lanes._READ}")
     plan = await conn.fetch("explain execute read ('{0,1,2,3}', '{0,0,0,0}', '{0,0,0,0}', 2000)")
     await conn.close()

@@ -23,7 +23,7 @@ from shared.delivery import events
 from shared.delivery.consumer import Consumer, Handling
 from shared.delivery.events import Record
 from shared.delivery.kafka import Message, Partition, Publisher, Subscription, Unavailable, clients, create_topics
-from shared.postgres.connections import Connection
+from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed
 from tests.conftest import Broker, StartBroker
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from contracts.users import UserRegistered, read_id
-from shared.delivery.consumer import Handling
-from shared.postgres import connections as db
-from shared.postgres.connections import Pool
+from shared import postgres
+from shared.delivery.handling import Handling
+from shared.postgres import Pool
 from tests.builders import record
 from tests.conftest import OpenPool
 from users import consumer, service, store
@@ -36,7 +36,7 @@ def registered(user_id: object, username: str = "ann") -> UserRegistered:
 async def delete(pool: Pool, user_id: int) -> bool:
     """Delete a profile; says whether there was one to delete, or had been."""
     try:
-        async with db.transaction(pool, keys=[str(user_id)]) as conn:
+        async with postgres.transaction(pool, keys=[str(user_id)]) as conn:
             await service.delete(conn, user_id)
     except service.ProfileNotFound:
         return False
@@ -44,7 +44,7 @@ async def delete(pool: Pool, user_id: int) -> bool:
 
 
 async def change(pool: Pool, user_id: int, **values: str) -> None:
-    async with db.transaction(pool, keys=[str(user_id)]) as conn:
+    async with postgres.transaction(pool, keys=[str(user_id)]) as conn:
         await service.change(conn, user_id, values)
 
 

@@ -22,7 +22,7 @@ from contracts.catalogue import TOPICS
 from contracts.products import ProductCreated
 from migrations import metadata, seed
 from migrations.__main__ import SECTIONS
-from migrations.metadata import Xid8
+from shared.delivery.tables import Xid8
 from tests.conftest import ROOT, Database
 
 ROLES = [section for section in SECTIONS if section != "admin"]

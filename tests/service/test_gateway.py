@@ -21,13 +21,12 @@ from local import nginx, ports
 from local.process import Server
 from local.stack import NO_LIMITS
 from shared.errors import Unauthenticated
-from shared.web import openapi, problems
-from shared.web import operations as operation
+from shared.web import openapi, operations, problems
 from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SERVICE_SECONDS = 2.8  # as shared/web.py has it
+SERVICE_SECONDS = 2.8  # as shared/web/deadline.py has it
 TOKEN = "Bearer good"
 KEY = "Idempotency-Key: k"
 USER = {"X-User-Id": "7", "X-User-Roles": "user"}
@@ -120,7 +119,7 @@ class Auth(Upstream):
         if self.hang:
             await self.hang.wait()
         try:
-            token = operation.bearer(request.headers.getall("Authorization", []))
+            token = operations.bearer(request.headers.getall("Authorization", []))
             return web.Response(status=204, headers=self.sessions[token])
         except (Unauthenticated, KeyError):
             return problems.response("unauthenticated", "no such token")

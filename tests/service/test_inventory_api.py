@@ -9,9 +9,9 @@ from yarl import URL
 
 from contracts.products import ProductCreated
 from inventory import consumer, domain, service, store
-from shared.delivery.consumer import Handling
-from shared.postgres import connections as db
-from shared.web import requests as web
+from shared import postgres
+from shared.delivery.handling import Handling
+from shared.web import database
 from tests.builders import order_created, record
 from tests.service.conftest import Client, Serve
 from tests.tokens import ADMIN, OTHER, USER, Mint
@@ -25,7 +25,7 @@ async def client(serve: Serve) -> Client:
 
 
 async def deliver(client: Client, *events: Any) -> None:
-    handling = Handling(client.app[web.POOL], "inventory", consumer.HANDLERS, also_lock=service.TURN)
+    handling = Handling(client.app[database.POOL], "inventory", consumer.HANDLERS, also_lock=service.TURN)
     await handling.handle([record(event) for event in events])
 
 
@@ -34,12 +34,12 @@ async def restock(client: Client, headers: dict[str, str], sku: str = "burger", 
 
 
 async def units(client: Client, sku: str = "burger") -> int:
-    found: int = await client.app[web.POOL].fetchval("select available from stock where sku = $1", sku)
+    found: int = await client.app[database.POOL].fetchval("select available from stock where sku = $1", sku)
     return found
 
 
 async def count(client: Client, table: str) -> int:
-    found: int = await client.app[web.POOL].fetchval(f"select count(*) from {table}")
+    found: int = await client.app[database.POOL].fetchval(f"select count(*) from {table}")
     return found
 
 
@@ -156,7 +156,7 @@ async def test_fifty_without_a_key_all_restock(client: Client, mint: Mint) -> No
 
 
 async def test_a_restock_waits_for_its_turn(client: Client, mint: Mint) -> None:
-    async with db.transaction(client.app[web.POOL], keys=service.TURN):
+    async with postgres.transaction(client.app[database.POOL], keys=service.TURN):
         waiting = asyncio.create_task(restock(client, mint.admin))
         await asyncio.sleep(0.3)
         assert not waiting.done()
@@ -164,7 +164,7 @@ async def test_a_restock_waits_for_its_turn(client: Client, mint: Mint) -> None:
 
 
 async def test_who_does_not_get_their_turn_in_time_is_told_that_nobody_knows(client: Client, mint: Mint) -> None:
-    async with db.transaction(client.app[web.POOL], keys=service.TURN):
+    async with postgres.transaction(client.app[database.POOL], keys=service.TURN):
         answer = await restock(client, mint.admin)
         said = await answer.json(content_type=None)
         assert (answer.status, said["type"], said["detail"]) == (503, "/problems/outcome-unknown", "db error")
@@ -173,7 +173,7 @@ async def test_who_does_not_get_their_turn_in_time_is_told_that_nobody_knows(cli
 
 @pytest.mark.parametrize("column", ["available", "held", "sold"])
 async def test_there_are_never_more_units_than_can_be_counted(client: Client, mint: Mint, column: str) -> None:
-    pool = client.app[web.POOL]
+    pool = client.app[database.POOL]
     await pool.execute(f"update stock set {column} = {column} + $1 where sku = 'lobster'", domain.MAX_UNITS - 5)
     answer = await restock(client, mint.admin | {"Idempotency-Key": "k"}, "lobster", quantity=6)
     await assert_problem(answer, 409, "there may be 1000000000000000 units of a sku at most, wherever they are")
@@ -235,7 +235,7 @@ async def test_a_key_is_printable_and_there_once(client: Client, mint: Mint) -> 
 
 
 async def test_a_sku_is_any_text_up_to_128_characters_without_nul(client: Client, mint: Mint) -> None:
-    pool = client.app[web.POOL]
+    pool = client.app[database.POOL]
     for raw in ("%00", "a%00", "a" * 129, "%C3%A4" * 129):
         for answer in (
             await client.get(URL(f"/inventory/{raw}", encoded=True), headers=mint.header()),

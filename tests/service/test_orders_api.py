@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared.web import requests as web
+from shared.web import database
 
 BURGERS = {"userId": "u1", "sku": "burger", "quantity": 2, "note": "part 2 test"}
 ON_ONE = pytest.mark.asyncio(loop_scope="module")  # these share a database
@@ -20,14 +20,14 @@ async def place(client: Any, **changes: Any) -> int:
 
 
 async def settle(client: Any, order_id: int, status: str, reason: str | None = None) -> None:
-    await client.app[web.POOL].execute(
+    await client.app[database.POOL].execute(
         "update orders set status = $2, reason = $3, version = 2 where id = $1", order_id, status, reason
     )
 
 
 async def told(client: Any, order_id: int) -> list[str]:
     """The types of all events that tell of an order."""
-    rows = await client.app[web.POOL].fetch("select type from outbox where key = $1 order by id", str(order_id))
+    rows = await client.app[database.POOL].fetch("select type from outbox where key = $1 order by id", str(order_id))
     return [row["type"] for row in rows]
 
 

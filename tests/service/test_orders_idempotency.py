@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from shared import service as application
-from shared.web import requests as web
+from shared.web import database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,7 +23,7 @@ async def send(client: Any, key: str, data: Any = None, **changes: Any) -> Any:
 
 async def count(client: Any, key: str) -> tuple[int, int]:
     """How many orders have this key, and how many events say that they were placed."""
-    row = await client.app[web.POOL].fetchrow(
+    row = await client.app[database.POOL].fetchrow(
         "with o as (select id::text from orders where idempotency_key = $1) "
         "select (select count(*) from o), (select count(*) from outbox where key in (select id from o))",
         key,
@@ -138,7 +138,7 @@ async def _blocked(client: Any) -> None:
         "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())"
     )
     async with asyncio.timeout(2):
-        while not await client.app[web.POOL].fetchval(waiting):  # noqa: ASYNC110 - a fact of another process
+        while not await client.app[database.POOL].fetchval(waiting):  # noqa: ASYNC110 - a fact of another process
             await asyncio.sleep(0.01)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from orders import store
 from orders.app import WAITERS
-from shared.web import requests as web
+from shared.web import database
 from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,7 +34,7 @@ async def until_they_wait(client: Any, orders: int = 1) -> None:
 async def finish_elsewhere(client: Any, path: str) -> None:
     """Make the order final as another process would: nobody here is told."""
     order_id = int(path.rsplit("/", maxsplit=1)[-1])
-    await client.app[web.POOL].execute("update orders set status = 'CONFIRMED' where id = $1", order_id)
+    await client.app[database.POOL].execute("update orders set status = 'CONFIRMED' where id = $1", order_id)
 
 
 async def test_an_order_that_becomes_final_here_is_shown_at_once(orders_for_all: Any) -> None:

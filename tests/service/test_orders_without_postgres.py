@@ -20,7 +20,7 @@ from local import ports
 from local.postgres import Postgres
 from local.process import Server
 from orders.app import WAITERS
-from shared.web import requests as web
+from shared.web import database
 from tests.builders import eventually
 from tests.conftest import ROOT
 from tests.service.conftest import Client, serving
@@ -103,7 +103,7 @@ async def healed(client: Client) -> None:
 
 
 async def placed_by(client: Client) -> list[str]:
-    rows = await client.app[web.POOL].fetch(
+    rows = await client.app[database.POOL].fetch(
         "select user_id, (select count(*) from outbox where key = o.id::text) as told from orders o"
     )
     assert all(row["told"] == 1 for row in rows)

@@ -10,8 +10,8 @@ import pytest
 from contracts.inventory import InventoryReserved
 from payments import service
 from payments.domain import Captured, Claim, Declined, Outcome
-from shared.postgres import connections as db
-from shared.web import requests as web
+from shared import postgres
+from shared.web import database
 from tests.conftest import OpenPool
 from tests.service.conftest import Client, Serve
 from tests.tokens import OTHER, USER, Mint
@@ -35,7 +35,7 @@ async def intend(client: Client, *outcomes: Outcome, **changes: Any) -> None:
     """Stock was held for the order, and the provider said so much about its money."""
     now = datetime.now(UTC)
     claim = Claim(7, now + timedelta(seconds=5))
-    async with db.transaction(client.app[web.POOL], [str(ORDER)]) as conn:
+    async with postgres.transaction(client.app[database.POOL], [str(ORDER)]) as conn:
         await service.intend(conn, [reserved(**changes)], claim, now)
         for outcome in outcomes:
             held = await service.claimed(conn, [(ORDER, claim.token)])
@@ -44,7 +44,7 @@ async def intend(client: Client, *outcomes: Outcome, **changes: Any) -> None:
 
 async def cancel(client: Client) -> None:
     now = datetime.now(UTC)
-    async with db.transaction(client.app[web.POOL], [str(ORDER)]) as conn:
+    async with postgres.transaction(client.app[database.POOL], [str(ORDER)]) as conn:
         await service.cancel(conn, [ORDER], Claim(8, now), now)
 
 
@@ -114,7 +114,7 @@ async def test_a_payment_from_before_owners_were_kept_is_administrators_business
     client: Client, mint: Mint
 ) -> None:
     await intend(client)
-    await client.app[web.POOL].execute("update payments set user_id = null")
+    await client.app[database.POOL].execute("update payments set user_id = null")
     assert await ask(client, mint.header()) == (404, "not found")
     assert (await ask(client, mint.admin))[0] == 200
 
@@ -144,7 +144,7 @@ async def test_it_is_answered_in_time_while_postgres_does_not_answer(
 async def test_whose_order_it_is_costs_no_statement(client: Client) -> None:
     statements: list[str] = []
     now = datetime.now(UTC)
-    async with client.app[web.POOL].acquire() as conn:
+    async with client.app[database.POOL].acquire() as conn:
         await service.intend(conn, [reserved(999)], Claim(7, now), now)  # the first time asyncpg asks about types
         await conn.execute("delete from payments")
         with conn.query_logger(lambda record: statements.append(record.query)):

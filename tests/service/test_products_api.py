@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from yarl import URL
 
-from shared.web import requests as web
+from shared.web import database
 from tests.conftest import Database, made_from
 from tests.service.conftest import Client, Serve, serving
 from tests.tokens import ADMIN, USER, Mint, publishing
@@ -49,7 +49,7 @@ async def for_all(template: Database, shared_mint: Mint) -> Any:
 
 async def told(client: Client, sku: str) -> list[tuple[str, dict[str, Any]]]:
     """The events of a sku in the order in which relays read them."""
-    rows = await client.app[web.POOL].fetch("select type, value from outbox where key = $1 order by xid, id", sku)
+    rows = await client.app[database.POOL].fetch("select type, value from outbox where key = $1 order by xid, id", sku)
     return [(row["type"], json.loads(row["value"])) for row in rows]
 
 
@@ -103,7 +103,7 @@ async def test_what_is_told_carries_on_the_trace_of_its_request(client: Client, 
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     await client.patch("/products/1", json={"price_cents": 1}, headers=mint.admin | {"traceparent": trace})
     await patch(client, mint, 1, price_cents=2)
-    heads = [row[0] for row in await client.app[web.POOL].fetch("select head from outbox where key = 'burger'")]
+    heads = [row[0] for row in await client.app[database.POOL].fetch("select head from outbox where key = 'burger'")]
     assert [head.endswith(trace.encode()) for head in heads] == [False, True, False]
 
 

@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from shared.web import tokens
-from shared.web import verification as auth
+from shared.web import tokens, verification
 from tests.builders import eventually
 from tests.conftest import Database, made_from
 from tests.service.conftest import Client, serving
@@ -484,9 +483,9 @@ SICK: dict[str, Answer] = {
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything about keys happens in a fraction of a second."""
-    monkeypatch.setattr(auth, "_REFRESH_SECONDS", 0.05)
-    monkeypatch.setattr(auth, "_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(auth, "_FETCH_SECONDS", 0.2)
+    monkeypatch.setattr(verification, "_REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(verification, "_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(verification, "_FETCH_SECONDS", 0.2)
 
 
 async def status(client: Client, token: str) -> int:
@@ -590,13 +589,13 @@ async def test_a_flood_of_made_up_kids_asks_for_the_keys_once_a_second(database:
             count += 20
         fetches, seconds = publisher.asked - before, time.monotonic() - started
     assert count > 100
-    assert fetches <= seconds / auth._RETRY_SECONDS + 1
+    assert fetches <= seconds / verification._RETRY_SECONDS + 1
 
 
 async def test_a_flood_of_made_up_kids_keeps_nobody_else_waiting_when_keys_cannot_be_had(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(verification, "_RETRY_SECONDS", 0.2)
     publisher = Publisher(MINT)
     async with publisher.running(database) as client:
         assert await status(client, made()) == 200
@@ -606,7 +605,9 @@ async def test_a_flood_of_made_up_kids_keeps_nobody_else_waiting_when_keys_canno
             started = time.monotonic()
             return await status(client, token), time.monotonic() - started
 
-        await asyncio.sleep(auth._RETRY_SECONDS)  # the pause after the last fetch, in which no kid would be asked for
+        await asyncio.sleep(
+            verification._RETRY_SECONDS
+        )  # the pause after the last fetch, in which no kid would be asked for
         flood = [asyncio.create_task(timed(headed(THIEF.sign, kid=str(n)))) for n in range(50)]
         await eventually(lambda: asyncio.sleep(0, publisher.asked >= 2))
         assert [await status(client, claiming(n=n)) for n in range(20)] == [200] * 20

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from contracts.users import UserDeleted
-from shared.postgres import connections as db
-from shared.web import requests as web
+from shared import postgres
+from shared.postgres import transactions
+from shared.web import database
 from tests.builders import eventually
 from tests.conftest import OpenPool
 from tests.service.conftest import Client, Serve
@@ -32,12 +33,12 @@ async def client(serve: Serve) -> Client:
 
 
 async def register(client: Client, usernames: dict[int, str]) -> None:
-    async with client.app[web.POOL].acquire() as conn:
+    async with client.app[database.POOL].acquire() as conn:
         await service.register(conn, usernames)
 
 
 async def fetch(client: Client, sql: str) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in await client.app[web.POOL].fetch(sql)]
+    return [tuple(row) for row in await client.app[database.POOL].fetch(sql)]
 
 
 async def ask(client: Client, method: str, path: str, headers: dict[str, str], **body: Any) -> tuple[int, Any]:
@@ -252,7 +253,7 @@ async def overlap(client: Client, monkeypatch: pytest.MonkeyPatch, first: Send, 
     """Send the second when the first has read the profile, and let that go on once the second waits or is answered."""
     has_read, go_on, real = asyncio.Event(), asyncio.Event(), store.get
 
-    async def get(conn: db.Connection, user_id: int) -> Profile | None:
+    async def get(conn: postgres.Connection, user_id: int) -> Profile | None:
         found = await real(conn, user_id)
         if not has_read.is_set():
             has_read.set()
@@ -300,7 +301,7 @@ class TestRaces:
 
     @pytest.mark.parametrize("race", RACES)
     async def test_without_the_lock_this_would_not_hold(self, monkeypatch: pytest.MonkeyPatch, race: str) -> None:
-        monkeypatch.setattr(db, "_lock_sql", lambda _: "select 1")
+        monkeypatch.setattr(transactions, "_lock_sql", lambda _: "select 1")
         with pytest.raises(AssertionError):
             await getattr(self, race)(monkeypatch)
 

@@ -43,26 +43,26 @@ MOVES = {
 )
 def test_a_status_moves_only_as_the_table_says_and_absorbs_everything_else(transition, status) -> None:
     before = reservation(status)
-    _, after, facts = transition(before)
+    _, after, events = transition(before)
     expected, types = MOVES.get((transition, status), (status, []))
     assert after.status is expected
-    assert [type(fact) for fact in facts] == types
-    assert [fact.version for fact in facts] == list(range(before.version + 1, after.version + 1))
+    assert [type(event) for event in events] == types
+    assert [event.version for event in events] == list(range(before.version + 1, after.version + 1))
     if (transition, status) not in MOVES:
         assert after == before
 
 
 def test_what_is_reserved_carries_on_what_payments_needs() -> None:
-    [fact] = domain.reserve(Reservation(1, "burger", 2), ORDER, 2).facts
+    [event] = domain.reserve(Reservation(1, "burger", 2), ORDER, 2).events
     shared = ("order_id", "user_id", "sku", "quantity", "amount_cents", "currency", "expires_at")
-    assert fact.model_dump(exclude={"version"}) == ORDER.model_dump(include=set(shared))
+    assert event.model_dump(exclude={"version"}) == ORDER.model_dump(include=set(shared))
 
 
 @pytest.mark.parametrize(("available", "amount_cents"), [(None, 1700), (2, None), (None, None)])
 def test_what_is_not_in_stock_at_all_or_has_no_price_is_an_unknown_sku(available, amount_cents) -> None:
     order = order_created(amount_cents=amount_cents)
-    _, after, [fact] = domain.reserve(Reservation(1, "burger", 2), order, available)
-    assert (after.status, after.reason, fact.reason) == (Status.REJECTED, "unknown_sku", "unknown_sku")
+    _, after, [event] = domain.reserve(Reservation(1, "burger", 2), order, available)
+    assert (after.status, after.reason, event.reason) == (Status.REJECTED, "unknown_sku", "unknown_sku")
 
 
 def test_a_refused_order_takes_nothing_so_that_a_later_smaller_one_fits() -> None:

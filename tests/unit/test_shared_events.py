@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.orders import OrderCreated
 from contracts.products import ProductChanged
+from shared import tracing
 from shared.delivery import events, inbox
 from shared.delivery.events import Record, Undecodable
 from tests.builders import order_confirmed, order_created, record
@@ -72,9 +73,8 @@ def test_the_same_event_has_the_same_headers_to_the_last_byte_however_often_it_i
 
 
 def test_a_trace_goes_with_events_of_its_key_only() -> None:
-    token = events.traces.set({"17": TRACE})
-    traced, plain = events.encode(order_confirmed(17)), events.encode(order_confirmed(18))
-    events.traces.reset(token)
+    with tracing.carrying({"17": TRACE}):
+        traced, plain = events.encode(order_confirmed(17)), events.encode(order_confirmed(18))
 
     assert dict(events.headers([], b"17", traced.head))["traceparent"] == TRACE.encode()
     assert "traceparent" not in dict(events.headers([], b"18", plain.head))
@@ -85,7 +85,7 @@ def test_the_traces_of_a_batch_are_found_by_key() -> None:
     good = record(order_confirmed(17))
     traced = good._replace(headers=[*good.headers, ("traceparent", TRACE.encode())])
     received = [events.decode(r, type(order_confirmed())) for r in (traced, record(order_confirmed(18)))]
-    assert events.traces_of(received) == {"17": TRACE}
+    assert events.traceparents_of(received) == {"17": TRACE}
 
 
 @given(st.text(string.printable))

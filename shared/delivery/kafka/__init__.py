@@ -1,8 +1,8 @@
-"""Kafka, and the only package that knows aiokafka: topics, publishing batches, reading as a member of a group."""
+"""Kafka: topics, publishing batches, reading as a member of a group. No other package imports aiokafka."""
 
-from shared.delivery.kafka.clients import Partition, Rejected, Unavailable
-from shared.delivery.kafka.publisher import Message, Publisher
-from shared.delivery.kafka.subscription import Batch, Subscription
-from shared.delivery.kafka.topics import create_topics
+from .clients import Partition, Rejected, Unavailable
+from .publisher import Message, Publisher
+from .subscription import Batch, Subscription
+from .topics import create_topics
 
 __all__ = ["Batch", "Message", "Partition", "Publisher", "Rejected", "Subscription", "Unavailable", "create_topics"]

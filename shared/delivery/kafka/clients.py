@@ -1,7 +1,8 @@
-"""What aiokafka 0.14 needs to be relied on: bounds on its waits, a stop that ends, and one repaired answer.
+"""Repairs for aiokafka 0.14: bounds on its waits, a stop that always ends, and one misread answer.
 
-What must stay true: nothing here waits without a bound. Each piece was found by killing a real broker; the version
-is pinned, and tests look for the bugs, so that the repairs can go when upstream makes them.
+What must stay true: nothing here waits without a bound. Each repair follows from a failure seen with a real broker that
+was killed. The version of aiokafka is pinned, and tests look for its bugs, so that a repair can go when upstream has
+it.
 """
 
 import asyncio
@@ -19,11 +20,11 @@ START_SECONDS = 10.0
 
 
 class Unavailable(Exception):
-    """Kafka did not do it, or did not say so in time; records may or may not be in the log."""
+    """Kafka failed, or did not answer in time. Records may or may not be in the log."""
 
 
 class Rejected(Exception):
-    """Kafka will never take a record of this partition: it is too large or invalid."""
+    """Kafka refuses a record of this partition permanently: it is too large or invalid."""
 
     def __init__(self, partition: Partition, reason: str) -> None:
         super().__init__(f"{partition[0]}[{partition[1]}]: {reason}")
@@ -31,9 +32,9 @@ class Rejected(Exception):
 
 
 async def bounded(work: Awaitable[Any], seconds: float) -> Any:
-    """Await with a bound (aiokafka waits for ever in many places), and turn its errors into `Unavailable`."""
+    """Await, at most `seconds`: aiokafka has waits without a limit. Its errors become `Unavailable`."""
     try:
-        async with asyncio.timeout(seconds):  # not wait_for, which on 3.11 can swallow a cancellation
+        async with asyncio.timeout(seconds):  # wait_for can swallow a cancellation on Python 3.11
             return await work
     except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
         raise Unavailable(repr(error)) from error
@@ -42,7 +43,7 @@ async def bounded(work: Awaitable[Any], seconds: float) -> Any:
 async def hard_stop(
     client: Any, connection: Any, tasks: list[Any], fail_pending: Callable[[], None] = lambda: None, limit: float = 3.0
 ) -> None:
-    """Stop a client in bounded time: `stop()` alone hangs, or raises CancelledError, when the broker is away."""
+    """Stop a client in bounded time. Without a broker, `stop()` alone hangs or raises CancelledError."""
     stopping = asyncio.create_task(client.stop())  # a task of its own: its CancelledError is not ours
     await asyncio.wait([stopping], timeout=limit)
     leftover = [t for t in (stopping, *tasks, connection._sync_task) if t is not None and not t.done()]
@@ -54,11 +55,11 @@ async def hard_stop(
         await _end([closing, connection._sync_task])
     for task in (stopping, *tasks):
         if task is not None and task.done() and not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not log it
+            task.exception()  # mark as retrieved, so that asyncio does not log it
 
 
 async def _end(tasks: list[Any], limit: float = 3.0) -> None:
-    """Cancel until they are done: one cancel is not always enough."""
+    """Cancel the tasks until they are done: one cancel is not always enough."""
     tasks = [t for t in tasks if t is not None and not t.done()]
     until = time.monotonic() + limit
     while tasks and time.monotonic() < until:
@@ -72,7 +73,7 @@ _send_request = GroupCoordinator._send_req
 
 
 async def _send_request_checked(self: Any, request: Any) -> Any:
-    """Look at OffsetFetch's top-level error: aiokafka 0.14 reads "coordinator is loading" as "no offset committed"."""
+    """Raise the error of OffsetFetch as a whole. aiokafka 0.14 reads "coordinator is loading" as "no offset"."""
     response = await _send_request(self, request)
     code = getattr(response, "error_code", 0)
     if isinstance(request, OffsetFetchRequest) and code:

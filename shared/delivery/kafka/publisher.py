@@ -1,4 +1,4 @@
-"""Publishing whole batches: 1.5 to 2 us a record through `send_batch`, against 14 us through `send`."""
+"""Publishing whole batches: `send_batch` costs 1.5 to 2 us a record, `send` 14 us."""
 
 import asyncio
 import time
@@ -8,8 +8,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
-from shared.delivery.events import Headers
-from shared.delivery.kafka.clients import START_SECONDS, Partition, Rejected, Unavailable, bounded, hard_stop
+from ..events import Headers
+from .clients import START_SECONDS, Partition, Rejected, Unavailable, bounded, hard_stop
 
 _TOO_LARGE = (
     kafka_errors.MessageSizeTooLargeError,
@@ -23,9 +23,9 @@ Message = tuple[bytes, bytes, Headers]
 
 
 class Publisher:
-    """An idempotent producer that sends whole batches; after any failure it must be closed and made anew.
+    """An idempotent producer that sends whole batches. After any failure, close it and create another.
 
-    One refused batch poisons its partition for the producer's life (`OutOfOrderSequenceNumber`), which is why.
+    The reason: after one refused batch, its partition fails as long as the producer lives (`OutOfOrderSequenceNumber`).
     """
 
     def __init__(self, bootstrap_servers: str) -> None:
@@ -46,16 +46,16 @@ class Publisher:
         await bounded(self._producer.start(), START_SECONDS)
 
     async def partitions_of(self, topic: str) -> int:
-        """Count the topic's partitions. Raises `Unavailable`, also for a topic that does not exist."""
+        """The number of the topic's partitions. Raises `Unavailable`, also if the topic does not exist."""
         if topic not in self._partitions:
             found = await bounded(self._producer.partitions_for(topic), START_SECONDS)
             self._partitions[topic] = len(found)
         return self._partitions[topic]
 
     async def send(self, batches: Mapping[Partition, Sequence[Message]], deadline_seconds: float) -> None:
-        """Publish all messages, each partition's in order, at most one unacknowledged batch per partition.
+        """Publish all messages, in order within each partition. Returns when the brokers have acknowledged all.
 
-        Returns when the brokers have acknowledged everything. Raises `Unavailable` or `Rejected`.
+        At most one batch per partition is unacknowledged at a time. Raises `Unavailable` or `Rejected`.
         """
         until = time.monotonic() + deadline_seconds
         left = dict(batches)
@@ -86,7 +86,7 @@ class Publisher:
         return batch, taken
 
     async def close(self) -> None:
-        """Stop within seconds, whatever the broker does; what was not acknowledged may or may not be in the log."""
+        """Stop within seconds, whatever the broker does. Unacknowledged records may or may not be in the log."""
         producer = self._producer
         await hard_stop(
             producer,

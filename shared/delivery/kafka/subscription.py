@@ -1,4 +1,4 @@
-"""Reading as a member of a consumer group, without ever handling what another member owns by now."""
+"""Reading as a member of a consumer group. A member never handles records of partitions that it has lost."""
 
 import asyncio
 import time
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from shared.delivery.events import Record
-from shared.delivery.kafka.clients import START_SECONDS, Partition, Unavailable, bounded, hard_stop
+from ..events import Record
+from .clients import START_SECONDS, Partition, Unavailable, bounded, hard_stop
 
 log = structlog.get_logger()
 
@@ -20,10 +20,11 @@ COMMIT_EVERY_SECONDS = 0.2
 
 
 class Subscription:
-    """Membership in a consumer group. The gate keeps handling and rebalancing apart.
+    """A membership in a consumer group. Its gate keeps handling and rebalancing apart.
 
-    It is open while partitions are owned. Handling holds it; a rebalance waits for it, commits what was handled, and
-    keeps it closed until partitions are assigned anew. `getmany` stays outside: inside, it deadlocks.
+    The gate is open while partitions are owned. Handling holds it. A rebalance waits for it, commits the offsets of
+    what was handled, and keeps it closed until partitions are assigned. `getmany` is called outside: inside it
+    deadlocks.
     """
 
     def __init__(self, bootstrap_servers: str, group: str, topics: Iterable[str], instance_id: str, batch: int) -> None:
@@ -40,7 +41,7 @@ class Subscription:
             session_timeout_ms=6_000,
             heartbeat_interval_ms=500,
             max_poll_interval_ms=60_000,
-            metadata_max_age_ms=3_000,  # or a topic that was made again is not noticed
+            metadata_max_age_ms=3_000,  # otherwise a topic that was deleted and created again goes unnoticed
             fetch_max_wait_ms=500,
             request_timeout_ms=10_000,
         )
@@ -52,25 +53,26 @@ class Subscription:
 
     @property
     def owned(self) -> frozenset[Partition]:
-        """The partitions that this member may handle now."""
+        """The partitions that this member owns now."""
         return frozenset((tp.topic, tp.partition) for tp in self._gate.owned)
 
     async def poll(self, wait_seconds: float) -> "Batch":
-        """Fetch records, waiting at most so long for the first. Raises `Unavailable`."""
-        if self._consumer._fetcher._fetch_task.done():  # it would look as if nothing came, for ever
+        """Fetch records. Waits at most `wait_seconds` for the first. Raises `Unavailable`."""
+        if self._consumer._fetcher._fetch_task.done():  # otherwise it looks as if no record came any more
             raise Unavailable("the fetcher has ended")
         fetching = self._consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=self._batch)
         found = await bounded(fetching, START_SECONDS + wait_seconds)
-        # The epoch is read after the fetch, which may wait through a rebalance; read before, it loses records (seen).
+        # Read the epoch after the fetch, which can wait through a rebalance. Read before, it lost records (seen).
         return Batch(self._gate.epoch, found)
 
     async def handle(self, batch: "Batch", work: Callable[[list[Record]], Awaitable[None]]) -> bool:
-        """Run `work` on what this member still owns of the batch, then count it as handled.
+        """Run `work` on those records of the batch that this member still owns, and note their offsets.
 
-        Returns False when a rebalance overtook the batch: a new assignment starts at the committed offsets, so what is
-        still owned is read again. What `work` raises is passed on, and the same batch may be handled again.
+        Returns False if there was a rebalance since the fetch. A new assignment starts at the committed offsets, so
+        records that are still owned are read again. An exception of `work` passes through; then the same batch may be
+        handled again.
         """
-        if self._gate.closed:  # to wait for it here would be for ever: after a while only a poll lets a rebalance end
+        if self._gate.closed:  # do not wait here: after a minute without a poll, only a poll ends the rebalance
             return False
         async with self._gate.lock:
             if batch.epoch != self._gate.epoch:
@@ -81,7 +83,7 @@ class Subscription:
             return True
 
     async def commit_if_due(self) -> None:
-        """Commit handled offsets, at most every `COMMIT_EVERY_SECONDS`; what is not committed is only read again."""
+        """Commit the noted offsets, at most every `COMMIT_EVERY_SECONDS`. Records without a commit are read again."""
         if self._handled and time.monotonic() >= self._commit_at and not self._gate.closed:
             async with self._gate.lock:
                 await self._commit()
@@ -95,13 +97,13 @@ class Subscription:
             await bounded(self._consumer.commit(handled), COMMIT_SECONDS)
         except Unavailable as error:
             self._handled = handled | self._handled
-            log.warning("offsets not committed, trying again; until then records may be read again", error=str(error))
+            log.warning("offsets not committed, trying again; records may be read again", error=str(error))
 
     def _forget(self) -> None:
         self._handled = {}
 
     async def close(self) -> None:
-        """Commit, leave the group and stop, within a few seconds, whatever the broker does."""
+        """Commit, leave the group and stop, in a few seconds, whatever the broker does."""
         if self._handled and not self._gate.closed:
             async with self._gate.lock:
                 await self._commit()
@@ -115,13 +117,12 @@ class Subscription:
 
 
 class Batch(NamedTuple):
-    """What one poll brought, and the generation of the group in which it did."""
+    """The records of one poll, and the epoch of the gate at that time."""
 
     epoch: int
     records: dict[TopicPartition, list[Any]]
 
     def __bool__(self) -> bool:
-        """Say whether there is anything in it."""
         return bool(self.records)
 
 
@@ -132,9 +133,9 @@ class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         self.owned: frozenset[TopicPartition] = frozenset()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        # Also called before the first join, with nothing.
+        # aiokafka also calls this before the first join, without partitions.
         if not self.closed:
-            self.closed = True  # before waiting, so that nobody queues behind
+            self.closed = True  # before waiting, so that no handling queues behind
             await self.lock.acquire()
             if revoked:
                 await self._commit()
@@ -144,7 +145,7 @@ class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self.epoch += 1
         self.owned = frozenset(assigned)
-        self._forget()  # offsets of another generation; whose commit failed is read again
+        self._forget()  # they belong to another generation; without a commit their records are read again
         self.closed = False
         self.lock.release()
 

@@ -1,10 +1,10 @@
-"""Creating topics, explicitly: the brokers are told not to make any by themselves."""
+"""Creating topics. The brokers must not create any by themselves (`auto.create.topics.enable=false`)."""
 
 from collections.abc import Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from shared.delivery.kafka.clients import START_SECONDS, Unavailable, bounded
+from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
 
@@ -12,7 +12,7 @@ _TOPIC_EXISTS = 36
 async def create_topics(
     bootstrap_servers: str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
 ) -> list[str]:
-    """Create the topics that are missing, each with its configuration; returns their names. Raises `Unavailable`."""
+    """Create the missing topics, each with its configuration. Returns their names. Raises `Unavailable`."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
     try:
         await bounded(admin.start(), START_SECONDS)
@@ -20,7 +20,7 @@ async def create_topics(
         answer = await bounded(admin.create_topics(wanted), START_SECONDS)
     finally:
         await admin.close()
-    errors = {name: (code, text) for name, code, text in answer.topic_errors}  # never raised, only listed
+    errors = {name: (code, text) for name, code, text in answer.topic_errors}  # aiokafka does not raise them
     failed = {name: text for name, (code, text) in errors.items() if code not in (0, _TOPIC_EXISTS)}
     if failed:
         raise Unavailable(f"topics not created: {failed}")

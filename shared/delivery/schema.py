@@ -1,19 +1,24 @@
-"""The toolkit's tables as of version 1, made by every service's first revision: never changed, only followed."""
+"""The toolkit's tables as SQL, by version. Migrations execute it; see any `migrations/*/0001_*.py`.
 
+What must stay true: a published version never changes, because databases were created with it. A change is the next
+version's statements. `tables.py` describes the newest version for Alembic.
+"""
+
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from alembic import op
-
-from shared.delivery import partitions
+from . import partitions
 
 LANES = 4
 
 
-def upgrade(topic: str) -> None:
-    """Make outbox, lanes, inbox and parking place in the current schema; the outbox takes events of `topic` only."""
-    op.execute("create sequence outbox_id_seq")
-    op.execute(
-        f"""
+def version_1(topic: str, lanes: int = LANES) -> Iterator[str]:
+    """Create outbox, lanes, inbox and parking in the current schema.
+
+    The outbox accepts only `topic` and dead letters.
+    """
+    yield "create sequence outbox_id_seq"
+    yield f"""
         create table outbox (
           lane smallint not null,
           xid xid8 not null default pg_current_xact_id(),
@@ -27,12 +32,10 @@ def upgrade(topic: str) -> None:
           value bytea not null,
           occurred_at timestamptz not null default now()
         ) partition by range (occurred_at)"""
-    )
-    op.execute(f"comment on column outbox.topic is 'only {topic} and dead letters, by a CHECK'")
-    op.execute("create index outbox_position on outbox (lane, xid, id)")
-    op.execute("create table outbox_default partition of outbox default")
-    op.execute(
-        """
+    yield f"comment on column outbox.topic is 'only {topic} and dead letters, by a CHECK'"
+    yield "create index outbox_position on outbox (lane, xid, id)"
+    yield "create table outbox_default partition of outbox default"
+    yield """
         create table outbox_lanes (
           lane smallint primary key,
           xid xid8 not null default '0',
@@ -42,38 +45,22 @@ def upgrade(topic: str) -> None:
           lease_until timestamptz not null default '-infinity',
           system_identifier bigint not null
         ) with (fillfactor = 50)"""
-    )
-    op.execute(
-        f"""
+    yield f"""
         insert into outbox_lanes (lane, system_identifier)
-        select n, system_identifier from generate_series(0, {LANES - 1}) n, pg_control_system()"""
-    )
-    op.execute("create table outbox_relays (owner text primary key, seen_until timestamptz not null)")
-    op.execute(
-        """
+        select n, system_identifier from generate_series(0, {lanes - 1}) n, pg_control_system()"""
+    yield "create table outbox_relays (owner text primary key, seen_until timestamptz not null)"
+    yield """
         create table outbox_refused (
           lane smallint, xid xid8, id bigint,
           topic text not null, key text not null, reason text not null,
           refused_at timestamptz not null default now(), resolved_at timestamptz,
           primary key (lane, xid, id)
         )"""
-    )
-    _inbox()
-    for day in partitions.days(datetime.now(UTC).date()):
-        for _, commands in partitions.statements(day):
-            for command in commands:
-                op.execute(command)
-
-
-def _inbox() -> None:
-    op.execute(
-        """
+    yield """
         create table inbox (event_id uuid, consumer text, primary key (event_id, consumer))
         partition by range (event_id)"""
-    )
-    op.execute("create table inbox_default partition of inbox default")
-    op.execute(
-        """
+    yield "create table inbox_default partition of inbox default"
+    yield """
         create table parked (
           id bigint generated always as identity primary key,
           consumer text not null, aggregate_type text not null, key text not null, type text, event_id uuid,
@@ -83,16 +70,16 @@ def _inbox() -> None:
           parked_at timestamptz not null default now(), resolved_at timestamptz,
           unique (consumer, topic, partition, "offset", recorded_at)
         )"""
-    )
-    op.execute("comment on column parked.headers is 'JSON: a list of [name, base64 of the value]'")
-    op.execute("comment on column parked.blocks is 'later events of the same key wait behind this one'")
-    op.execute(
-        "create index parked_blocking on parked (consumer, aggregate_type, key) where blocks and resolved_at is null"
-    )
+    yield "comment on column parked.headers is 'JSON: a list of [name, base64 of the value]'"
+    yield "comment on column parked.blocks is 'later events of the same key wait behind this one'"
+    yield "create index parked_blocking on parked (consumer, aggregate_type, key) where blocks and resolved_at is null"
+    for day in partitions.days(datetime.now(UTC).date()):
+        for _, commands in partitions.statements(day):
+            yield from commands
 
 
-def downgrade() -> None:
-    """Drop what `upgrade` made, partitions included."""
+def undo_version_1() -> Iterator[str]:
+    """Drop everything that `version_1` creates, with all data."""
     for table in ("parked", "inbox", "outbox_refused", "outbox_relays", "outbox_lanes", "outbox"):
-        op.execute(f"drop table {table}")
-    op.execute("drop sequence outbox_id_seq")
+        yield f"drop table {table}"
+    yield "drop sequence outbox_id_seq"

@@ -13,15 +13,18 @@ import asyncpg
 import pytest
 
 from local import ports
-from shared.process import run as runtime
-from shared.process.run import Tasks
+from shared.process import tasks as tasks_module
+from shared.process.loop import Beat
+from shared.process.tasks import Tasks
 from tests.builders import eventually
 from tests.conftest import ROOT, Database
 
 SERVICE = """
 import asyncio, time
-from shared import runtime, web
+from shared import service
+from shared.process import tasks
 from shared.process.configuration import Settings
+from shared.web import application
 
 async def ends(stop, beat):
     await asyncio.sleep(0.2)
@@ -45,17 +48,17 @@ async def blocks(stop, beat):
     time.sleep(60)
 
 def create_app(settings):
-    app = web.application()
+    app = application.create()
     async def lifespan(app):
-        end = app[runtime.TASKS].start("the {task} task", {task})
+        end = app[application.TASKS].start("the {task} task", {task})
         yield
         await end()
     app.cleanup_ctx.append(lifespan)
     return app
 
-runtime.HANG_SECONDS = {hang}
-runtime.DRAIN_SECONDS = 0.5
-runtime.run(create_app, Settings, "test")
+tasks.HANG_SECONDS = {hang}
+tasks.DRAIN_SECONDS = 0.5
+service.run(create_app, Settings, "test")
 """
 
 
@@ -113,7 +116,7 @@ async def test_a_process_whose_loop_does_not_turn_is_ended_by_its_watchdog() -> 
         code, output = await ended(process)
 
     assert code == 70, output
-    assert "does not turn" in output
+    assert "the event loop hangs" in output
 
 
 async def test_a_wrong_setting_ends_the_process_with_a_line_that_names_it() -> None:
@@ -168,13 +171,13 @@ async def holds_lanes(database: Database) -> bool:
 
 
 async def test_a_task_that_takes_no_turn_is_named_as_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "HANG_SECONDS", 0.05)
+    monkeypatch.setattr(tasks_module, "HANG_SECONDS", 0.05)
     tasks = Tasks()
 
-    async def hangs(stop: asyncio.Event, beat: runtime.Beat) -> None:
+    async def hangs(stop: asyncio.Event, beat: Beat) -> None:
         await stop.wait()
 
-    async def beats(stop: asyncio.Event, beat: runtime.Beat) -> None:
+    async def beats(stop: asyncio.Event, beat: Beat) -> None:
         while not stop.is_set():
             beat()
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The door of orders: one statement for many callers, also from several processes, without doubles or deadlocks."""
+"""Placement: one statement for many callers, also from several processes, without doubles or deadlocks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,13 +11,15 @@ import asyncpg
 import pytest
 from asyncpg import Pool
 
-from orders import domain, service, store
+from orders import catalogue as catalogue_module
+from orders import domain, store
+from orders.catalogue import Catalogue
 from orders.domain import Request
-from orders.service import Catalogue, Door, Placed
+from orders.placement import Placement
+from orders.service import Placed
+from shared import postgres
 from shared.delivery import events
 from shared.errors import KeyReused
-from shared.postgres import connections as db
-from shared.postgres.batching import Batcher
 
 LATER = timedelta(minutes=1)
 
@@ -33,21 +35,21 @@ def burgers(key: str | None = None, **changes: Any) -> Request:
 
 
 @asynccontextmanager
-async def running(url: str, **changes: Any) -> AsyncIterator[Batcher[Request, Placed]]:
-    batcher = Batcher(url, Door(60.0).place, name="orders", **changes)
+async def running(url: str, **changes: Any) -> AsyncIterator[Placement]:
+    placement = Placement(url, 60.0, **changes)
     stop = asyncio.Event()
-    task = asyncio.create_task(batcher.run(stop))
+    task = asyncio.create_task(placement.run(stop))
     try:
-        yield batcher
+        yield placement
     finally:
         stop.set()
         await task
 
 
-async def test_two_instances_of_the_door_never_give_an_id_twice(database: Any, pool: Pool) -> None:
+async def test_two_instances_never_give_an_id_twice(database: Any, pool: Pool) -> None:
     url = database.url_for("orders")
     async with running(url, max_batch=7) as one, running(url, max_batch=11) as other:
-        answers = await asyncio.gather(*(door.submit(burgers()) for _ in range(500) for door in (one, other)))
+        answers = await asyncio.gather(*(placement.place(burgers()) for _ in range(500) for placement in (one, other)))
     ids = [answer.order_id for answer in answers]
     assert len(set(ids)) == 1000
     assert not any(answer.replayed for answer in answers)
@@ -62,8 +64,8 @@ async def test_two_instances_that_get_the_same_keys_place_each_once(database: An
     keys = [uuid4().hex for _ in range(40)]
     async with running(url, max_batch=16) as one, running(url, max_batch=16) as other:
         answers = await asyncio.gather(
-            *(door.submit(burgers(key)) for key in keys for door in (one, other)),
-            *(door.submit(burgers(key)) for key in reversed(keys) for door in (other, one)),
+            *(placement.place(burgers(key)) for key in keys for placement in (one, other)),
+            *(placement.place(burgers(key)) for key in reversed(keys) for placement in (other, one)),
         )
     assert len({answer.order_id for answer in answers}) == 40
     assert sum(not answer.replayed for answer in answers) == 40
@@ -73,7 +75,7 @@ async def test_two_instances_that_get_the_same_keys_place_each_once(database: An
 async def test_batches_with_keys_in_opposite_orders_do_not_deadlock(pool: Pool) -> None:
     async def placed(requests: list[Request]) -> None:
         async with pool.acquire() as conn, conn.transaction():
-            await Door(60.0).place(conn, requests)
+            await Placement("", 60.0).write(conn, requests)
 
     for round_ in range(5):
         keys = [f"{round_}-{n:04}" for n in range(500)]
@@ -82,7 +84,7 @@ async def test_batches_with_keys_in_opposite_orders_do_not_deadlock(pool: Pool) 
 
 
 async def test_rows_that_are_not_sorted_deadlock(pool: Pool) -> None:
-    """Why the door sorts: each transaction holds one key's row and asks for the other's."""
+    """Why rows are sorted: each transaction holds one key's row and asks for the other's."""
 
     async def placed(conn: Any, key: str) -> None:
         (order_id,) = await store.take_ids(conn, 1)
@@ -113,11 +115,11 @@ async def _then_rolled_back(work: Any, transaction: Any) -> None:
 
 
 async def test_the_same_batch_written_again_changes_nothing_and_is_answered_the_same(pool: Pool) -> None:
-    door = Door(60.0)
+    placement = Placement("", 60.0)
     requests = [burgers(), burgers("k"), burgers("k"), burgers("k", quantity=3)]
     async with pool.acquire() as conn:
-        first = await door.place(conn, requests)
-        again = await door.place(conn, requests)
+        first = await placement.write(conn, requests)
+        again = await placement.write(conn, requests)
     assert first[:3] == [Placed(1, False), Placed(2, False), Placed(2, True)]
     assert again[:3] == first[:3]
     assert isinstance(first[3], KeyReused)
@@ -127,9 +129,12 @@ async def test_the_same_batch_written_again_changes_nothing_and_is_answered_the_
 
 
 async def test_a_request_that_cannot_be_written_does_not_fail_its_neighbours(database: Any, pool: Pool) -> None:
-    async with running(database.url_for("orders"), workers=1) as door:
+    async with running(database.url_for("orders"), workers=1) as placement:
         answers = await asyncio.gather(
-            door.submit(burgers()), door.submit(burgers(note="\0")), door.submit(burgers()), return_exceptions=True
+            placement.place(burgers()),
+            placement.place(burgers(note="\0")),
+            placement.place(burgers()),
+            return_exceptions=True,
         )
     assert [type(a) for a in answers[::2]] == [Placed, Placed]
     assert isinstance(answers[1], Exception)
@@ -151,7 +156,7 @@ async def test_the_catalogue_is_remembered_for_a_second_and_then_read_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(service.time, "monotonic", lambda: now)
+    monkeypatch.setattr(catalogue_module.time, "monotonic", lambda: now)
     catalogue = Catalogue()
     async with pool.acquire() as conn:
         assert (await catalogue.find(conn, {"burger", "nothing"}))["nothing"] is None
@@ -166,7 +171,7 @@ async def test_the_catalogue_is_remembered_for_a_second_and_then_read_again(
 
 
 async def test_two_workers_share_a_catalogue_that_is_full(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_CATALOGUE_SIZE", 2)
+    monkeypatch.setattr(catalogue_module, "_SIZE", 2)
     catalogue = Catalogue()
 
     async def find(*skus: str) -> set[str]:
@@ -177,7 +182,7 @@ async def test_two_workers_share_a_catalogue_that_is_full(pool: Pool, monkeypatc
     first = asyncio.create_task(find("burger", "pizza", "fries"))  # asks for fries, and remembers the others
     real = store.products
 
-    async def slow(conn: db.Connection, skus: Any) -> Any:
+    async def slow(conn: postgres.Connection, skus: Any) -> Any:
         if "fries" in skus:
             for sku in "abcd":  # it is full, and forgets everything
                 await find(sku)

@@ -1,14 +1,12 @@
-"""`python -m contracts.documents` writes what foreign readers need: a JSON Schema per event, and AsyncAPI over all.
+"""The documents of the events, for readers outside this repository: a JSON Schema per event, and one AsyncAPI document.
 
-What must stay true: the documents say nothing that the models, the topics and the envelope do not say, so that they
-can be written anew at any time. The same contracts give the same bytes, which is how drift is found (`--check`).
+What must stay true: everything in them follows from the models, the topics and the envelope, and the same input gives
+the same bytes.
 """
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -16,9 +14,6 @@ from contracts import topics
 from contracts.catalogue import EVENTS, TOPICS
 from shared.delivery import events, outbox
 
-app = typer.Typer(add_completion=False)
-
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMAS = "events"
 SUFFIX = ".schema.json"
 
@@ -61,13 +56,13 @@ class _Untitled(GenerateJsonSchema):
 
 
 def files() -> dict[str, str]:
-    """Give every document by its path under `docs/`."""
+    """Every document, by its path under `docs/`."""
     found = {_path(event): schema(event) for event in EVENTS} | {"asyncapi.json": asyncapi()}
     return {path: json.dumps(document, indent=2, ensure_ascii=False) + "\n" for path, document in found.items()}
 
 
 def schema(event: type[BaseModel]) -> Json:
-    """Describe an event's value, and where it is found: topic and key are as much a promise as the fields are."""
+    """The JSON Schema of an event's value, with its topic and its key field: they are part of the contract."""
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "$id": f"urn:quickbite:event:{event.__name__}",
@@ -81,7 +76,7 @@ def schema(event: type[BaseModel]) -> Json:
 
 
 def asyncapi() -> Json:
-    """Describe all topics. Who listens is the listener's own affair, so there are only `send` operations."""
+    """The AsyncAPI document of all topics. It has only `send` operations, because publishers do not know who reads."""
     return {
         "asyncapi": "3.0.0",
         "info": _INFO,
@@ -167,43 +162,3 @@ def _key_field(event: type[BaseModel]) -> str:
 
 def _ref(*path: str) -> dict[str, str]:
     return {"$ref": "#/" + "/".join(path)}
-
-
-def drift(docs: Path) -> list[str]:
-    """Say which documents are not what the contracts give; schemas of events that are no more are among them."""
-    wanted = files()
-    missing = [path for path in wanted if not (docs / path).exists()]
-    differ = [path for path in wanted if path not in missing and (docs / path).read_bytes() != wanted[path].encode()]
-    return [
-        *(f"{path} is missing" for path in missing),
-        *(f"{path} differs from contracts/" for path in differ),
-        *(f"{path} is of no event" for path in _stale(docs)),
-    ]
-
-
-def write(docs: Path) -> None:
-    """Make the documents what the contracts give."""
-    (docs / SCHEMAS).mkdir(parents=True, exist_ok=True)
-    for path, text in files().items():
-        (docs / path).write_bytes(text.encode())
-    for path in _stale(docs):
-        (docs / path).unlink()
-
-
-def _stale(docs: Path) -> list[str]:
-    found = sorted(path.relative_to(docs).as_posix() for path in (docs / SCHEMAS).glob(f"*{SUFFIX}"))
-    return [path for path in found if path not in files()]
-
-
-@app.command()
-def main(*, check: Annotated[bool, typer.Option(help="Write nothing, and fail if something differs.")] = False) -> None:
-    """Write the JSON Schemas and the AsyncAPI document of all events."""
-    if not check:
-        write(DOCS)
-    elif found := drift(DOCS):
-        typer.echo("\n".join([*(f"docs/{line}" for line in found), "Mend it with `make docs`."]), err=True)
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""Group commit at the door: every caller hears the truth in time, whatever becomes of Postgres."""
+"""Group commit: every caller gets a true answer in time, whatever happens to Postgres."""
 
 import asyncio
 import os
@@ -15,15 +15,14 @@ from asyncpg import Pool
 from local import ports
 from local.postgres import Postgres
 from local.process import Server
+from shared import postgres
 from shared.errors import OutcomeUnknown, Refused
-from shared.postgres import connections as db
-from shared.postgres.batching import Batcher
-from shared.postgres.connections import Plain
+from shared.postgres import GroupCommit, Plain
 from tests.builders import eventually
 from tests.conftest import Database
 
-Door = Batcher[int, int]
-RunDoor = Callable[..., AbstractAsyncContextManager[Door]]
+Group = GroupCommit[int, int]
+RunGroup = Callable[..., AbstractAsyncContextManager[Group]]
 
 TABLE = "create table things (id bigint primary key, attempts int not null default 1, check (id <> 13))"
 
@@ -40,13 +39,13 @@ async def write(conn: Plain, ids: Sequence[int]) -> list[int | Exception]:
 
 
 @asynccontextmanager
-async def running(door: Door) -> AsyncIterator[Door]:
+async def running(group: Group) -> AsyncIterator[Group]:
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(door.run(stop))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(group.run(stop))
         await asyncio.sleep(0)  # its workers have begun
         try:
-            yield door
+            yield group
         finally:
             stop.set()
 
@@ -74,23 +73,23 @@ async def outcome(work: asyncio.Task[int]) -> object:
 
 
 async def test_each_caller_gets_its_own_result(url: str, things: Pool) -> None:
-    async with running(Batcher(url, write, name="test")) as door:
-        results = await asyncio.gather(*[door.submit(id_) for id_ in range(1000, 2000)])
+    async with running(GroupCommit(url, write, name="test")) as group:
+        results = await asyncio.gather(*[group.submit(id_) for id_ in range(1000, 2000)])
 
     assert results == [id_ * 10 for id_ in range(1000, 2000)]
     assert await ids(things) == list(range(1000, 2000))
 
 
 async def test_many_callers_share_one_statement(url: str, things: Pool) -> None:
-    async with running(Batcher(url, write, name="test", workers=1, max_batch=100)) as door:
-        await asyncio.gather(*[door.submit(id_) for id_ in range(1000, 2000)])
+    async with running(GroupCommit(url, write, name="test", workers=1, max_batch=100)) as group:
+        await asyncio.gather(*[group.submit(id_) for id_ in range(1000, 2000)])
 
     assert await things.fetchval("select count(distinct xmin::text) from things") <= 11
 
 
 async def test_a_bad_row_does_not_fail_its_neighbours(url: str, things: Pool) -> None:
-    async with running(Batcher(url, write, name="test", workers=1)) as door:
-        tasks = [asyncio.create_task(door.submit(id_)) for id_ in (11, 12, 13, 14)]
+    async with running(GroupCommit(url, write, name="test", workers=1)) as group:
+        tasks = [asyncio.create_task(group.submit(id_)) for id_ in (11, 12, 13, 14)]
         results = [await outcome(task) for task in tasks]
 
     assert results == [110, 120, asyncpg.CheckViolationError, 140]
@@ -98,18 +97,18 @@ async def test_a_bad_row_does_not_fail_its_neighbours(url: str, things: Pool) ->
 
 
 async def test_a_result_that_is_an_exception_is_raised_at_its_own_caller(url: str, things: Pool) -> None:
-    async with running(Batcher(url, write, name="test", workers=1)) as door:
-        tasks = [asyncio.create_task(door.submit(id_)) for id_ in (403, 404, 405)]
+    async with running(GroupCommit(url, write, name="test", workers=1)) as group:
+        tasks = [asyncio.create_task(group.submit(id_)) for id_ in (403, 404, 405)]
         results = [await outcome(task) for task in tasks]
 
     assert results == [4030, LookupError, 4050]
 
 
 async def test_a_full_queue_refuses(url: str, things: Pool) -> None:
-    door: Door = Batcher(url, write, name="test", max_waiting=5)
-    tasks = [asyncio.create_task(door.submit(id_)) for id_ in range(1, 8)]
+    group: Group = GroupCommit(url, write, name="test", max_waiting=5)
+    tasks = [asyncio.create_task(group.submit(id_)) for id_ in range(1, 8)]
     await asyncio.sleep(0)
-    async with running(door):
+    async with running(group):
         results = [await outcome(task) for task in tasks]
 
     assert results == [10, 20, 30, 40, 50, Refused, Refused]
@@ -117,12 +116,12 @@ async def test_a_full_queue_refuses(url: str, things: Pool) -> None:
 
 
 async def test_a_caller_that_hangs_up_cancels_nothing(url: str, things: Pool) -> None:
-    door: Door = Batcher(url, write, name="test")
-    task = asyncio.create_task(door.submit(1))
+    group: Group = GroupCommit(url, write, name="test")
+    task = asyncio.create_task(group.submit(1))
     await asyncio.sleep(0)
     task.cancel()
-    async with running(door):
-        assert await door.submit(2) == 20
+    async with running(group):
+        assert await group.submit(2) == 20
 
     assert await ids(things) == [1, 2]
 
@@ -130,12 +129,12 @@ async def test_a_caller_that_hangs_up_cancels_nothing(url: str, things: Pool) ->
 async def test_what_waits_is_written_before_the_door_stops_and_nothing_is_taken_afterwards(
     url: str, things: Pool
 ) -> None:
-    door: Door = Batcher(url, write, name="test", workers=1, max_batch=10)
-    tasks = [asyncio.create_task(door.submit(id_)) for id_ in range(101, 201)]
-    async with running(door):
+    group: Group = GroupCommit(url, write, name="test", workers=1, max_batch=10)
+    tasks = [asyncio.create_task(group.submit(id_)) for id_ in range(101, 201)]
+    async with running(group):
         pass
     with pytest.raises(Refused):
-        await door.submit(1)
+        await group.submit(1)
 
     assert [await outcome(task) for task in tasks] == [id_ * 10 for id_ in range(101, 201)]
     assert await ids(things) == list(range(101, 201))
@@ -144,19 +143,19 @@ async def test_what_waits_is_written_before_the_door_stops_and_nothing_is_taken_
 async def test_while_a_lock_holds_the_write_callers_are_answered_in_time_and_truly(
     url: str, things: Pool, database: Database
 ) -> None:
-    door: Door = Batcher(url, write, name="test", workers=1, deadline_seconds=0.5)
-    other = await db.connect(database.url_for("orders"))
-    async with running(door):
-        await door.submit(1)
+    group: Group = GroupCommit(url, write, name="test", workers=1, deadline_seconds=0.5)
+    other = await postgres.connect(database.url_for("orders"))
+    async with running(group):
+        await group.submit(1)
         began = time.monotonic()
         async with other.transaction():
             await other.execute("lock table things in access exclusive mode")
-            sent = asyncio.create_task(door.submit(2))
+            sent = asyncio.create_task(group.submit(2))
             await eventually(lambda: is_waiting_for_a_lock(other))
-            waiting = asyncio.create_task(door.submit(3))
+            waiting = asyncio.create_task(group.submit(3))
             results = [await outcome(task) for task in (sent, waiting)]
         took = time.monotonic() - began
-        assert await door.submit(4) == 40
+        assert await group.submit(4) == 40
     await other.close()
 
     assert results == [OutcomeUnknown, Refused]
@@ -181,8 +180,8 @@ async def test_a_connection_killed_before_the_answer_is_repeated_with_the_same_i
             await conn.execute("select 1")  # and here nobody answers
         return results
 
-    async with running(Batcher(url, write_and_lose_the_connection, name="test", workers=1)) as door:
-        assert await door.submit(7) == 70
+    async with running(GroupCommit(url, write_and_lose_the_connection, name="test", workers=1)) as group:
+        assert await group.submit(7) == 70
 
     assert [tuple(row) for row in await things.fetch("select id, attempts from things")] == [(7, 2)]
 
@@ -192,15 +191,15 @@ async def test_connections_that_die_under_load_lose_and_double_nothing(url: str,
         for _ in range(10):
             await things.execute(
                 """select pg_terminate_backend(pid) from pg_stat_activity
-                    where application_name = 'test door' and datname = current_database()"""
+                    where application_name = 'test group' and datname = current_database()"""
             )
             await asyncio.sleep(0.03)
 
-    async with running(Batcher(url, write, name="test", max_batch=20)) as door:
+    async with running(GroupCommit(url, write, name="test", max_batch=20)) as group:
         killing = asyncio.create_task(kill())
         results = []
         for first in range(1000, 3000, 100):
-            results += await asyncio.gather(*[door.submit(id_) for id_ in range(first, first + 100)])
+            results += await asyncio.gather(*[group.submit(id_) for id_ in range(first, first + 100)])
         await killing
 
     assert results == [id_ * 10 for id_ in range(1000, 3000)]
@@ -209,9 +208,9 @@ async def test_connections_that_die_under_load_lose_and_double_nothing(url: str,
 
 async def test_without_postgres_callers_are_refused_in_time(url: str) -> None:
     nowhere = f"postgresql://x:x@127.0.0.1:{ports.free_block(1)}/x"
-    async with running(Batcher(nowhere, write, name="test", deadline_seconds=0.4)) as door:
+    async with running(GroupCommit(nowhere, write, name="test", deadline_seconds=0.4)) as group:
         began = time.monotonic()
-        results = [await outcome(asyncio.create_task(door.submit(id_))) for id_ in (1, 2)]
+        results = [await outcome(asyncio.create_task(group.submit(id_))) for id_ in (1, 2)]
         took = time.monotonic() - began
 
     assert results == [Refused, Refused]
@@ -226,7 +225,7 @@ async def own_postgres(run_folder: object) -> AsyncIterator[tuple[Server, str]]:
     server = Server(engine, root)
     await asyncio.to_thread(server.start)
     url = f"postgresql://postgres:postgres@127.0.0.1:{engine.ports[0]}/quickbite"
-    conn = await db.connect(url)
+    conn = await postgres.connect(url)
     await conn.execute(f"drop table if exists things; {TABLE}")
     await conn.close()
     yield server, url
@@ -244,19 +243,19 @@ async def test_a_frozen_postgres_answers_nobody_and_the_door_answers_all_in_time
     own_postgres: tuple[Server, str],
 ) -> None:
     server, url = own_postgres
-    door: Door = Batcher(url, write, name="test", workers=1, deadline_seconds=1.0)
-    async with running(door):
-        await door.submit(1)
+    group: Group = GroupCommit(url, write, name="test", workers=1, deadline_seconds=1.0)
+    async with running(group):
+        await group.submit(1)
         signal_all(server, signal.SIGSTOP)
         began = time.monotonic()
-        sent = asyncio.create_task(door.submit(2))
-        await eventually(lambda: is_taken(door))
-        waiting = asyncio.create_task(door.submit(3))
+        sent = asyncio.create_task(group.submit(2))
+        await eventually(lambda: is_taken(group))
+        waiting = asyncio.create_task(group.submit(3))
         results = [await outcome(task) for task in (sent, waiting)]
         took = time.monotonic() - began
         signal_all(server, signal.SIGCONT)
-        assert await eventually(lambda: answers(door, 4)) == 40
-    conn = await db.connect(url)
+        assert await eventually(lambda: answers(group, 4)) == 40
+    conn = await postgres.connect(url)
     written = await ids(conn)
     await conn.close()
 
@@ -265,12 +264,12 @@ async def test_a_frozen_postgres_answers_nobody_and_the_door_answers_all_in_time
     assert written == [1, 2, 4]
 
 
-async def is_taken(door: Door) -> bool:
-    return bool(door._taken) and all(item.sent for item in door._taken)
+async def is_taken(group: Group) -> bool:
+    return bool(group._taken) and all(item.sent for item in group._taken)
 
 
-async def answers(door: Door, id_: int) -> int | None:
+async def answers(group: Group, id_: int) -> int | None:
     try:
-        return await door.submit(id_)
+        return await group.submit(id_)
     except (OutcomeUnknown, Refused):
         return None

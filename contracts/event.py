@@ -1,0 +1,24 @@
+"""The base class of every event of the shop."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from contracts.fields import Version
+
+
+class Event(BaseModel):
+    """`class OrderCreated(Event, topic="orders.events", key_field="order_id")` adds an event type.
+
+    Events of one key are delivered in order. `version` counts the events of the aggregate.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    topic: ClassVar[str]
+    key_field: ClassVar[str]
+
+    version: Version
+
+    def __init_subclass__(cls, topic: str, key_field: str, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls.topic, cls.key_field = topic, key_field

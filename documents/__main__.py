@@ -1,0 +1,23 @@
+"""`python -m documents` writes the generated documents; with `--check` it writes nothing and fails if one differs."""
+
+from typing import Annotated
+
+import typer
+
+from documents import folder
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(*, check: Annotated[bool, typer.Option(help="Write nothing; fail if a document differs.")] = False) -> None:
+    """Write the documents in docs/ that follow from the code."""
+    if not check:
+        folder.write(folder.DOCS)
+    elif found := folder.drift(folder.DOCS):
+        typer.echo("\n".join([*(f"docs/{line}" for line in found), "Run `make docs`."]), err=True)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

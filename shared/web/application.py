@@ -1,0 +1,94 @@
+"""The aiohttp application of every service: health routes, metrics, and errors as problem+json.
+
+What must stay true: the text of an unexpected exception never reaches the client.
+"""
+
+import time
+from http import HTTPStatus
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from .. import metrics, postgres
+from ..errors import ServiceError
+from ..process.tasks import Tasks
+from . import database, deadline, problems
+
+log = structlog.get_logger()
+
+TASKS = web.AppKey("TASKS", Tasks)
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+def create() -> web.Application:
+    """Create an application with the routes that every service has. The service's lifespan sets `database.POOL`."""
+    app = web.Application(middlewares=[_answer], client_max_size=MAX_BODY_BYTES)
+    app[TASKS] = Tasks()
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/livez", _livez)
+    app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get(problems.PATH, problems.show)
+    app.router.add_get(problems.PATH + "{name}", problems.show)
+    return app
+
+
+async def _healthz(_: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def _livez(request: web.Request) -> web.Response:
+    """503 if a task hangs."""
+    hanging = request.app[TASKS].hanging()
+    return web.Response(status=503 if hanging else 200, text=f"hanging: {hanging}" if hanging else "ok")
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    """503 while the process drains or Postgres does not answer."""
+    if request.app[TASKS].draining:
+        return problems.response("unavailable", "draining")
+    await database.reading(request, lambda conn: conn.fetchval("select 1"))
+    return web.Response(text="ok")
+
+
+async def _metrics(_: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer within the deadline, turn exceptions into problem+json, and measure the time."""
+    started = time.monotonic()
+    deadline.start(request)
+    try:
+        response = await handler(request)
+    except ServiceError as error:
+        response = problems.of_error(error)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        response = problems.of_http(error)
+    except postgres.ERRORS as error:
+        if not postgres.is_transient(error):
+            log.exception("request failed", path=request.path, request_id=_request_id(request))
+            response = problems.response("internal", "internal error")
+        else:
+            log.warning("Postgres did not answer", path=request.path, error=repr(error))
+            response = problems.response("unavailable", "db error")
+    except Exception:
+        log.exception("request failed", path=request.path, request_id=_request_id(request))
+        response = problems.response("internal", "internal error")
+    if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
+        response.force_close()  # aiohttp closes after an unread body; the header tells the client not to reuse it
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else "none"
+    method = request.method if request.method in hdrs.METH_ALL else "other"  # a client can invent verbs
+    metrics.REQUESTS.labels(route, method, response.status).observe(time.monotonic() - started)
+    return response
+
+
+def _request_id(request: web.Request) -> str:
+    return request.headers.get("X-Request-Id", "")[:64]

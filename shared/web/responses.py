@@ -1,0 +1,16 @@
+"""Successful answers. Errors are answered by `problems.py`."""
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel
+
+
+def json(value: object, status: int = 200, **headers: str) -> web.Response:
+    """Answer with JSON. `value` is a pydantic model or anything that orjson can serialize."""
+    text = value.model_dump_json() if isinstance(value, BaseModel) else orjson.dumps(value)
+    return web.Response(
+        status=status,
+        body=text if isinstance(text, bytes) else text.encode(),
+        content_type="application/json",
+        headers=headers,
+    )
