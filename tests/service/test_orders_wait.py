@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orders import store
-from orders.app import WAITERS
+from orders.api import BACKEND
 from shared.web import database
 from tests.builders import eventually
 
@@ -26,7 +26,7 @@ def waiting(client: Any, path: str, seconds: float) -> "asyncio.Task[Any]":
 
 async def until_they_wait(client: Any, orders: int = 1) -> None:
     async def check() -> bool:
-        return len(client.app[WAITERS]._waiting) == orders
+        return len(client.app[BACKEND].waiters._waiting) == orders
 
     await eventually(check, pause=0.001)
 
@@ -71,7 +71,7 @@ async def test_an_order_that_stays_open_is_shown_as_it_stands_when_the_time_is_o
     answer = await waiting(orders_for_all, path, 0.3)
     assert (answer.status, (await answer.json())["status"]) == (200, "PENDING")
     assert 0.3 <= time.monotonic() - started < 1
-    assert not orders_for_all.app[WAITERS]._waiting
+    assert not orders_for_all.app[BACKEND].waiters._waiting
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.0", "00"])
@@ -98,7 +98,7 @@ async def test_a_thousand_who_wait_cost_one_statement_a_turn(
     orders_for_all: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [await place(orders_for_all) for _ in range(50)]
-    waiters = orders_for_all.app[WAITERS]
+    waiters = orders_for_all.app[BACKEND].waiters
     asked: list[int] = []
     real = store.final
 
@@ -129,7 +129,7 @@ async def test_without_anybody_who_waits_nothing_is_read(orders_for_all: Any, mo
         raise AssertionError("nobody waits")
 
     monkeypatch.setattr(store, "final", never)
-    assert await orders_for_all.app[WAITERS].run_once() == 0
+    assert await orders_for_all.app[BACKEND].waiters.run_once() == 0
 
 
 @pytest.mark.asyncio(loop_scope="function")
@@ -140,7 +140,7 @@ async def test_those_who_wait_are_answered_at_once_when_the_process_ends(orders:
     started = time.monotonic()
     await orders.server.runner.shutdown()
     assert [(a.status, (await a.json())["status"]) for a in await asyncio.gather(*answers)] == [(200, "PENDING")] * 20
-    late = await orders.app[WAITERS].wait(1, 30)
+    late = await orders.app[BACKEND].waiters.wait(1, 30)
     assert late is None  # a request on a connection still open is answered too, with the order as it stands
     await orders.close()
     assert time.monotonic() - started < 2

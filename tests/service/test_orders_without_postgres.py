@@ -19,7 +19,7 @@ import pytest_asyncio
 from local import ports
 from local.postgres import Postgres
 from local.process import Server
-from orders.app import WAITERS
+from orders.api import BACKEND
 from shared.web import database
 from tests.builders import eventually
 from tests.conftest import ROOT
@@ -157,7 +157,7 @@ async def test_one_who_waits_while_postgres_freezes_is_answered_three_seconds_la
 
 
 async def _waits(client: Client) -> bool:
-    return bool(client.app[WAITERS]._waiting)
+    return bool(client.app[BACKEND].waiters._waiting)
 
 
 async def test_a_killed_postgres_heals_by_itself_without_a_500(shop: Client, own_postgres: tuple[Server, str]) -> None:
