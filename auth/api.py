@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from auth import service
 from auth.domain import USERNAME
 from auth.keyring import Keyring
-from auth.service import Logins, Tokens
+from auth.service import Logins
 from shared.errors import Unauthenticated
 from shared.web import deadline, responses
 from shared.web.fields import Text, request_like
@@ -19,8 +20,8 @@ KEYRING = web.AppKey("KEYRING", Keyring)
 routes = web.RouteTableDef()
 
 
-class Registration(BaseModel):
-    """A new login."""
+class RegisterUser(BaseModel):
+    """A request to register."""
 
     model_config = request_like({"username": "ada", "password": "correct horse"})
 
@@ -29,7 +30,7 @@ class Registration(BaseModel):
 
 
 class Login(BaseModel):
-    """What somebody says who they are."""
+    """A username and a password."""
 
     model_config = request_like({"username": "ada", "password": "correct horse"})
 
@@ -38,22 +39,22 @@ class Login(BaseModel):
 
 
 class RefreshToken(BaseModel):
-    """A refresh token, as the last login or refresh gave it."""
+    """The refresh token of the last login or refresh."""
 
     model_config = request_like({"refresh_token": "the one from the last answer"})
 
     refresh_token: Annotated[Text, Field(max_length=512)]
 
 
-class Registered(BaseModel):
-    """The login is made; its profile follows in a moment."""
+class RegisteredUser(BaseModel):
+    """The new user. The profile follows in a moment."""
 
     id: int
     username: str
 
 
-class LoggedIn(BaseModel):
-    """An access token for a while, and a refresh token that is good once."""
+class Tokens(BaseModel):
+    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
 
     token: str
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the scheme's name
@@ -61,7 +62,7 @@ class LoggedIn(BaseModel):
     refresh_token: str
 
 
-class Keys(BaseModel):
+class KeySet(BaseModel):
     """A JWK set (RFC 7517)."""
 
     keys: list[dict[str, Any]]
@@ -70,47 +71,49 @@ class Keys(BaseModel):
 @routes.post("/auth/register")
 @operation(
     Access.PUBLIC,
-    {201: Registered},
-    body=Registration,
+    {201: RegisteredUser},
+    body=RegisterUser,
     problems=[409],
-    headers={"Location": "Where the profile will be."},
+    headers={"Location": "The path of the profile."},
 )
-async def register(request: web.Request, wanted: Registration) -> web.Response:
-    """Make a login."""
+async def register(request: web.Request, wanted: RegisterUser) -> web.Response:
+    """Register a user."""
     work = request.app[LOGINS].register(wanted.username, wanted.password)
-    user_id = await deadline.within(work, deadline.seconds_left(request))
-    return responses.json(Registered(id=user_id, username=wanted.username), 201, Location=f"/users/{user_id}")
+    user_id = await deadline.within(request, work)
+    return responses.json(RegisteredUser(id=user_id, username=wanted.username), 201, Location=f"/users/{user_id}")
 
 
 @routes.post("/auth/login")
-@operation(Access.PUBLIC, {200: LoggedIn}, body=Login, problems=[401])
+@operation(Access.PUBLIC, {200: Tokens}, body=Login, problems=[401])
 async def log_in(request: web.Request, login: Login) -> web.Response:
     """Log in."""
     work = request.app[LOGINS].log_in(login.username, login.password, _address(request))
-    return _tokens(await deadline.within(work, deadline.seconds_left(request)))
+    return _tokens(await deadline.within(request, work))
 
 
 @routes.post("/auth/refresh")
-@operation(Access.PUBLIC, {200: LoggedIn}, body=RefreshToken, problems=[401])
+@operation(Access.PUBLIC, {200: Tokens}, body=RefreshToken, problems=[401])
 async def refresh(request: web.Request, sent: RefreshToken) -> web.Response:
-    """Get new tokens; the old refresh token is used up, and ends the session if it comes again."""
-    return _tokens(
-        await deadline.within(request.app[LOGINS].refresh(sent.refresh_token), deadline.seconds_left(request))
-    )
+    """Exchange a refresh token for new tokens. If the same token comes again, its session ends."""
+    return _tokens(await deadline.within(request, request.app[LOGINS].refresh(sent.refresh_token)))
 
 
 @routes.post("/auth/logout")
 @operation(Access.PUBLIC, {204: None}, body=RefreshToken)
 async def log_out(request: web.Request, sent: RefreshToken) -> web.Response:
-    """Log out; the gateway refuses the session's access tokens within seconds."""
-    await deadline.within(request.app[LOGINS].log_out(sent.refresh_token), deadline.seconds_left(request))
+    """End the session. The gateway refuses its access tokens within seconds."""
+    await deadline.within(request, request.app[LOGINS].log_out(sent.refresh_token))
     return web.Response(status=204)
 
 
 @routes.get("/auth/validate")
-@operation(Access.USER, {204: None}, headers={"X-User-Id": "Whose token it is.", "X-User-Roles": "With commas."})
+@operation(
+    Access.USER,
+    {204: None},
+    headers={"X-User-Id": "The user of the token.", "X-User-Roles": "The roles, separated by commas."},
+)
 async def validate(request: web.Request) -> web.Response:
-    """Tell whose access token this is, unless its session is over."""
+    """Validate an access token and its session, for the gateway."""
     known = caller(request)
     if request.app[KEYRING].is_over(known.session_id):
         raise Unauthenticated("the session is over")
@@ -118,14 +121,14 @@ async def validate(request: web.Request) -> web.Response:
 
 
 @routes.get("/auth/jwks.json")
-@operation(Access.PUBLIC, {200: Keys})
+@operation(Access.PUBLIC, {200: KeySet})
 async def keys(request: web.Request) -> web.Response:
-    """Publish the keys that access tokens are verified with."""
+    """The public keys that verify access tokens."""
     return responses.json(request.app[KEYRING].published())
 
 
-def _tokens(tokens: Tokens) -> web.Response:
-    answer = LoggedIn(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
+def _tokens(tokens: service.Tokens) -> web.Response:
+    answer = Tokens(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
     return responses.json(answer, 200, **{"Cache-Control": "no-store"})
 
 

@@ -9,9 +9,9 @@ from aiohttp import web
 from pydantic import BaseModel, Field, PlainSerializer, ValidationInfo, WithJsonSchema, model_validator
 
 from contracts.orders import CancelReason
-from orders import service, store
+from orders import domain, service, store
 from orders.catalogue import Skus
-from orders.domain import Order, Request, Status
+from orders.domain import Request, Status
 from orders.placement import Placement
 from orders.waiters import Waiters
 from shared import errors
@@ -35,7 +35,7 @@ class Backend:
     """What the routes use beside the pool."""
 
     placement: Placement
-    reader: GroupCommit[int, Order]
+    reader: GroupCommit[int, domain.Order]
     skus: Skus
     waiters: Waiters
 
@@ -45,8 +45,8 @@ BACKEND = web.AppKey("BACKEND", Backend)
 routes = web.RouteTableDef()
 
 
-class Wanted(BaseModel):
-    """An order as the tutorial asks for it; `userId` may be left out with a token, whose user it is."""
+class PlaceOrder(BaseModel):
+    """A request to place an order. With a token, `userId` can be left out: it is the user of the token."""
 
     model_config = request_like({"userId": "u1", "sku": "burger", "quantity": 2, "note": "x"})
 
@@ -61,12 +61,12 @@ class Wanted(BaseModel):
     @classmethod
     def _fill_in(cls, sent: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         own = info.context["caller"].user_id if info.context else ""
-        quantity = sent.get("quantity")  # nothing is 0, in the seed's words
+        quantity = sent.get("quantity")  # without a quantity the answer is "quantity must be > 0"
         return {"userId": own} | sent | {"quantity": 0 if quantity is None else quantity}
 
 
-class Choice(BaseModel):
-    """An order as the shop's page asks for it."""
+class PlaceProductOrder(BaseModel):
+    """A request to place an order for a product of the catalogue."""
 
     model_config = request_like({"product_id": 1, "quantity": 2, "note": "x"})
 
@@ -75,14 +75,14 @@ class Choice(BaseModel):
     note: Note | None = None
 
 
-class Accepted(BaseModel):
-    """The order is durable, and PENDING."""
+class AcceptedOrder(BaseModel):
+    """The id of an order that is stored durably and PENDING."""
 
     id: int
 
 
-class Shown(BaseModel):
-    """An order as it stands; CANCELLED has a reason."""
+class Order(BaseModel):
+    """An order. If its status is CANCELLED, it has a reason."""
 
     model_config = ANSWER
 
@@ -96,8 +96,7 @@ class Shown(BaseModel):
     reason: Annotated[CancelReason | None, Field(exclude_if=lambda reason: reason is None)] = None
 
     @classmethod
-    def of(cls, order: Order) -> "Shown":
-        """Show what outsiders may know of it."""
+    def of(cls, order: domain.Order) -> "Order":
         return cls(
             id=order.id,
             user_id=order.user_id,
@@ -110,15 +109,15 @@ class Shown(BaseModel):
         )
 
 
-class Page(BaseModel):
-    """Orders, newest first; `next_cursor` is where the next page begins, or null."""
+class OrderPage(BaseModel):
+    """Orders, newest first. `next_cursor` is the cursor of the next page, or null on the last page."""
 
-    orders: list[Shown]
+    orders: list[Order]
     next_cursor: str | None
 
 
-class Filters(BaseModel):
-    """Which orders to list; a user sees their own only."""
+class OrderFilters(BaseModel):
+    """Which orders to list. A user sees only their own orders."""
 
     model_config = QUERY
 
@@ -129,57 +128,59 @@ class Filters(BaseModel):
     cursor: Cursor | None = None
 
     def columns(self) -> dict[str, str]:
-        """Give the columns that must have a value, with it."""
         wanted = {"user_id": self.user_id, "status": self.status, "sku": self.sku}
         return {column: value for column, value in wanted.items() if value is not None}
 
 
-class Patience(BaseModel):
-    """How long to wait for an order to become final."""
+class Wait(BaseModel):
+    """How long to wait until the order is final."""
 
     model_config = QUERY
 
     wait: Annotated[float, Seconds(30)] | None = None
 
 
-_PLACED = {"Location": "Where the order is.", "Idempotent-Replayed": "`true` if an earlier request placed it."}
+_PLACED = {
+    "Location": "The path of the order.",
+    "Idempotent-Replayed": "`true` if an earlier request with the same key placed the order.",
+}
 
 
 @routes.post("/v1/orders")
-@operation(Access.TRUSTED, {202: Accepted}, body=Wanted, idempotent=True, problems=[403], headers=_PLACED)
-async def create(request: web.Request, wanted: Wanted) -> web.Response:
-    """Accept an order; it is durable, with its event, when the answer is sent."""
+@operation(Access.TRUSTED, {202: AcceptedOrder}, body=PlaceOrder, idempotent=True, problems=[403], headers=_PLACED)
+async def place(request: web.Request, order: PlaceOrder) -> web.Response:
+    """Place an order. It is stored durably, with its event, before the answer is sent."""
     by = caller(request)
-    if by.user_id and wanted.user_id != by.user_id:
+    if by.user_id and order.user_id != by.user_id:
         raise errors.Forbidden("userId must be your own")
-    return await _accept(request, "/v1/orders", wanted.user_id, wanted.sku, wanted)
+    return await _place(request, "/v1/orders", order.user_id, order.sku, order)
 
 
 @routes.post("/orders/")
-@operation(Access.USER, {202: Accepted}, body=Choice, idempotent=True, problems=[404], headers=_PLACED)
-async def choose(request: web.Request, choice: Choice) -> web.Response:
-    """Accept an order for a product of the catalogue; it is durable, with its event, when the answer is sent."""
-    sku = await deadline.within(request.app[BACKEND].skus.find(choice.product_id), deadline.seconds_left(request))
-    return await _accept(request, "/orders", caller(request).user_id, sku, choice)
+@operation(Access.USER, {202: AcceptedOrder}, body=PlaceProductOrder, idempotent=True, problems=[404], headers=_PLACED)
+async def place_by_product(request: web.Request, order: PlaceProductOrder) -> web.Response:
+    """Place an order for a product. It is stored durably, with its event, before the answer is sent."""
+    sku = await deadline.within(request, request.app[BACKEND].skus.find(order.product_id))
+    return await _place(request, "/orders", caller(request).user_id, sku, order)
 
 
 @routes.get("/v1/orders/{id}")
-@operation(Access.TRUSTED, {200: Shown}, query=Patience)
-async def get(request: web.Request, patience: Patience) -> web.Response:
-    """Show an order, at once or, with `?wait=`, as soon as it is final."""
-    order_id, seconds = requests.path_id(request), patience.wait or 0.0
+@operation(Access.TRUSTED, {200: Order}, query=Wait)
+async def get(request: web.Request, query: Wait) -> web.Response:
+    """Read an order, at once or, with `?wait=`, as soon as it is final."""
+    order_id, seconds = requests.path_id(request), query.wait or 0.0
     until = time.monotonic() + seconds + deadline.seconds_left(request)
     order = _visible(request, await _read(request, order_id, deadline.seconds_left(request)))
     if seconds and order.status is Status.PENDING:
         final = await request.app[BACKEND].waiters.wait(order_id, seconds)
         order = final or await _read(request, order_id, until - time.monotonic())
-    return responses.json(Shown.of(order))
+    return responses.json(Order.of(order))
 
 
 @routes.get("/v1/orders")
-@operation(Access.TRUSTED, {200: Page}, query=Filters, problems=[403])
-async def index(request: web.Request, filters: Filters) -> web.Response:
-    """List orders, newest first, a page at a time: one's own, or all for an administrator."""
+@operation(Access.TRUSTED, {200: OrderPage}, query=OrderFilters, problems=[403])
+async def index(request: web.Request, filters: OrderFilters) -> web.Response:
+    """List orders, newest first, a page at a time. A user sees their own orders, an administrator all orders."""
     by, columns = caller(request), filters.columns()
     if not by.may_see(columns.setdefault("user_id", by.user_id)):
         raise errors.Forbidden("userId must be your own")
@@ -188,17 +189,17 @@ async def index(request: web.Request, filters: Filters) -> web.Response:
     before, limit = filters.cursor or MAX_ID, filters.limit + 1
     orders = await database.reading(request, lambda conn: store.page(conn, columns, before, limit))
     more = len(orders) > filters.limit
-    shown = [Shown.of(order) for order in orders[: filters.limit]]
-    return responses.json(Page(orders=shown, next_cursor=str(shown[-1].id) if more else None))
+    shown = [Order.of(order) for order in orders[: filters.limit]]
+    return responses.json(OrderPage(orders=shown, next_cursor=str(shown[-1].id) if more else None))
 
 
 @routes.post("/v1/orders/{id}/cancel")
-@operation(Access.TRUSTED, {202: Shown}, problems=[409])
+@operation(Access.TRUSTED, {202: Order}, problems=[409])
 async def cancel(request: web.Request) -> web.Response:
     """Cancel an order that is not final."""
     order_id, may_see = requests.path_id(request), caller(request).may_see
     order = await database.writing(request, (), lambda conn: service.cancel(conn, order_id, may_see))
-    return responses.json(Shown.of(order), 202)
+    return responses.json(Order.of(order), 202)
 
 
 routes.get("/orders/{id}")(get)
@@ -206,26 +207,28 @@ routes.get("/orders/")(index)
 routes.post("/orders/{id}/cancel")(cancel)
 
 
-async def _accept(request: web.Request, path: str, user_id: str, sku: str, asked: Wanted | Choice) -> web.Response:
-    wanted = Request(user_id, sku, asked.quantity, asked.note or "")
-    wanted.idempotency_key = requests.idempotency_key(request)
-    wanted.trace = requests.traceparent(request)
-    placed = await request.app[BACKEND].placement.place(wanted, deadline.seconds_left(request))
+async def _place(
+    request: web.Request, path: str, user_id: str, sku: str, order: PlaceOrder | PlaceProductOrder
+) -> web.Response:
+    new = Request(user_id, sku, order.quantity, order.note or "")
+    new.idempotency_key = requests.idempotency_key(request)
+    new.trace = requests.traceparent(request)
+    placed = await request.app[BACKEND].placement.place(new, deadline.seconds_left(request))
     headers = {"Location": f"{path}/{placed.order_id}"}
     if placed.replayed:
         headers["Idempotent-Replayed"] = "true"
     return responses.json({"id": placed.order_id}, 202, **headers)
 
 
-async def _read(request: web.Request, order_id: int, seconds: float) -> Order:
+async def _read(request: web.Request, order_id: int, seconds: float) -> domain.Order:
     try:
         return await request.app[BACKEND].reader.submit(order_id, seconds)
     except errors.Unavailable:
         raise errors.Unavailable from None  # a read has no unknown outcome
 
 
-def _visible(request: web.Request, order: Order) -> Order:
-    """Give the order, if it is the caller's to see; another's does not exist for them. Raises `OrderNotFound`."""
+def _visible(request: web.Request, order: domain.Order) -> domain.Order:
+    """Return the order if the caller may see it. Raises `OrderNotFound` for other users' orders."""
     if not caller(request).may_see(order.user_id):
         raise service.OrderNotFound
     return order

@@ -1,4 +1,4 @@
-"""HTTP in: how the payment of an order stands, for its owner and for administrators."""
+"""HTTP in: read the payment of an order, for its user and for administrators."""
 
 from datetime import datetime
 from typing import Annotated, TypeVar
@@ -19,8 +19,8 @@ Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
 routes = web.RouteTableDef()
 
 
-class Shown(BaseModel):
-    """A payment as it stands; FAILED has a reason, and what the provider knows has its reference."""
+class Payment(BaseModel):
+    """A payment. If it is FAILED it has a reason; if the provider charged it, it has the provider's reference."""
 
     order_id: int
     status: Status
@@ -33,16 +33,16 @@ class Shown(BaseModel):
 
 
 @routes.get("/payments/{order_id}")
-@operation(Access.USER, {200: Shown})
+@operation(Access.USER, {200: Payment})
 async def get(request: web.Request) -> web.Response:
-    """Show the payment of an order."""
+    """Read the payment of an order."""
     order_id = requests.path_id(request, "order_id")
     found = await database.reading(request, lambda conn: store.find(conn, order_id))
     if found is None or not caller(request).may_see(found[0].user_id):
-        raise errors.NotFound("not found")  # another's does not exist for them
+        raise errors.NotFound("not found")  # other users' payments answer 404
     payment, created_at, updated_at = found
     return responses.json(
-        Shown(
+        Payment(
             order_id=payment.order_id,
             status=payment.status,
             amount_cents=payment.amount_cents,

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from products import service, store
-from products.domain import Product
+from products import domain, service, store
 from shared.postgres import Connection
 from shared.web import database, requests, responses
 from shared.web.fields import QUERY, Cursor, Limit, Line, request_like
@@ -21,8 +20,8 @@ Version = Annotated[int, Field(gt=0, lt=2**31)]
 routes = web.RouteTableDef()
 
 
-class Entry(BaseModel):
-    """A new product; its sku is its own for ever."""
+class AddProduct(BaseModel):
+    """A new product. Its sku can never change."""
 
     model_config = request_like(
         {"sku": "ramen", "name": "Ramen", "price_cents": 1450, "currency": "EUR", "active": True}
@@ -35,8 +34,8 @@ class Entry(BaseModel):
     active: bool = True
 
 
-class Change(BaseModel):
-    """What is new of a product, and the version that is meant to be changed; what is left out stays as it is."""
+class ChangeProduct(BaseModel):
+    """New values for a product, and optionally the version that they replace. A field that is left out stays."""
 
     model_config = request_like({"name": "Burger", "price_cents": 850, "active": True, "version": 1})
 
@@ -46,8 +45,8 @@ class Change(BaseModel):
     version: Version = Field(default_factory=int)
 
 
-class Shown(BaseModel):
-    """A product; one that is not active cannot be bought."""
+class Product(BaseModel):
+    """A product. If it is not active, it cannot be bought."""
 
     id: int
     sku: str
@@ -58,20 +57,19 @@ class Shown(BaseModel):
     version: int
 
     @classmethod
-    def of(cls, product: Product) -> "Shown":
-        """Show all of it."""
+    def of(cls, product: domain.Product) -> "Product":
         return cls.model_validate(product, from_attributes=True)
 
 
-class Page(BaseModel):
-    """Active products by their ids; `next_cursor` is where the next page begins, or null."""
+class ProductPage(BaseModel):
+    """Active products in the order of ids. `next_cursor` is the cursor of the next page, or null on the last page."""
 
-    products: list[Shown]
+    products: list[Product]
     next_cursor: str | None
 
 
-class Part(BaseModel):
-    """Which part of the catalogue to list."""
+class ProductFilters(BaseModel):
+    """Which page of the catalogue to list."""
 
     model_config = QUERY
 
@@ -80,44 +78,46 @@ class Part(BaseModel):
 
 
 @routes.get("/products/")
-@operation(Access.PUBLIC, {200: Page}, query=Part)
-async def index(request: web.Request, part: Part) -> web.Response:
-    """List what can be bought, a page at a time."""
+@operation(Access.PUBLIC, {200: ProductPage}, query=ProductFilters)
+async def index(request: web.Request, part: ProductFilters) -> web.Response:
+    """List the products that can be bought, a page at a time."""
     after, limit = part.cursor or 0, part.limit + 1
     products = await database.reading(request, lambda conn: store.page(conn, after, limit))
     more = len(products) > part.limit
-    shown = [Shown.of(product) for product in products[: part.limit]]
-    return responses.json(Page(products=shown, next_cursor=str(shown[-1].id) if more else None))
+    shown = [Product.of(product) for product in products[: part.limit]]
+    return responses.json(ProductPage(products=shown, next_cursor=str(shown[-1].id) if more else None))
 
 
 @routes.get("/products/{id}")
-@operation(Access.PUBLIC, {200: Shown})
+@operation(Access.PUBLIC, {200: Product})
 async def get(request: web.Request) -> web.Response:
-    """Show a product, also one that cannot be bought any more."""
+    """Read a product, also if it cannot be bought any more."""
     product_id = requests.path_id(request)
-    return responses.json(Shown.of(await database.reading(request, lambda conn: service.get(conn, product_id))))
+    return responses.json(Product.of(await database.reading(request, lambda conn: service.get(conn, product_id))))
 
 
 @routes.post("/products/")
-@operation(Access.ADMIN, {201: Shown}, body=Entry, problems=[409], headers={"Location": "Where the product is."})
-async def create(request: web.Request, entry: Entry) -> web.Response:
+@operation(
+    Access.ADMIN, {201: Product}, body=AddProduct, problems=[409], headers={"Location": "The path of the product."}
+)
+async def create(request: web.Request, entry: AddProduct) -> web.Response:
     """Add a product to the catalogue."""
 
-    def work(conn: Connection) -> Awaitable[Product]:
+    def work(conn: Connection) -> Awaitable[domain.Product]:
         return service.create(conn, entry.sku, entry.name, entry.price_cents, active=entry.active)
 
     product = await database.writing(request, [entry.sku], work)
-    return responses.json(Shown.of(product), 201, Location=f"/products/{product.id}")
+    return responses.json(Product.of(product), 201, Location=f"/products/{product.id}")
 
 
 @routes.patch("/products/{id}")
-@operation(Access.ADMIN, {200: Shown}, body=Change, problems=[409])
-async def change(request: web.Request, wanted: Change) -> web.Response:
-    """Change a product; with `version`, only if that is the one it has."""
+@operation(Access.ADMIN, {200: Product}, body=ChangeProduct, problems=[409])
+async def change(request: web.Request, wanted: ChangeProduct) -> web.Response:
+    """ChangeProduct a product; with `version`, only if that is the one it has."""
     product_id = requests.path_id(request)
     values = wanted.model_dump(exclude_unset=True)
     version = values.pop("version", None)
     # A sku never changes, so it can be read before its lock is taken.
     sku = (await database.reading(request, lambda conn: service.get(conn, product_id))).sku
     product = await database.writing(request, [sku], lambda conn: service.change(conn, product_id, values, version))
-    return responses.json(Shown.of(product))
+    return responses.json(Product.of(product))

@@ -22,8 +22,8 @@ _PROFILE = "/users/{id:(?!me$)[^/]+}"  # without this, /users/me would accept al
 routes = web.RouteTableDef()
 
 
-class Change(BaseModel):
-    """What is new of a profile; what is left out stays as it is, and what is empty is forgotten."""
+class ChangeUser(BaseModel):
+    """New values for a profile. A field that is left out stays; an empty text deletes the value."""
 
     model_config = request_like({"display_name": "Ada Lovelace", "email": "ada@example.com"})
 
@@ -31,8 +31,8 @@ class Change(BaseModel):
     email: Email = Field(default_factory=str)
 
 
-class Shown(BaseModel):
-    """A profile as it stands."""
+class User(BaseModel):
+    """The profile of a user."""
 
     id: int
     username: str
@@ -43,19 +43,18 @@ class Shown(BaseModel):
     updated_at: datetime
 
     @classmethod
-    def of(cls, profile: Profile) -> "Shown":
-        """Show what is not about its end."""
+    def of(cls, profile: Profile) -> "User":
         return cls.model_validate(profile, from_attributes=True)
 
 
-class Page(BaseModel):
-    """Profiles by their ids; `next_cursor` is where the next page begins, or null."""
+class UserPage(BaseModel):
+    """Profiles in the order of ids. `next_cursor` is the cursor of the next page, or null on the last page."""
 
-    users: list[Shown]
+    users: list[User]
     next_cursor: str | None
 
 
-class Filters(BaseModel):
+class UserFilters(BaseModel):
     """Which profiles to list."""
 
     model_config = QUERY
@@ -66,49 +65,49 @@ class Filters(BaseModel):
 
 
 @routes.get("/users/me")
-@operation(Access.USER, {200: Shown}, problems=[404])
+@operation(Access.USER, {200: User}, problems=[404])
 async def me(request: web.Request) -> web.Response:
-    """Show the caller's own profile."""
+    """Read the caller's own profile."""
     user_id = read_id(caller(request).user_id)
     if user_id is None:
         raise service.ProfileNotFound
-    return responses.json(Shown.of(await database.reading(request, lambda conn: service.own(conn, user_id))))
+    return responses.json(User.of(await database.reading(request, lambda conn: service.own(conn, user_id))))
 
 
 @routes.get("/users/")
-@operation(Access.ADMIN, {200: Page}, query=Filters)
-async def index(request: web.Request, filters: Filters) -> web.Response:
-    """List profiles by their ids, a page at a time."""
+@operation(Access.ADMIN, {200: UserPage}, query=UserFilters)
+async def index(request: web.Request, filters: UserFilters) -> web.Response:
+    """List profiles in the order of ids, a page at a time."""
     after, limit = filters.cursor or 0, filters.limit
     profiles = await database.reading(request, lambda conn: store.page(conn, after, limit + 1, filters.username))
-    shown = [Shown.of(profile) for profile in profiles[:limit]]
-    return responses.json(Page(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
+    shown = [User.of(profile) for profile in profiles[:limit]]
+    return responses.json(UserPage(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
 
 
 @routes.get(_PROFILE)
-@operation(Access.USER, {200: Shown})
+@operation(Access.USER, {200: User})
 async def get(request: web.Request) -> web.Response:
-    """Show a profile."""
+    """Read a profile."""
     user_id = _visible_id(request)
-    return responses.json(Shown.of(await database.reading(request, lambda conn: service.get(conn, user_id))))
+    return responses.json(User.of(await database.reading(request, lambda conn: service.get(conn, user_id))))
 
 
 @routes.patch(_PROFILE)
-@operation(Access.USER, {200: Shown}, body=Change)
-async def change(request: web.Request, wanted: Change) -> web.Response:
-    """Change a profile."""
+@operation(Access.USER, {200: User}, body=ChangeUser)
+async def change(request: web.Request, wanted: ChangeUser) -> web.Response:
+    """ChangeUser a profile."""
     user_id, values = _visible_id(request), wanted.model_dump(exclude_unset=True)
     profile = await database.writing(request, [str(user_id)], lambda conn: service.change(conn, user_id, values))
-    return responses.json(Shown.of(profile))
+    return responses.json(User.of(profile))
 
 
 @routes.delete(_PROFILE)
 @operation(Access.USER, {204: None}, problems=[409])
 async def delete(request: web.Request) -> web.Response:
-    """Delete a profile for good, and with it the login; neither keeps anything personal."""
+    """Delete a profile and its login permanently. Neither keeps personal data."""
     user_id, by = _visible_id(request), caller(request)
     if by.is_admin and by.user_id == str(user_id):
-        raise errors.Conflict("an administrator cannot delete their own profile: another one has to do it")
+        raise errors.Conflict("an administrator cannot delete their own profile; another administrator can")
     await database.writing(request, [str(user_id)], lambda conn: service.delete(conn, user_id))
     return web.Response(status=204)
 

@@ -27,7 +27,7 @@ async def reading(request: web.Request, work: Callable[[Connection], Awaitable[T
         async with request.app[POOL].acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             return await work(conn)
 
-    return await deadline.within(borrowed(), deadline.seconds_left(request))
+    return await deadline.within(request, borrowed())
 
 
 async def writing(request: web.Request, keys: Sequence[str], work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -46,7 +46,7 @@ async def writing(request: web.Request, keys: Sequence[str], work: Callable[[Con
         return result
 
     try:
-        return await deadline.within(transacted(), deadline.seconds_left(request))
+        return await deadline.within(request, transacted())
     except (Unavailable, *postgres.ERRORS) as error:
         if isinstance(error, Unavailable) or postgres.is_transient(error):
             raise OutcomeUnknown from error

@@ -30,11 +30,13 @@ def seconds_left(request: web.Request) -> float:
     return max(0.0, request[_ANSWER_BY] - time.monotonic())
 
 
-async def within(work: Awaitable[T], seconds: float) -> T:
-    """Await `work`, at most `seconds`.
+async def within(request: web.Request, work: Awaitable[T]) -> T:
+    """Await `work` within the request's deadline. Raises `Unavailable`."""
+    return await bounded(work, seconds_left(request))
 
-    Raises `Unavailable` without waiting until `work` has noticed its cancellation.
-    """
+
+async def bounded(work: Awaitable[T], seconds: float) -> T:
+    """Await `work`, at most `seconds`. Raises `Unavailable` at once; `work` is cancelled and ends when it notices."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait([task], timeout=seconds)

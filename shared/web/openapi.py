@@ -36,11 +36,11 @@ _ACCESS_TOKEN = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "JWT",
-    "description": "The token that POST /auth/login answers with.",
+    "description": "The token that POST /auth/login returns.",
 }
 _PROBLEM = {
     "type": "object",
-    "description": "RFC 9457; every type is explained at its own path.",
+    "description": "RFC 9457. Every type is explained at its own path.",
     "required": ["type", "title", "status", "detail"],
     "properties": {
         "type": {"type": "string", "enum": [problems.PATH + problem.name for problem in problems.ALL]},
@@ -53,7 +53,7 @@ _PROBLEM = {
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "With the same key and body it is done once; a repetition hears `Idempotent-Replayed: true`.",
+    "description": "A request with the same key and body is done once; a repetition returns `Idempotent-Replayed: true`.",
     "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
 }
 

@@ -37,48 +37,66 @@ class Problem:
 _REPEAT = "Repeat the same request after `Retry-After` seconds."
 
 ALL = (
-    Problem("invalid", 400, "The request cannot be understood; `detail` names what is wrong.", "Mend it."),
+    Problem("invalid", 400, "The request cannot be understood; `detail` names what is wrong.", "Correct the request."),
     Problem(
         "unauthenticated",
         401,
-        "There is no access token, or none that counts: it has expired, or was not made by this shop.",
+        "There is no access token, or it is not valid: it has expired, or this shop did not sign it.",
         "Log in at POST /auth/login, or refresh at POST /auth/refresh, and send `Authorization: Bearer <token>`.",
     ),
-    Problem("forbidden", 403, "The caller is known and may not do this.", "Ask an administrator."),
+    Problem("forbidden", 403, "The caller is known, and is not allowed to do this.", "Ask an administrator."),
     Problem(
-        "not-found", 404, "There is no such thing, or the caller may not know of it.", "Look at the path and the id."
+        "not-found",
+        404,
+        "The thing does not exist, or the caller may not know that it does.",
+        "Check the path and the id.",
     ),
-    Problem("method-not-allowed", 405, "The path has no such verb.", "`Allow` lists those that it has."),
+    Problem(
+        "method-not-allowed",
+        405,
+        "The path does not support this method.",
+        "`Allow` lists the methods that it supports.",
+    ),
     Problem("request-timeout", 408, "The request did not arrive in time.", "Send it faster.", retry=True),
     Problem(
-        "conflict", 409, "The thing is not in a state that allows this, or is there already.", "Read how it stands."
+        "conflict", 409, "The state of the thing does not allow this, or it exists already.", "Read its current state."
     ),
     Problem("length-required", 411, "The body has no length.", "Send `Content-Length`, or chunks."),
-    Problem("payload-too-large", 413, "The body is larger than 64 KiB.", "Send less."),
-    Problem("uri-too-long", 414, "The path and query are longer than 8 KiB.", "Send less."),
-    Problem("expectation-failed", 417, "`Expect` asks for something else than 100-continue.", "Leave it out."),
+    Problem("payload-too-large", 413, "The body is larger than 64 KiB.", "Send a smaller body."),
+    Problem("uri-too-long", 414, "The path and query are longer than 8 KiB.", "Send a shorter path or query."),
+    Problem("expectation-failed", 417, "`Expect` asks for something other than 100-continue.", "Leave the header out."),
     Problem(
         "idempotency-key-reused",
         422,
-        "The Idempotency-Key came before with another body.",
-        "Choose a new key for a new request.",
+        "The Idempotency-Key was used before with another body.",
+        "Use a new key for a new request.",
     ),
-    Problem("too-many-requests", 429, "The caller, or their address, asks too often.", _REPEAT, retry=True),
-    Problem("header-too-large", 431, "A header is larger than 8 KiB, or all are larger than 32 KiB.", "Send less."),
+    Problem("too-many-requests", 429, "The caller, or their address, sends too many requests.", _REPEAT, retry=True),
     Problem(
-        "internal", 500, "A defect of the service. Nothing is said of it here; its log has it.", "Report X-Request-Id."
+        "header-too-large",
+        431,
+        "A header is larger than 8 KiB, or all headers are larger than 32 KiB.",
+        "Send smaller headers.",
     ),
-    Problem("not-implemented", 501, "The gateway does not know this Transfer-Encoding.", "Use `chunked`, or none."),
-    Problem("unavailable", 503, "The service, or its database, cannot be asked right now.", _REPEAT, retry=True),
-    Problem("refused", 503, "Nothing was done and nothing will be.", _REPEAT, retry=True),
+    Problem(
+        "internal", 500, "A defect of the service. The log of the service has the details.", "Report the X-Request-Id."
+    ),
+    Problem(
+        "not-implemented",
+        501,
+        "The gateway does not know this Transfer-Encoding.",
+        "Use `chunked`, or no Transfer-Encoding.",
+    ),
+    Problem("unavailable", 503, "The service, or its database, does not answer now.", _REPEAT, retry=True),
+    Problem("refused", 503, "Nothing was done and nothing will be done.", _REPEAT, retry=True),
     Problem(
         "outcome-unknown",
         503,
-        "No answer came in time: the request may have been done, or not.",
-        "Repeat it with the same Idempotency-Key; without one, look first.",
+        "No answer came in time. The request may have been done or not.",
+        "Repeat it with the same Idempotency-Key. Without a key, check first whether it was done.",
         retry=True,
     ),
-    Problem("http-version-not-supported", 505, "The gateway speaks HTTP/1.0 and HTTP/1.1.", "Use one of them."),
+    Problem("http-version-not-supported", 505, "The gateway supports HTTP/1.0 and HTTP/1.1.", "Use one of them."),
 )
 BY_NAME = {problem.name: problem for problem in ALL}
 BY_STATUS = {problem.status: problem for problem in reversed(ALL)}
