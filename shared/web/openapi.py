@@ -53,7 +53,7 @@ _PROBLEM = {
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "A request with the same key and body is done once; a repetition returns `Idempotent-Replayed: true`.",
+    "description": "A request with the same key and body is done once; the repetition has `Idempotent-Replayed: true`.",
     "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
 }
 

@@ -275,7 +275,7 @@ async def test_the_document_says_what_is_served(client: Client) -> None:
     assert served == {("get", "/inventory/{sku}"), ("post", "/inventory/{sku}/restock")}
     answers = document["paths"]["/inventory/{sku}/restock"]["post"]["responses"]
     assert answers == dict.fromkeys(["200", "400", "401", "403", "404", "408", "409", "413", "422", "429", "503"], ANY)
-    assert document["components"]["schemas"]["Shown"]["required"] == ["sku", "available"]
+    assert document["components"]["schemas"]["Stock"]["required"] == ["sku", "available"]
 
 
 async def test_a_process_without_a_door_has_no_api(serve: Serve) -> None:
