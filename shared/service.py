@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 import uvloop
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 S = TypeVar("S", bound=Settings)
 
+SETTINGS = web.AppKey("SETTINGS", Settings)
+
 LINGER_SECONDS = 0.3
 """How long kept-alive connections may still bring a last request, which is answered with `Connection: close`.
 
@@ -51,6 +53,7 @@ def create(
 ) -> web.Application:
     """Create the application of the service `name`. Its routes are added only if this process runs the part `api`."""
     app = application.create()
+    app[SETTINGS] = cast("Settings", settings)
     if "api" in settings.only:
         app.add_routes(routes)
         openapi.serve(app, name, description)

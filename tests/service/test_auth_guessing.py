@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from argon2 import PasswordHasher
 
-from auth import service, store
+from auth import passwords, store
 from auth.domain import Credential
-from auth.service import Passwords
+from auth.passwords import Passwords
 from tests.builders import eventually
 from tests.conftest import Database, made_from
 from tests.service.conftest import Client, Serve, serving
@@ -99,7 +99,7 @@ async def keyed(client: Client) -> Client:
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first wait is as long as the last one: no test is so slow that it is over by itself."""
     monkeypatch.setattr(store, "_FAILED", store._FAILED.replace("2.0 ^ ", "30 + 2.0 ^ "))
-    monkeypatch.setattr(service, "_TURN_SECONDS", 2.5)
+    monkeypatch.setattr(passwords, "_TURN_SECONDS", 2.5)
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ async def test_a_rotated_key_is_published_before_it_signs_and_the_old_one_after(
         )
         assert (status, told) == (0, "")
         kid = await conn.fetchval("select kid from signing_keys where kid <> $1", old)
-        assert out == f"key {kid} is published, and signs in 600 s\n"
+        assert out == f"key {kid} is published, and signs after 600 s\n"
         await eventually(lambda: is_published(client, {old, kid}))
         assert signed_by(await log_in(client)) == old
 

@@ -25,7 +25,7 @@ async def client(serve: Serve) -> Client:
 
 
 async def deliver(client: Client, *events: Any) -> None:
-    handling = Handling(client.app[database.POOL], "inventory", consumer.HANDLERS, also_lock=service.TURN)
+    handling = Handling(client.app[database.POOL], "inventory", consumer.HANDLERS, also_lock=service.STOCK_LOCK)
     await handling.handle([record(event) for event in events])
 
 
@@ -136,7 +136,7 @@ async def test_of_fifty_with_one_key_one_restocks(client: Client, mint: Mint) ->
 async def test_of_fifty_with_one_key_one_restocks_also_without_turns(
     client: Client, mint: Mint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "TURN", ())
+    monkeypatch.setattr(service, "STOCK_LOCK", ())
     assert [answer.status for answer in await fifty_with_one_key(client, mint)] == [200] * 50
     assert await units(client) == PLENTY + 5
 
@@ -144,7 +144,7 @@ async def test_of_fifty_with_one_key_one_restocks_also_without_turns(
 async def test_without_the_claim_each_of_fifty_restocks(
     client: Client, mint: Mint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_CLAIM", "select true where $1 || $2 || $3 || $4::int is not null")
+    monkeypatch.setattr(store, "_USE_KEY", "select true where $1 || $2 || $3 || $4::int is not null")
     await fifty_with_one_key(client, mint)
     assert await units(client) == PLENTY + 250
 
@@ -156,7 +156,7 @@ async def test_fifty_without_a_key_all_restock(client: Client, mint: Mint) -> No
 
 
 async def test_a_restock_waits_for_its_turn(client: Client, mint: Mint) -> None:
-    async with postgres.transaction(client.app[database.POOL], keys=service.TURN):
+    async with postgres.transaction(client.app[database.POOL], keys=service.STOCK_LOCK):
         waiting = asyncio.create_task(restock(client, mint.admin))
         await asyncio.sleep(0.3)
         assert not waiting.done()
@@ -164,7 +164,7 @@ async def test_a_restock_waits_for_its_turn(client: Client, mint: Mint) -> None:
 
 
 async def test_who_does_not_get_their_turn_in_time_is_told_that_nobody_knows(client: Client, mint: Mint) -> None:
-    async with postgres.transaction(client.app[database.POOL], keys=service.TURN):
+    async with postgres.transaction(client.app[database.POOL], keys=service.STOCK_LOCK):
         answer = await restock(client, mint.admin)
         said = await answer.json(content_type=None)
         assert (answer.status, said["type"], said["detail"]) == (503, "/problems/outcome-unknown", "db error")

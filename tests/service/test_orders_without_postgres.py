@@ -49,7 +49,7 @@ def own_postgres(run_folder: Path) -> Iterator[tuple[Server, str]]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shop(own_postgres: tuple[Server, str]) -> AsyncIterator[Client]:
-    async with serving("orders", own_postgres[1], door_workers=1, require_token=False) as client:
+    async with serving("orders", own_postgres[1], group_commit_workers=1, require_token=False) as client:
         accepted = await asyncio.gather(*(place(client, "before") for _ in range(350)))  # opens all connections
         assert {status for status, _, _ in accepted} == {202}
         yield client
