@@ -1,7 +1,7 @@
-# One image for every process of QuickBite; the command says which: `python -m orders`, `python -m migrations up`.
+# One image for all processes of QuickBite. The command selects one: `python -m orders`, `python -m migrations up`.
 FROM python:3.13-slim AS builder
 
-# The environment gets no pip of its own: nothing is installed after this.
+# The virtual environment has no pip: nothing is installed after this step.
 RUN python -m venv --without-pip /venv
 COPY requirements/run.txt /
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -26,5 +26,5 @@ COPY auth auth
 COPY users users
 COPY products products
 
-# By number, so that Kubernetes can see that it is not root.
+# A number, so that Kubernetes can check that the user is not root.
 USER 10001:10001

@@ -1,4 +1,4 @@
-# STACK=local runs everything from pip (see local/), STACK=compose in Docker; without it, Docker if an engine answers.
+# STACK=local runs the stack from pip (see local/), STACK=compose in Docker. Default: Docker, if an engine answers.
 PYTHON ?= python3
 STACK ?= $(shell $(PYTHON) local/bootstrap.py stack)
 RUN := .venv/bin/python -m
@@ -10,50 +10,50 @@ ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 .DEFAULT_GOAL := help
 .PHONY: help up down reset ps logs demo rotate-keys events psql test lint check bench docs lock format
 
-help: ## Show this
+help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: ## Start the whole stack; it is ready when this returns
+up: ## Start the whole stack and wait until it is ready
 	@$(ON_STACK)
 
-down: ## Stop it; the data stays
+down: ## Stop the stack and keep the data
 	@$(ON_STACK)
 
-reset: ## Stop it and delete its data
+reset: ## Stop the stack and delete the data
 	@$(ON_STACK)
 
-ps: ## Show what runs
+ps: ## List all programs and their states
 	@$(ON_STACK)
 
-logs: ## Follow the logs, of one process with NAME=orders
+logs: ## Follow the logs; of one process only with NAME=orders
 	@$(ON_STACK)
 
-demo: ## Place three orders through the gateway and show each one's way, event by event
+demo: ## Place three orders through the gateway and print the path of each, event by event
 	@$(ON_STACK)
 
-rotate-keys: ## Have auth sign tokens with a new key from soon on
+rotate-keys: ## Publish a new key, with which auth will soon sign tokens
 	@$(ON_STACK)
 
-events: ## Show every event from the beginning, in Kafka's own console consumer
+events: ## Print every event from the beginning, with Kafka's own console consumer
 	@$(ON_STACK)
 
-psql: ## Open a shell in the database, as orders_user
+psql: ## Open psql in the database as orders_user
 	@$(ON_STACK)
 
-test: ## Run every test, on a stack of its own; some of them with ARGS="tests/unit -k word"
+test: ## Run all tests, on their own stack; only some with ARGS="tests/unit -k word"
 	$(DEV)
 	@$(RUN) pytest $(ARGS)
 
-lint: ## Check format, style, types and who imports whom
+lint: ## Check format, style, types and imports between packages
 	$(DEV)
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@.venv/bin/lint-imports
 
-check: lint test ## Everything that CI runs
+check: lint test ## Run everything that CI runs
 
-bench: ## Run the benchmarks, one of them with ARGS=name
+bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
@@ -61,7 +61,7 @@ docs: ## Write docs/openapi, docs/events, docs/asyncapi.json and docs/problems.m
 	$(DEV)
 	@$(RUN) documents
 
-format: ## Format the code and mend what can be mended
+format: ## Format the code and fix what ruff can fix
 	$(DEV)
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
@@ -92,12 +92,12 @@ define WELCOME
   gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(if $(ADMIN_PASSWORD),$$ADMIN_PASSWORD,password))
   the API  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/docs
 
-Place an order, and see what becomes of it:
+Place an order, then ask for its result:
 
   curl -s http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders -H 'content-type: application/json' -d '{"userId":"u1","sku":"burger","quantity":2}'
   curl -s 'http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders/1?wait=10'
 
-Or have it shown, event by event: make demo
+Or watch three orders, event by event: make demo
 
 endef
 export WELCOME

@@ -1,1 +1,1 @@
-"""Benchmarks: each is a command that prints a ratio of two ways measured in one run, and closes with an audit."""
+"""Benchmarks: each is a command that measures two ways in one run, prints their ratio, and ends with an audit."""

@@ -1,4 +1,4 @@
-"""`python -m bench` runs every benchmark, `python -m bench relay saga` some; each on servers of its own."""
+"""`python -m bench` runs all benchmarks, `python -m bench relay saga` only these two; each has its own servers."""
 
 import importlib
 from typing import Annotated
@@ -7,15 +7,17 @@ import typer
 
 from bench import servers
 
-# name: partitions of a topic; the shop runs with 4, as the local stack does
+# benchmark: partitions of each topic. The shop runs with 4, like the local stack.
 BENCHMARKS = {"create": 4, "http": 4, "gateway": 4, "relay": 12, "consumer": 12, "saga": 4, "latency": 4}
 
 
-def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}.")] = None) -> None:
-    """Run benchmarks one after the other; the machine should have nothing else to do."""
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. Default: all.")] = None,
+) -> None:
+    """Run benchmarks one after the other. Nothing else should run on the machine."""
     unknown = set(names or ()) - BENCHMARKS.keys()
     if unknown:
-        raise typer.BadParameter(f"there is no {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
     for name in names or BENCHMARKS:
         with servers.running(BENCHMARKS[name]) as run:
             importlib.import_module(f"bench.{name}").main(run)

@@ -1,4 +1,4 @@
-"""The least HTTP/1.1 client that keeps connections alive: a generator must not be what is measured."""
+"""A minimal HTTP/1.1 client with keep-alive. It must cost little, because the server is measured, not the client."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time on one connection; gives status and body."""
+    """One connection. It sends one request at a time and returns status and body."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -22,7 +22,9 @@ class Connection(asyncio.Protocol):
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none, but behaves like one
+        self._transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's transport is not a subclass, but behaves like one
 
     def connection_lost(self, exc: Exception | None) -> None:
         while self._waiting:
@@ -37,11 +39,11 @@ class Connection(asyncio.Protocol):
                 return
             status, body = int(self._received[9:12]), self._received[end + 4 : end + 4 + size]
             self._received = self._received[end + 4 + size :]
-            if not (waiting := self._waiting.popleft()).done():  # its caller may have been cancelled
+            if not (waiting := self._waiting.popleft()).done():  # the caller may have been cancelled
                 waiting.set_result((status, body))
 
     async def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
-        """Send and wait; `headers` are whole lines. Raises `ConnectionError` when the server goes away."""
+        """Send and wait for the answer. `headers` are whole lines. Raises `ConnectionError`."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Handling events from Kafka: a transaction per batch against a transaction per message on eight connections."""
+"""Handling events from Kafka: a transaction per batch, compared with one per message on eight connections."""
 
 import asyncio
 import time
@@ -23,13 +23,13 @@ from tests.builders import order_created
 
 EVENTS, SINGLE_EVENTS = 100_000, 10_000
 CONNECTIONS = 8
-SKUS = 1000  # so that the eight connections need not wait for each other's rows
+SKUS = 1000  # so many that the eight connections need not wait for each other's rows
 
 Work = Callable[[list[Record]], Awaitable[None]]
 
 
 async def _publish(url: str, bootstrap: str) -> None:
-    """Put orders into Kafka the way the shop does: through an outbox and a relay."""
+    """Publish orders to Kafka as the shop does: through an outbox and a relay."""
     conn = await asyncpg.connect(url)
     for first in range(1, EVENTS + 1, 2000):
         rows = [events.encode(order_created(n, sku=f"sku{n % SKUS}")) for n in range(first, first + 2000)]
@@ -72,7 +72,7 @@ async def _batched(run: servers.Servers, database: str) -> Rate:
 
 
 async def _singly(run: servers.Servers, database: str) -> Rate:
-    """Eight connections, each message in a transaction of its own; messages of one key stay on one connection."""
+    """Eight connections, one transaction per message. Messages of one key stay on one connection."""
     async with AsyncExitStack() as stack:
         url = run.service_url(database, "inventory")
         pool = await stack.enter_async_context(postgres.pool(url, size=CONNECTIONS, name="bench"))
@@ -99,7 +99,7 @@ async def _measure(run: servers.Servers) -> None:
     await _publish(run.service_url(databases[0], "orders"), run.bootstrap)
     collect_garbage_rarely()
     rates = [await _batched(run, databases[0]), await _singly(run, databases[1])]
-    report.show("consumer: OrderCreated from Kafka to a reservation, an inbox row and an event", *rates)
+    report.show("consumer: OrderCreated from Kafka becomes a reservation, an inbox row and an event", *rates)
     report.ratio("ratio", rates[0].per_second / rates[1].per_second, 4, 8)
     for database, rate in zip(databases, rates, strict=True):
         conn = await asyncpg.connect(run.url(database))

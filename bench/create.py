@@ -1,4 +1,4 @@
-"""Durable orders with their outbox rows: group commit against a transaction per call, at the batching call itself."""
+"""Durable orders with outbox rows, without HTTP: group commit compared with a transaction per call."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ ROUNDS = 2
 
 
 async def load(name: str, call: Callable[[int], Awaitable[object]], clients: int, seconds: float) -> Rate:
-    """Let so many clients call, each one call at a time, for so long."""
+    """Let `clients` clients call for `seconds`. Each client makes one call at a time."""
     latencies: list[float] = []
     numbers = count()
     until = time.perf_counter() + seconds

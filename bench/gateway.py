@@ -1,4 +1,4 @@
-"""What the gateway costs: orders placed through it, against the service itself; and beside a storm of logins."""
+"""The cost of the gateway: orders through it compared with orders sent directly, and orders during many logins."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ ORDER = json.dumps({"sku": "burger", "quantity": 2, "note": "bench"}).encode()
 
 
 async def placing(port: int, token: str, name: str, seconds: float = SECONDS) -> Rate:
-    """Place orders with a token, each client one at a time."""
+    """Place orders with a token. Each client sends one order at a time."""
     header = f"Authorization: Bearer {token}\r\n"
     free = [await Connection.open(port) for _ in range(CLIENTS)]
 
@@ -46,7 +46,10 @@ async def placing(port: int, token: str, name: str, seconds: float = SECONDS) ->
 
 
 async def storming(port: int, name: str, place: Awaitable[Rate]) -> tuple[Rate, int]:
-    """Let clients log in, with the right password and as fast as they are let, while orders are placed."""
+    """Let clients log in without pause, with the right password, while orders are placed.
+
+    Returns the rate of the orders and the number of successful logins.
+    """
     answers: list[int] = []
 
     async def log_in() -> None:
@@ -65,7 +68,7 @@ async def storming(port: int, name: str, place: Awaitable[Rate]) -> tuple[Rate, 
 
 @contextmanager
 def shop(run: servers.Servers, database: str) -> Iterator[tuple[int, int]]:
-    """Run orders, auth and the gateway; gives the ports of orders and of the gateway."""
+    """Run orders, auth and the gateway. Yields the ports of orders and of the gateway."""
     own = {name: ports.free_block(1) for name in ("orders", "auth", "gateway")}
     common = {
         "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
@@ -101,10 +104,10 @@ def main(run: servers.Servers) -> None:
             behind.append(uvloop.run(placing(gateway, token, "through the gateway")))
         report.show(f"POST /v1/orders with a token, {CLIENTS} clients on the same two cores", *direct, *behind)
         shares = [b.per_second / d.per_second for d, b in zip(direct, behind, strict=True)]
-        report.ratio("share of the direct rate behind the gateway, median", statistics.median(shares), 0.7, 0.85)
-        quiet = uvloop.run(placing(gateway, token, "through the gateway, nobody logs in"))
-        place = placing(gateway, token, f"through the gateway, {STORM} clients log in all the time")
+        report.ratio("rate through the gateway / direct rate, median", statistics.median(shares), 0.7, 0.85)
+        quiet = uvloop.run(placing(gateway, token, "through the gateway, no logins"))
+        place = placing(gateway, token, f"through the gateway, {STORM} clients log in without pause")
         stormy, logins = uvloop.run(storming(gateway, "storm", place))
-        report.show("orders beside a storm of logins", quiet, stormy)
-        print(f"  logins answered meanwhile: {logins}")
-        report.ratio("share of the quiet rate in a storm of logins", stormy.per_second / quiet.per_second, 0.5, 0.8)
+        report.show("orders while clients log in without pause", quiet, stormy)
+        print(f"  successful logins in that time: {logins}")
+        report.ratio("rate with logins / rate without", stormy.per_second / quiet.per_second, 0.5, 0.8)

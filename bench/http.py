@@ -1,4 +1,4 @@
-"""POST /v1/orders: the orders service against itself with a transaction per request, and against a bare INSERT."""
+"""POST /v1/orders: the orders service compared with a transaction per request, and with a bare INSERT."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ WARM_SECONDS = 1.0
 
 
 async def measure(name: str, port: int) -> tuple[Rate, int]:
-    """Load one server; gives the rate and how many it answered in all, warming up included."""
+    """Put load on one server. Returns the rate, and the number of all answers, including the warm-up."""
     connections = [await Connection.open(port) for _ in range(CLIENTS)]
     free = list(connections)
     answered = count()
@@ -71,6 +71,6 @@ def main(run: servers.Servers) -> None:
             rates.append(Rate(rate.name, rate.count, rate.seconds, rate.latencies, cpu))
             answered += done
     report.show(f"POST /v1/orders, {CLIENTS} clients on the same two cores", *rates)
-    report.ratio("against a transaction per request", rates[0].per_second / rates[1].per_second, 2.5, 4)
-    report.ratio("against a bare INSERT", rates[0].per_second / rates[2].per_second, 1, 2)
+    report.ratio("compared with a transaction per request", rates[0].per_second / rates[1].per_second, 2.5, 4)
+    report.ratio("compared with a bare INSERT", rates[0].per_second / rates[2].per_second, 1, 2)
     report.audit("answers of 202 = orders", answered, asyncio.run(_orders(url)))

@@ -1,4 +1,7 @@
-"""From POST to CONFIRMED as a client sees it, by an open-loop generator: it sends on time, however late answers are."""
+"""The time from POST to CONFIRMED as a client sees it.
+
+The load generator is open-loop: it sends requests on schedule, however late the answers are.
+"""
 
 import asyncio
 import json
@@ -17,7 +20,7 @@ MAX_OPEN = 4000
 
 
 class Generator:
-    """Orders at a fixed rate; each is followed to its end by `?wait=`, unless nobody looks."""
+    """Places orders at a fixed rate. With `follow`, it waits for the end of each order with `?wait=`."""
 
     def __init__(self, port: int, *, follow: bool = True) -> None:
         self._port, self._follows = port, follow
@@ -26,7 +29,7 @@ class Generator:
         self.failed = 0
 
     async def run(self, rate: float, seconds: float) -> None:
-        """Send on schedule, then wait for the rest."""
+        """Send on schedule, then wait at most 40 s for the open requests."""
         started, tasks = time.perf_counter(), set[asyncio.Task[None]]()
         for number in range(int(rate * seconds)):
             due = started + number / rate
@@ -55,12 +58,12 @@ class Generator:
 
 
 async def _run(made: shop.Shop, rate: int, *, follow: bool) -> tuple[Generator, float, float]:
-    """Give the generator, the CPU that an order took, in seconds, and how many cores were busy."""
+    """Returns the generator, the CPU seconds per order, and the number of busy cores."""
     generator = Generator(made.port, follow=follow)
     cpu, started = made.cpu().total(), time.perf_counter()
     await generator.run(rate, SECONDS)
     if not follow:
-        await asyncio.sleep(0.3)  # the last ones are still on their way
+        await asyncio.sleep(0.3)  # the last orders are not final yet
     used = made.cpu().total() - cpu
     return generator, used / len(generator.latencies), used / (time.perf_counter() - started)
 
@@ -74,14 +77,14 @@ async def _measure(made: shop.Shop) -> None:
         p50, p99 = (report.percentile(generator.latencies, p) * 1e3 for p in (50, 99))
         print(
             f"  {rate:>6,} /s: p50 {p50:7.1f} ms   p99 {p99:7.1f} ms   failed {generator.failed}"
-            f"   CPU {cpu * 1e6:7,.0f} us an order, {cores * 100:4.0f} % of one core",
+            f"   CPU {cpu * 1e6:7,.0f} us per order, {cores * 100:4.0f} % of one core",
             flush=True,
         )
         if rate in _LIMITS_MS:
             report.most(f"p99 at {rate:,} orders a second", p99, "ms", *_LIMITS_MS[rate])
     generator, cpu, _ = await _run(made, 100, follow=False)
     placed += len(generator.latencies)
-    report.most("CPU per confirmed order at 100 a second, nobody looking", cpu * 1e3, "ms", 5, 2)
+    report.most("CPU per confirmed order at 100 a second, no reader waits", cpu * 1e3, "ms", 5, 2)
     found = await all_final(made, placed)
     report.audit("accepted = CONFIRMED", placed, found["CONFIRMED"])
 
@@ -90,7 +93,7 @@ async def _idle(made: shop.Shop) -> None:
     await asyncio.sleep(3)
     cpu = made.cpu().total()
     await asyncio.sleep(10)
-    report.most("idle shop, of one core", (made.cpu().total() - cpu) * 10, "%", 15, 5)
+    report.most("idle shop, share of one core", (made.cpu().total() - cpu) * 10, "%", 15, 5)
 
 
 def main(run: servers.Servers) -> None:

@@ -1,4 +1,4 @@
-"""Processes of a benchmark: started, waited for, their CPU counted, ended."""
+"""Starts the processes of a benchmark, waits until they are ready, counts their CPU, and stops them."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from bench.servers import FOLDER, ROOT
 def running(
     name: str, module: str, *arguments: str, port: int, environment: Mapping[str, str]
 ) -> Iterator[psutil.Process]:
-    """Run a module until the block ends; starts the block when `/readyz` answers 200."""
+    """Run a module until the block ends. The block starts when `/readyz` answers 200."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     variables = {**os.environ, **environment, "PORT": str(port), "LOG_LEVEL": "WARNING"}
     with (FOLDER / f"{name}.log").open("ab") as log:
@@ -41,11 +41,11 @@ def _wait_ready(child: "subprocess.Popen[bytes]", port: int) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise SystemExit(f"the process on port {port} did not become ready; see {FOLDER}")
+    raise SystemExit(f"the process on port {port} did not become ready; its log is in {FOLDER}")
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """CPU that a process and its children have used, in seconds; children that ended meanwhile are in it too."""
+    """CPU seconds of a process and its children, including children that have ended."""
     times = process.cpu_times()
     total: float = times.user + times.system + times.children_user + times.children_system
     for child in process.children(recursive=True):

@@ -1,4 +1,4 @@
-"""How a benchmark says what it found: figures, their ratio, and the audit that closes it."""
+"""Prints the results of a benchmark: the rates, their ratio, and the audit at the end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rate:
-    """So many of something in so many seconds; latencies in seconds, CPU in seconds, where they were taken."""
+    """`count` things in `seconds` seconds. Latencies and CPU are in seconds, and empty if they were not measured."""
 
     name: str
     count: int
@@ -45,12 +45,12 @@ def ratio(label: str, value: float, floor: float, aim: float) -> None:
 
 
 def most(label: str, value: float, unit: str, floor: float, aim: float) -> None:
-    met = "aim met" if value <= aim else "floor met" if value <= floor else "ABOVE THE FLOOR"
+    met = "aim met" if value <= aim else "limit met" if value <= floor else "ABOVE THE LIMIT"
     print(f"  {label}: {value:.2f} {unit} (at most {floor:g}, aim {aim:g}: {met})")
 
 
 def audit(label: str, *counts: int) -> None:
-    """All counts are of the same things, seen in different places; a benchmark that lost some is void."""
+    """All counts are counts of the same things in different places. If they differ, the benchmark is void and exits."""
     if len(set(counts)) != 1:
         raise SystemExit(f"AUDIT FAILED: {label}: {counts}")
     print(f"  audit: {label}: {counts[0]:,} everywhere")

@@ -1,4 +1,4 @@
-"""`python -m bench.rivals singly|minimal`: what the orders service is measured against, on the same aiohttp."""
+"""`python -m bench.rivals singly|minimal`: apps to compare the orders service with, on the same aiohttp."""
 
 import sys
 from dataclasses import replace
@@ -18,7 +18,7 @@ from shared.web import application, database
 
 
 class Singly(Placement):
-    """The same work without group commit: a transaction per request."""
+    """The same work without group commit: one transaction per request."""
 
     def __init__(self, app: web.Application, database_url: str) -> None:
         super().__init__(database_url, 60)
@@ -44,7 +44,7 @@ def singly(settings: Settings) -> web.Application:
 
 
 def minimal(settings: Settings) -> web.Application:
-    """The least that stores an order: one INSERT a request, no event, no checks."""
+    """The smallest app that stores an order: one INSERT per request, no event, no checks."""
 
     async def create(request: web.Request) -> web.Response:
         data: dict[str, Any] = await request.json()

@@ -1,4 +1,4 @@
-"""Whole sagas a second: orders in over HTTP as fast as they go, until the last one is CONFIRMED, all on two cores."""
+"""Whole sagas a second: place orders over HTTP as fast as possible, until the last is CONFIRMED, all on two cores."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ LIMIT_SECONDS = 55.0  # below the orders' deadline
 
 
 async def place(port: int, orders: int, clients: int) -> None:
-    """Place so many orders, each client one at a time."""
+    """Place `orders` orders. Each client sends one order at a time."""
     left = iter(range(orders))
 
     async def client() -> None:
@@ -32,7 +32,7 @@ async def place(port: int, orders: int, clients: int) -> None:
 
 
 async def all_final(made: shop.Shop, orders: int) -> dict[str, int]:
-    """Wait until no order is PENDING."""
+    """Wait until no order is PENDING. Exits after `LIMIT_SECONDS`."""
     until = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < until:
         found = await made.counts()
@@ -43,7 +43,7 @@ async def all_final(made: shop.Shop, orders: int) -> dict[str, int]:
 
 
 async def _measure(made: shop.Shop) -> None:
-    await place(made.port, 500, 8)  # warm
+    await place(made.port, 500, 8)  # warm up
     await all_final(made, 500)
     cpu, started = made.cpu(), time.perf_counter()
     await place(made.port, ORDERS, CLIENTS)
@@ -58,7 +58,7 @@ async def _measure(made: shop.Shop) -> None:
     report.most(
         "CPU of services, Postgres and Kafka per order, at saturation", used.total() / ORDERS * 1e6, "us", 800, 400
     )
-    print("  of which", ", ".join(f"{name} {seconds / ORDERS * 1e6:.0f} us" for name, seconds in used.items()))
+    print("  by process:", ", ".join(f"{name} {seconds / ORDERS * 1e6:.0f} us" for name, seconds in used.items()))
     report.audit("orders = CONFIRMED", ORDERS + 500, found["CONFIRMED"])
     # OrderCreated, OrderConfirmed; InventoryReserved; PaymentSucceeded
     report.audit(

@@ -1,4 +1,4 @@
-"""A Postgres and a Kafka for one benchmark run, as durable as in production, with a migrated database."""
+"""A Postgres and a Kafka for one benchmark run, as durable as in production, and migrated databases."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ PARTITIONS = 12
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are; every benchmark makes databases of its own."""
+    """The addresses and processes of the servers. Every benchmark creates its own databases."""
 
     postgres_port: int
     kafka_port: int
@@ -42,7 +42,7 @@ class Servers:
         return self.url(database, f"{service}_user", service)
 
     async def migrate(self, database: str) -> None:
-        """Make a database with the shop's schemas and seeds."""
+        """Create the database again, with the shop's schemas, catalogue and stock."""
         admin = await asyncpg.connect(self.url("postgres"))
         await admin.execute(f"drop database if exists {database} with (force)")
         await admin.execute(f"create database {database}")
@@ -54,7 +54,7 @@ class Servers:
 
 @contextmanager
 def running(partitions: int = PARTITIONS) -> Iterator[Servers]:
-    """Start both servers, with the shop's topics; end them and remove their files."""
+    """Start both servers and create the shop's topics. At the end, stop both and delete the files of Postgres."""
     first = ports.free_block(3)
     engine = Postgres(FOLDER / "postgres", first + 2)
     engine.remove()

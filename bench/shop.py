@@ -1,4 +1,4 @@
-"""The whole shop for a benchmark: three services on a Postgres and a Kafka, and the CPU that they use together."""
+"""The whole shop for a benchmark: three services, a Postgres and a Kafka, and the CPU that they use together."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,18 +17,18 @@ SERVICES = ("orders", "inventory", "payments")
 
 @dataclass(frozen=True)
 class Shop:
-    """A running shop; `processes` are its services and servers, not the generator."""
+    """A running shop. `processes` are its services and servers, without the load generator."""
 
     url: str
     port: int
     processes: Mapping[str, psutil.Process]
 
     def cpu(self) -> Counter[str]:
-        """CPU seconds used so far by each service, Postgres and Kafka."""
+        """CPU seconds used so far, by each service, Postgres and Kafka."""
         return Counter({name: processes.cpu_seconds(process) for name, process in self.processes.items()})
 
     async def counts(self) -> dict[str, int]:
-        """Orders by status, and outbox rows of all services."""
+        """The number of orders by status, and the number of outbox rows by service."""
         conn = await asyncpg.connect(self.url)
         rows = await conn.fetch("select status, count(*) from orders.orders group by status")
         found = {row[0]: row[1] for row in rows}
@@ -40,7 +40,7 @@ class Shop:
 
 @contextmanager
 def running(run: Servers, database: str, environment: Mapping[str, str] | None = None) -> Iterator[Shop]:
-    """Start the services on a migrated database; end them with the block."""
+    """Start the services on a migrated database. They stop at the end of the block."""
     with ExitStack() as stack:
         started = {name: psutil.Process(pid) for name, pid in run.pids.items()}
         orders_port = 0

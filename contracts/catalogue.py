@@ -1,4 +1,4 @@
-"""Every event and every topic of the shop, listed by hand: what is not here does not exist."""
+"""The list of all events and all topics of the shop. An event that is not listed here does not exist."""
 
 from contracts import inventory, orders, payments, products, users
 

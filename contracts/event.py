@@ -8,7 +8,7 @@ from contracts.fields import Version
 
 
 class Event(BaseModel):
-    """`class OrderCreated(Event, topic="orders.events", key_field="order_id")` adds an event type.
+    """The base class of an event type: `class OrderCreated(Event, topic="orders.events", key_field="order_id")`.
 
     Events of one key are delivered in order. `version` counts the events of the aggregate.
     """

@@ -36,4 +36,4 @@ Id = Annotated[int, Field(gt=0, lt=2**63)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 Quantity = Annotated[int, Field(gt=0, lt=2**31)]
 Cents = Annotated[int, Field(ge=0, lt=2**63)]
-Price = Annotated[int, Field(ge=0, le=10**12)]  # times the largest quantity it fits into 64 bits
+Price = Annotated[int, Field(ge=0, le=10**12)]  # multiplied by the largest quantity, it fits into 64 bits

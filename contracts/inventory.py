@@ -1,4 +1,4 @@
-"""What the inventory service says about an order's stock, on `inventory.events`, keyed by the order's id."""
+"""The events of the inventory service about an order's stock, on `inventory.events`. The key is the order id."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ RejectReason = Literal["out_of_stock", "unknown_sku"]
 
 
 class InventoryReserved(Event, topic=TOPIC, key_field="order_id"):
-    """Stock is held for an order; it carries on what payments needs."""
+    """Stock is held for an order. The event carries the data that payments needs."""
 
     order_id: Id
     user_id: Text
@@ -23,7 +23,7 @@ class InventoryReserved(Event, topic=TOPIC, key_field="order_id"):
 
 
 class InventoryRejected(Event, topic=TOPIC, key_field="order_id"):
-    """Nothing could be held for an order, and nothing is."""
+    """No stock could be held for an order, and none is held."""
 
     order_id: Id
     sku: Text
@@ -32,7 +32,7 @@ class InventoryRejected(Event, topic=TOPIC, key_field="order_id"):
 
 
 class InventoryReleased(Event, topic=TOPIC, key_field="order_id"):
-    """What was held for a cancelled order is available again."""
+    """The stock that was held for a cancelled order is available again."""
 
     order_id: Id
     sku: Text

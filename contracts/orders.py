@@ -1,4 +1,4 @@
-"""What the orders service says about an order, on `orders.events`, keyed by the order's id."""
+"""The events of the orders service about an order, on `orders.events`. The key is the order id."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ CancelReason = Literal["unknown_sku", "out_of_stock", "payment_declined", "deadl
 
 
 class OrderCreated(Event, topic=TOPIC, key_field="order_id"):
-    """An order was accepted and is PENDING; it carries all that the other services need, so that nobody asks back."""
+    """An order was accepted and is PENDING. The event carries all that other services need, so they never ask."""
 
     order_id: Id
     user_id: Text
@@ -33,7 +33,7 @@ class OrderConfirmed(Event, topic=TOPIC, key_field="order_id"):
 
 
 class OrderCancelled(Event, topic=TOPIC, key_field="order_id"):
-    """An order ended without a sale and is final; whoever holds something for it gives it back."""
+    """An order ended without a sale and is final. Services release its stock and refund its money."""
 
     order_id: Id
     sku: Text

@@ -1,4 +1,4 @@
-"""What the payments service says about an order's money, on `payments.events`, keyed by the order's id."""
+"""The events of the payments service about an order's money, on `payments.events`. The key is the order id."""
 
 from typing import Literal
 
@@ -20,14 +20,14 @@ class PaymentSucceeded(Event, topic=TOPIC, key_field="order_id"):
 
 
 class PaymentFailed(Event, topic=TOPIC, key_field="order_id"):
-    """No money was taken for an order, and none will be."""
+    """No money was taken for an order, and none will be taken."""
 
     order_id: Id
     reason: FailReason
 
 
 class PaymentRefunded(Event, topic=TOPIC, key_field="order_id"):
-    """Money that was taken for an order, cancelled meanwhile, went back."""
+    """The money for an order was refunded, because the order was cancelled meanwhile."""
 
     order_id: Id
     amount_cents: Cents

@@ -1,4 +1,4 @@
-"""What the products service says about the catalogue, on `products.events`, keyed by the sku."""
+"""The events of the products service about the catalogue, on `products.events`. The key is the sku."""
 
 from contracts.event import Event
 from contracts.fields import Id, Price, Text
@@ -7,7 +7,7 @@ TOPIC = "products.events"
 
 
 class ProductCreated(Event, topic=TOPIC, key_field="sku"):
-    """A product entered the catalogue."""
+    """A product was added to the catalogue."""
 
     product_id: Id
     sku: Text
@@ -18,7 +18,7 @@ class ProductCreated(Event, topic=TOPIC, key_field="sku"):
 
 
 class ProductChanged(Event, topic=TOPIC, key_field="sku"):
-    """A product is as described from this version on."""
+    """A product was changed. The fields are its state from this version on."""
 
     product_id: Id
     sku: Text

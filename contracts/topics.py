@@ -1,4 +1,4 @@
-"""`python -m contracts.topics` creates the shop's topics and their dead letter topics; what exists stays as it is."""
+"""`python -m contracts.topics` creates the shop's topics and dead letter topics; existing topics are not changed."""
 
 import asyncio
 from typing import Annotated
@@ -9,11 +9,11 @@ from pydantic_settings import BaseSettings
 from contracts.catalogue import TOPICS
 from shared.delivery import kafka, outbox
 
-_WEEK_MS = str(7 * 24 * 3600 * 1000)  # less than the inbox remembers
+_WEEK_MS = str(7 * 24 * 3600 * 1000)  # less than the inbox keeps its rows
 
 
 class Settings(BaseSettings):
-    """Where Kafka is, and how many partitions a new topic gets."""
+    """The address of Kafka, and the partitions and replicas of a new topic."""
 
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     topic_partitions: Annotated[int, Field(ge=1, le=1000)] = 12
@@ -21,14 +21,14 @@ class Settings(BaseSettings):
 
 
 def configurations() -> dict[str, dict[str, str]]:
-    """Give every topic's configuration; dead letter topics take twice the size, because a letter wraps its record."""
+    """The configuration of every topic. A dead letter may be twice as large, because it contains its record."""
     events = {topic: {"retention.ms": _WEEK_MS} for topic in TOPICS}
     letters = {topic + outbox.DEAD_LETTER_SUFFIX: {"max.message.bytes": "2100000"} for topic in TOPICS}
     return events | letters
 
 
 async def create(bootstrap_servers: str, partitions: int, replication: int) -> list[str]:
-    """Create the topics that are missing; returns their names. Raises `kafka.Unavailable`."""
+    """Create the topics that are missing. Returns their names. Raises `kafka.Unavailable`."""
     return await kafka.create_topics(bootstrap_servers, configurations(), partitions, replication)
 
 

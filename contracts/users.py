@@ -1,4 +1,4 @@
-"""What auth and users say about a person, on `auth.events` and `users.events`, keyed by the user's id."""
+"""The events of auth and users about a user, on `auth.events` and `users.events`. The key is the user id."""
 
 import re
 
@@ -13,18 +13,21 @@ USERS_TOPIC = "users.events"
 
 
 def read_id(text: str) -> int | None:
-    """Read a user's id as events and tokens have it, in one way only: there a user is their text, which is a key."""
+    """Parse a user id from an event or a token. Returns None if it is not valid.
+
+    Only one spelling of a number is valid, because events and tokens use the text as a key.
+    """
     return int(text) if _ID.fullmatch(text) and int(text) in _IDS else None
 
 
 class UserRegistered(Event, topic=AUTH_TOPIC, key_field="user_id"):
-    """Somebody has a login from now on."""
+    """A user registered, and can log in from now on."""
 
     user_id: Text
     username: Text
 
 
 class UserDeleted(Event, topic=USERS_TOPIC, key_field="user_id"):
-    """A profile is gone, and its login with it."""
+    """A profile was deleted, and its login ends too."""
 
     user_id: Text

@@ -1,1 +1,1 @@
-"""Generators of the documents in `docs/` that follow from the code: OpenAPI, problem types, JSON Schemas, AsyncAPI."""
+"""Generates the documents in `docs/` that follow from the code: OpenAPI, problem types, JSON Schemas, AsyncAPI."""

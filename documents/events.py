@@ -1,6 +1,6 @@
 """The documents of the events, for readers outside this repository: a JSON Schema per event, and one AsyncAPI document.
 
-What must stay true: everything in them follows from the models, the topics and the envelope, and the same input gives
+What must stay true: everything in them follows from the models, the topics and the envelope. The same input produces
 the same bytes.
 """
 
@@ -26,24 +26,24 @@ _INFO = {
     "version": "1.0.0",
     "description": (
         "CloudEvents 1.0 in Kafka's binary mode: the envelope is in the headers, the value is JSON. Events of one key "
-        "come in order, each at least once, with `ce_id` the same each time. Fields are only ever added: ignore what "
-        "you do not know. Another meaning is another type: skip types that you do not know. So this version stays."
+        "arrive in order, each at least once, always with the same `ce_id`. Fields are only ever added: ignore "
+        "unknown fields. A new meaning gets a new event type: skip unknown types. So this version stays the same."
     ),
 }
 
 _HEADERS: Json = {
     "type": "object",
-    "description": "What CloudEvents asks of every record.",
+    "description": "The CloudEvents headers of every record.",
     "required": ["ce_id", "ce_type", "ce_source", "ce_specversion", "ce_time", "ce_subject", "content-type"],
     "properties": {
         "ce_id": {"type": "string", "format": "uuid", "description": "UUIDv7; the same when a record is repeated"},
         "ce_type": {"type": "string", "description": "The event's name"},
-        "ce_source": {"type": "string", "format": "uri-reference", "description": "The service that says so"},
+        "ce_source": {"type": "string", "format": "uri-reference", "description": "The publishing service"},
         "ce_specversion": {"type": "string", "const": "1.0"},
-        "ce_time": {"type": "string", "format": "date-time", "description": "When it was written, UTC"},
+        "ce_time": {"type": "string", "format": "date-time", "description": "When the event was written, UTC"},
         "ce_subject": {"type": "string", "maxLength": events.MAX_KEY, "description": "The record's key"},
         "content-type": {"type": "string", "const": "application/json"},
-        "traceparent": {"type": "string", "description": "W3C Trace Context of the request that led to it, if any"},
+        "traceparent": {"type": "string", "description": "W3C Trace Context of the causing request, if any"},
     },
 }
 
@@ -91,7 +91,11 @@ def asyncapi() -> Json:
 
 def _channel(name: str) -> Json:
     of = name.removesuffix(outbox.DEAD_LETTER_SUFFIX)
-    says = f"What the {_service(of)} service says." if of == name else f"Records of {of} that a consumer set aside."
+    says = (
+        f"The events of the {_service(of)} service."
+        if of == name
+        else f"Copies of records of {of} that a consumer did not handle."
+    )
     settings = {setting: int(value) for setting, value in topics.configurations()[name].items()}
     return {
         "address": name,
@@ -128,7 +132,7 @@ def _message(event: type[BaseModel]) -> Json:
 def _dead_letter() -> Json:
     return {
         "name": _LETTER,
-        "summary": "A copy of a record that could not be handled, and why: for people. Programs should not rely on it.",
+        "summary": "A copy of a record that could not be handled, and why. For people: programs should not rely on it.",
         "contentType": "application/json",
         "headers": _headers(_LETTER),
         "payload": {"type": "object"},

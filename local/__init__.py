@@ -1,1 +1,1 @@
-"""The whole stack on one machine without Docker: Postgres, Kafka, nginx and the services, from pip and Maven alone."""
+"""The embedded stack: Postgres, Kafka, nginx and the services on one machine, without Docker, from pip and Maven."""

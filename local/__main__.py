@@ -1,4 +1,4 @@
-"""The command line of the embedded stack, what `make up` and its siblings call where no Docker engine answers."""
+"""The command line of the embedded stack: `make up` and the other targets call it if no Docker engine answers."""
 
 import logging
 import os
@@ -18,8 +18,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="The whole st
 
 
 @app.command()
-def up(only: Annotated[str, typer.Option(help="Names, separated by commas.")] = "") -> None:
-    """Start what does not run yet; ready when it returns."""
+def up(
+    only: Annotated[str, typer.Option(help="Programs and jobs to start, separated by commas. Default: all.")] = "",
+) -> None:
+    """Start everything that is not running, and return when it is ready."""
     chosen = _wanted_stack()
     started = chosen.up([name for name in only.split(",") if name])
     typer.echo(f"Started {', '.join(started)}." if started else "Already running.")
@@ -29,19 +31,19 @@ def up(only: Annotated[str, typer.Option(help="Names, separated by commas.")] = 
 
 @app.command()
 def down() -> None:
-    """Stop everything; the data stays."""
+    """Stop everything and keep the data."""
     _stack().down()
 
 
 @app.command()
 def reset() -> None:
-    """Stop everything and delete its data."""
+    """Stop everything and delete the data."""
     _stack().reset()
 
 
 @app.command()
 def ps() -> None:
-    """Show what runs."""
+    """List all programs and their states."""
     for name, process in _running_stack().supervisor.processes().items():
         age = f"{time.time() - process['start']:.0f} s" if process["pid"] else ""
         typer.echo(f"{name:12} {process['statename']:10} {process['pid'] or '':>8} {age:>10}")
@@ -49,21 +51,21 @@ def ps() -> None:
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(help="A program; all by default.")] = "",
+    name: Annotated[str, typer.Argument(help="The name of one program. Default: all.")] = "",
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
 ) -> None:
-    """Show the end of the logs."""
+    """Print the last 50 lines of each log."""
     folder = _stack().supervisor.log("any").parent
     files = sorted(folder.glob(f"{name or '*'}.log"))
     if not files:
-        raise Problem(f"There is no log of {name or 'anything'} in {folder}.")
+        raise Problem(f"There is no log of {name or 'any program'} in {folder}.")
     _become(["tail", "-n", "50", *(["-F"] if follow else []), *map(str, files)])
 
 
 @app.command()
 def events() -> None:
-    """Show every event from the beginning, with Kafka's own console consumer."""
+    """Print every event from the beginning, with Kafka's own console consumer."""
     shown = ("timestamp", "partition", "offset", "key", "headers")
     choices = [argument for name in shown for argument in ("--formatter-property", f"print.{name}=true")]
     reader = "org.apache.kafka.tools.consumer.ConsoleConsumer"
@@ -72,27 +74,27 @@ def events() -> None:
 
 @app.command()
 def demo() -> None:
-    """Place three orders through the gateway, and show each one's way, event by event."""
+    """Place three orders through the gateway, and print the path of each, event by event."""
     where = _running_stack().ports
     demonstration.main(f"http://127.0.0.1:{where.gateway}", f"127.0.0.1:{where.kafka}")
 
 
 @app.command()
 def rotate_keys() -> None:
-    """Have auth sign tokens with a new key from soon on."""
+    """Publish a new key, with which auth will soon sign tokens."""
     program = _running_stack().program("auth")
     _become([*program.command, "rotate-keys"], program.environment)
 
 
 @app.command()
 def psql() -> None:
-    """Open a shell in the database as orders_user."""
+    """Open psql in the database as orders_user."""
     command, environment = _running_stack().postgres.shell("orders_user", "orders", "orders")
     _become(command, environment)
 
 
 def _stack() -> stack.Stack:
-    """Take the stack as it runs or, when it does not, as the environment wants it."""
+    """The running stack with its ports. If it is not running, the stack that the environment describes."""
     settings = config.load()
     saved = stack.saved_ports(_root(settings))
     return _make(settings, saved or _chosen_ports(settings, settings.gateway_port or nginx.default_port()))
@@ -101,12 +103,12 @@ def _stack() -> stack.Stack:
 def _running_stack() -> stack.Stack:
     found = _stack()
     if not found.supervisor.is_running():
-        raise Problem(f"The stack {found.name} does not run: start it with `make up`.")
+        raise Problem(f"The stack {found.name} is not running: start it with `make up`.")
     return found
 
 
 def _wanted_stack() -> stack.Stack:
-    """Take the stack as the environment wants it; a gateway that runs keeps the port that it found free then."""
+    """The stack that the environment describes. A running gateway keeps the port that it found free when it started."""
     settings = config.load()
     saved = stack.saved_ports(_root(settings))
     default = saved.gateway if saved else nginx.default_port()
@@ -151,12 +153,12 @@ def _welcome(ports: stack.Ports) -> str:
   gateway  {gateway}    (admin / password)
   the API  {gateway}/docs
 
-Place an order, and see what becomes of it:
+Place an order, then ask for its result:
 
   curl -s {orders}/v1/orders -H 'content-type: application/json' -d '{order}'
   curl -s '{orders}/v1/orders/1?wait=10'
 
-Or have it shown, event by event: make demo
+Or watch three orders, event by event: make demo
 """
 
 
@@ -166,15 +168,14 @@ def _become(command: list[str], environment: Mapping[str, str] | None = None) ->
 
 
 class Terminal(logging.Handler):
-    """Shows each step of the stack as a line."""
+    """Prints each step of the stack as one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
         typer.echo(record.getMessage())
 
 
 def main() -> None:
-    """Run a command; what it refuses is one line on stderr and exit status 1."""
+    """Run a command. A `Problem` becomes one line on stderr and exit status 1."""
     logging.getLogger("local").setLevel(logging.INFO)
     logging.getLogger("local").addHandler(Terminal())
     try:

@@ -1,10 +1,10 @@
-"""What must happen before there is a virtual environment: check the Python, make `.venv`, choose the stack.
+"""Runs before `.venv` exists: checks the Python version, creates `.venv`, chooses the stack.
 
-Only the standard library, and no syntax that an old Python refuses before it can be told its age. A `.venv` without its
-stamp is unfinished, and is made again.
+What must stay true: it uses only the standard library, and no syntax that an old Python rejects, because the check of
+the version must run on an old Python. A `.venv` without its stamp file is unfinished, and is created again.
 
     python3 local/bootstrap.py run|local|dev    # install requirements/<name>.txt
-    python3 local/bootstrap.py stack        # print compose or local
+    python3 local/bootstrap.py stack            # print compose or local
 """
 
 import fcntl
@@ -25,15 +25,13 @@ CONTAINS = {"run": ("run",), "local": ("local", "run"), "dev": ("dev", "local", 
 
 
 def main(wanted: str) -> None:
-    """Do what the module says; leave with one line when it cannot be done."""
+    """Install requirements or print the stack. On failure, exit with one line."""
     if wanted == "stack":
         sys.stdout.write(stack() + "\n")
         return
-    if sys.version_info < (3, 11):  # noqa: UP036 - an older one gets as far as here
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older Python runs up to this line
         age = ".".join(map(str, sys.version_info[:2]))
-        sys.exit(
-            f"QuickBite needs Python 3.11 or newer, this is {age}. Name a newer one, as in: make up PYTHON=python3.11"
-        )
+        sys.exit(f"QuickBite needs Python 3.11 or newer, this is {age}. Choose a newer one: make up PYTHON=python3.11")
     LOG.parent.mkdir(exist_ok=True)
     with LOG.with_name("install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -42,7 +40,7 @@ def main(wanted: str) -> None:
 
 
 def stack() -> str:
-    """Choose compose where a Docker engine with the compose plugin answers soon."""
+    """Return `compose` if a Docker engine with the compose plugin answers (5 s per call), else `local`."""
     for question in (["docker", "compose", "version"], ["docker", "version"]):
         try:
             done = subprocess.run(
@@ -56,28 +54,28 @@ def stack() -> str:
 
 
 def needed(wanted: str) -> bool:
-    """Whether `.venv` lacks these requirements, was made in another folder, or lost its interpreter."""
+    """True if `.venv` lacks these requirements, was created in another folder, or lost its interpreter."""
     stamp = json.loads(STAMP.read_text()) if STAMP.exists() else {}
     return stamp.get(wanted) != key(wanted) or not (VENV / "bin" / "python").exists()
 
 
 def key(name: str) -> str:
-    """Make a short name for all that the result depends on."""
+    """The hash of all that `.venv` depends on: the lock file and the path of `.venv`."""
     return hashlib.sha256(lock_file(name).read_bytes() + bytes(VENV)).hexdigest()
 
 
 def lock_file(name: str) -> Path:
-    """Where the exact versions and their hashes are."""
+    """The file with the exact versions and their hashes."""
     return PROJECT / "requirements" / f"{name}.txt"
 
 
 def install(wanted: str) -> None:
-    """Make `.venv` or bring it up to date; its stamp is away meanwhile."""
+    """Create or update `.venv`. The stamp file does not exist until the end, so an interrupted run is detected."""
     if STAMP.exists() and (VENV / "bin" / "python").exists():
         STAMP.unlink()
     else:
         shutil.rmtree(VENV, ignore_errors=True)
-        run("Making .venv", [sys.executable, "-m", "venv", str(VENV)], "is Python's venv module installed?")
+        run("Creating .venv", [sys.executable, "-m", "venv", str(VENV)], "is Python's venv module installed?")
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-user", "--require-hashes"]
     count = len(re.findall("^[a-z0-9]", lock_file(wanted).read_text(), re.MULTILINE))
     run(
@@ -89,7 +87,7 @@ def install(wanted: str) -> None:
 
 
 def run(title: str, command: "list[str]", hint: str) -> None:
-    """Run a command with its output in the log and its progress on the terminal; leave with one line when it fails."""
+    """Run a command. Its output goes to the log, its progress to the terminal. If it fails, exit with one line."""
     environment = dict(os.environ, PIP_RETRIES=os.environ.get("PIP_RETRIES", "2"), PYTHONUNBUFFERED="1")
     sys.stderr.write(f"{title} ...\n")
     done = 0
@@ -103,11 +101,11 @@ def run(title: str, command: "list[str]", hint: str) -> None:
     if done:
         sys.stderr.write("\r\033[K")
     if child.returncode:
-        sys.exit(f"{title} failed: {hint} The whole story: {LOG}")
+        sys.exit(f"{title} failed: {hint} The whole log: {LOG}")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted: the next attempt begins again.")
+        sys.exit("\nInterrupted. The next run starts again from the beginning.")

@@ -1,4 +1,4 @@
-"""What a user may choose about the embedded stack, read once from the environment."""
+"""The settings of the embedded stack, read once from the environment."""
 
 from typing import Annotated
 
@@ -7,11 +7,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from local.problem import Problem
 
-Port = Annotated[int, Field(ge=1, le=65534)]  # One below the highest: Kafka's controller takes the next.
+Port = Annotated[int, Field(ge=1, le=65534)]  # One less than the highest port: Kafka's controller uses the next one.
 
 
 class Settings(BaseSettings):
-    """Each field is an environment variable of the same name in capitals."""
+    """Each field is an environment variable with the same name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True)
 
@@ -24,9 +24,9 @@ class Settings(BaseSettings):
     products_port: Port = 8085
     gateway_port: Port | None = None
     admin_password: str = "password"
-    """What `admin` logs in with. The gateway is open to the network: choose another where others can reach it."""
+    """The password of `admin`. The gateway is open to the network: change the password if others can reach it."""
     requests_per_second: Annotated[int, Field(ge=1)] = 1000
-    """What the gateway takes from one address; as many more may come at once."""
+    """Requests per second that the gateway accepts from one address. A burst may have as many more."""
     logins_per_second: Annotated[int, Field(ge=1)] = 5
     connections: Annotated[int, Field(ge=1)] = 512
     postgres_port: Port = 5433
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> dict[str, str]:
-        """What the gateway's template calls them."""
+        """The limits, by the names that the gateway's template uses."""
         return {
             "REQUESTS_PER_SECOND": str(self.requests_per_second),
             "LOGINS_PER_SECOND": str(self.logins_per_second),
@@ -44,7 +44,7 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """Read the settings; raises `Problem` with one line that names the wrong variable."""
+    """Read the settings. Raises `Problem` with one line that names the wrong variable."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`make demo`: three orders through the gateway, and what the services said to each other about them, with times."""
+"""`make demo`: places three orders through the gateway, and prints the events about them with their times."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ RESERVED = ("OrderCreated", "InventoryReserved")
 
 @dataclass(frozen=True)
 class Story:
-    """An order to be placed, how it must end, and the events that tell of it, the last of them last."""
+    """An order to place, its expected end, and the events about it, the last one last."""
 
     title: str
     body: dict[str, int]
@@ -57,8 +57,8 @@ STORIES = (
 
 
 @dataclass(frozen=True)
-class Fact:
-    """An event as it was read from Kafka."""
+class SeenEvent:
+    """An event as it was read from Kafka. `at` is the time of its creation, in Unix seconds."""
 
     at: float
     type: str
@@ -67,26 +67,26 @@ class Fact:
 
 
 class Tail:
-    """Reads what Kafka gets from now on, and gives it by order."""
+    """Reads new events from Kafka and returns them by order."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._seen: list[Fact] = []
+        self._seen: list[SeenEvent] = []
 
-    async def of(self, order_id: int, wanted: Sequence[str], seconds: float) -> list[Fact]:
-        """Give an order's events, once those that are wanted have all come or the time is over; in order of time."""
+    async def of(self, order_id: int, wanted: Sequence[str], seconds: float) -> list[SeenEvent]:
+        """Wait until all `wanted` types have arrived or the time is over. Returns the events sorted by time."""
         until = time.monotonic() + seconds
         while True:
-            found = sorted((fact for fact in self._seen if fact.key == str(order_id)), key=lambda fact: fact.at)
-            if set(wanted) <= {fact.type for fact in found} or time.monotonic() > until:
+            found = sorted((event for event in self._seen if event.key == str(order_id)), key=lambda event: event.at)
+            if set(wanted) <= {event.type for event in found} or time.monotonic() > until:
                 return found
             batch = await bounded(self._consumer.getmany(timeout_ms=100), 5.0)
-            self._seen.extend(_fact(record) for records in batch.values() for record in records)
+            self._seen.extend(_seen_event(record) for records in batch.values() for record in records)
 
 
 @asynccontextmanager
 async def tailing(servers: str) -> AsyncIterator[Tail]:
-    """Follow the saga's topics from their present end."""
+    """Read the topics of the saga, from their current end."""
     consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=servers, enable_auto_commit=False)
     await bounded(consumer.start(), START_SECONDS)
     try:
@@ -96,11 +96,11 @@ async def tailing(servers: str) -> AsyncIterator[Tail]:
             consumer.seek(partition, ends[partition])
         yield Tail(consumer)
     finally:
-        await hard_stop(consumer, consumer._client, [])  # noqa: SLF001 - as shared/kafka stops its own
+        await hard_stop(consumer, consumer._client, [])  # noqa: SLF001 - as shared/delivery/kafka stops its consumers
 
 
 async def run(gateway: str, servers: str, password: str) -> bool:
-    """Tell all stories; says whether each ended as it must."""
+    """Run all stories. Returns True if each ended as expected."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with tailing(servers) as tail, aiohttp.ClientSession(gateway, timeout=timeout) as session:
         started = time.time()
@@ -117,9 +117,9 @@ async def _tell(session: aiohttp.ClientSession, tail: Tail, story: Story) -> boo
     final = await _ask(session, "GET", f"/orders/{order['id']}?wait=10")
     end = " ".join([final["status"], *filter(None, [final.get("reason")])])
     colour = typer.colors.GREEN if end == story.end else typer.colors.RED
-    lines.append((time.time(), end, "told to who waited", colour))
-    facts = await tail.of(order["id"], story.events, 5.0)
-    lines += [(fact.at, fact.type, fact.where, typer.colors.CYAN) for fact in facts]
+    lines.append((time.time(), end, "answer to ?wait=10", colour))
+    events = await tail.of(order["id"], story.events, 5.0)
+    lines += [(event.at, event.type, event.where, typer.colors.CYAN) for event in events]
     typer.secho(f"\norder {order['id']}: {story.title}", bold=True)
     for at, what, where, shade in sorted(lines, key=lambda line: line[0]):
         typer.echo(f"  {(at - started) * 1000:6.0f} ms  {typer.style(f'{what:<26}', fg=shade)}  {where}")
@@ -134,24 +134,24 @@ async def _ask(session: aiohttp.ClientSession, method: str, path: str, body: obj
                 raise Problem(f"{method} {path}: {answer.status} {found.get('detail', '')}")
             return found
     except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
-        raise Problem(f"{method} {path}: {error!r}. Does the stack run? `make up` starts it.") from error
+        raise Problem(f"{method} {path}: {error!r}. Is the stack running? `make up` starts it.") from error
 
 
-def _fact(record: Any) -> Fact:
+def _seen_event(record: Any) -> SeenEvent:
     headers = dict(record.headers)
     at = datetime.fromisoformat(headers["ce_time"].decode()).timestamp()
     where = f"{record.topic}[{record.partition}] at {record.offset}"
-    return Fact(at, headers["ce_type"].decode(), record.key.decode(), where)
+    return SeenEvent(at, headers["ce_type"].decode(), record.key.decode(), where)
 
 
 def main(gateway: str, servers: str) -> None:
-    """Run it; the exit status is 1 when a story ended otherwise."""
+    """Run the demo. The exit status is 1 if a story did not end as expected. Raises `Problem`."""
     try:
         ended_well = asyncio.run(run(gateway, servers, os.environ.get("ADMIN_PASSWORD", "password")))
     except kafka.Unavailable as error:
-        raise Problem(f"Kafka at {servers}: {error}. Does the stack run? `make up` starts it.") from error
+        raise Problem(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
     if not ended_well:
-        sys.exit("A story ended otherwise than it must.")
+        sys.exit("A story did not end as expected.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What all brokers of this clone share: Kafka's jars, a cache of their loaded classes, a formatted empty data folder.
+"""The files that all brokers of this clone share: Kafka's jars, a cache of loaded classes, a formatted data folder.
 
-The JVM ignores the class cache without a word when class path or flags differ from those it was made with, so one
-function writes both, and everything the cache depends on is in the folder's name.
+What must stay true: class path and flags are the same when the class cache is created and when it is used. If they
+differ, the JVM ignores the cache silently. So one function builds both commands, and the folder's name depends on
+everything that the cache depends on.
 """
 
 import logging
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOG_SETTINGS = Path(__file__).with_name("log4j2.properties")
 FAST_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-# What Kafka's compression and memory mapping do is announced as deprecated, in five lines at every start.
+# Otherwise every start prints five lines about deprecated features that Kafka's compression and memory mapping use.
 QUIET_JVM = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow", "-Xlog:aot*=error")
 
 PROPERTIES = {
@@ -45,7 +46,7 @@ PROPERTIES = {
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
-    # With the default of 9000 a killed broker takes 11 s to come back, so 3 to 4.5 s.
+    # A killed broker takes 3 to 4.5 s to come back. With the default of 9000 it takes 11 s.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
     "num.network.threads": "2",
@@ -57,7 +58,7 @@ PROPERTIES = {
 
 
 def write_properties(file: Path, data: Path, port: int, more: Mapping[str, str]) -> None:
-    """Write a broker's configuration: it listens on loopback, its controller on the port after its own."""
+    """Write a broker's configuration. It listens on loopback, and its controller on the next port."""
     broker, controller = f"{ports.LOOPBACK}:{port}", f"{ports.LOOPBACK}:{port + 1}"
     addresses = {
         "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
@@ -70,7 +71,7 @@ def write_properties(file: Path, data: Path, port: int, more: Mapping[str, str])
 
 
 class Distribution:
-    """Kafka, ready to run, in a folder of `cache`."""
+    """Kafka, ready to run, in a subfolder of `cache`."""
 
     def __init__(self, cache: Path) -> None:
         depends_on = (
@@ -86,14 +87,14 @@ class Distribution:
         self._classes = self.root / "classes.aot"
 
     def command(self, class_name: str, *arguments: str | Path, heap: str) -> list[str]:
-        """How to run one of Kafka's programs with the class cache."""
+        """The command that runs one of Kafka's programs with the class cache."""
         return self._java(f"-XX:AOTCache={self._classes}", class_name, *arguments, heap=heap)
 
     def prepare(self) -> None:
-        """Make what is missing: some seconds beside the download, once."""
+        """Create missing files. The first time, this takes some seconds and a download. Raises `Problem`."""
         with locked(self.root.with_suffix(".lock")):
             if not (self.root / "lib").exists():
-                logger.info("Downloading Kafka, once ...")
+                logger.info("Downloading Kafka (only once) ...")
                 with complete_folder(self.root / "lib") as lib:
                     jars.fetch(lib)
             if not self.formatted.exists():
@@ -114,8 +115,8 @@ class Distribution:
             subprocess.run(self.command(*tool, heap="128m"), check=True, capture_output=True)
 
     def _collect_classes(self) -> None:
-        """Start a broker once, stop it, and keep the classes that it loaded."""
-        logger.info("Preparing Kafka for fast starts, once ...")
+        """Start a broker once, stop it, and keep the cache of the classes that it loaded."""
+        logger.info("Preparing Kafka for fast starts (only once) ...")
         trial, port = self.root / "trial", ports.free_block(2)
         shutil.rmtree(trial, ignore_errors=True)
         shutil.copytree(self.formatted, trial / "data")

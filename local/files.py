@@ -1,4 +1,4 @@
-"""Folders that exist only when they are complete, and that one process at a time makes."""
+"""Folders that exist only when they are complete, and locks, so that one process at a time creates them."""
 
 import fcntl
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel gives it back when the process dies."""
+    """Hold an exclusive lock on `path`. The kernel releases the lock when the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -19,7 +19,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def complete_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to fill that takes `target`'s name only when the block ends well."""
+    """Yield a folder to fill. The folder is renamed to `target` only if the block ends without an error."""
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -28,5 +28,5 @@ def complete_folder(target: Path) -> Iterator[Path]:
 
 
 def digest(*parts: str | Path) -> str:
-    """Make a short name for what depends on all these."""
+    """A short name for something that depends on all `parts`."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:12]

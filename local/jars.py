@@ -1,4 +1,4 @@
-"""Kafka's jars, exactly those of jgo.lock.toml: a file with another SHA-256 never reaches the class path."""
+"""Kafka's jars, exactly those of jgo.lock.toml: a file with another SHA-256 is never on the class path."""
 
 import hashlib
 import shutil
@@ -22,12 +22,12 @@ LOCK = Path(__file__).with_name("jgo.lock.toml")
 
 
 def fetch(folder: Path) -> None:
-    """Put every locked jar into `folder`, downloading those that the Maven cache lacks.
+    """Put every locked jar into `folder`. Downloads the jars that are not in the Maven cache. Raises `Problem`.
 
-    Takes the files by their exact coordinates: no POM is read, so no mediation can choose another version.
+    It asks for each file by its exact coordinates. No POM is read, so Maven's mediation cannot choose another version.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    truststore.inject_into_ssl()  # whom this machine trusts, a mirror of its own included
+    truststore.inject_into_ssl()  # trust the certificates that this machine trusts, also for a mirror of its own
     maven = _maven()
     with ThreadPoolExecutor(max_workers=8) as pool:
         for done in [pool.submit(_fetch_one, maven, locked, folder) for locked in _locked()]:
@@ -35,12 +35,12 @@ def fetch(folder: Path) -> None:
 
 
 def names() -> list[str]:
-    """List the jars' file names in the lock's order, which is the class path's."""
+    """The file names of the jars in the order of the lock file, which is the order of the class path."""
     return [f"{locked.artifactId}-{locked.version}.jar" for locked in _locked()]
 
 
 def checksums() -> list[str]:
-    """List what the jars are, in the same order."""
+    """The SHA-256 of each jar, in the same order."""
     return [locked.sha256 or "" for locked in _locked()]
 
 
@@ -63,10 +63,10 @@ def _fetch_one(maven: MavenContext, locked: "LockedDependency", folder: Path) ->
         source = artifact.resolve()
     except (requests.RequestException, RuntimeError) as error:
         message = (
-            f"Cannot download {artifact.filename}: is Maven Central reachable? A mirror goes into ~/.config/jgo.conf."
+            f"Cannot download {artifact.filename}: is Maven Central reachable? ~/.config/jgo.conf can set a mirror."
         )
         raise Problem(message) from error
     if hashlib.sha256(source.read_bytes()).hexdigest() != locked.sha256:
-        source.unlink()  # An interrupted download, most often: the next attempt starts afresh.
-        raise Problem(f"{source} was not the file that {LOCK.name} names, and is deleted: try again.")
+        source.unlink()  # Usually an interrupted download: the next attempt downloads the file again.
+        raise Problem(f"{source} did not have the SHA-256 in {LOCK.name}, and was deleted: try again.")
     shutil.copyfile(source, folder / source.name)

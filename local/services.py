@@ -1,4 +1,4 @@
-"""QuickBite's own processes and what each is told through its environment."""
+"""QuickBite's own processes, and the environment variables of each."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,18 @@ PARTITIONS = "4"
 
 @dataclass(frozen=True)
 class Job:
-    """A module that runs once to its end before the services start."""
+    """A module that runs once, and ends before the services start."""
 
     name: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
 
     def program(self) -> Program:
-        """Run it with this interpreter."""
         return _python(self.name, self.arguments, self.environment)
 
 
 class Service:
-    """`python -m <name>`, ready when its GET /readyz says so."""
+    """`python -m <name>`, ready when GET /readyz answers 200."""
 
     host = ports.LOOPBACK
 
@@ -37,16 +36,14 @@ class Service:
         """Write nothing: a service keeps its state in Postgres."""
 
     def program(self) -> Program:
-        """Run it with this interpreter."""
         return _python(self.name, [self.name], self._environment)
 
     def is_ready(self) -> bool:
-        """Ask it."""
         return ports.is_ok(self.ports[0], "/readyz")
 
 
 def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
-    """Bring schema and topics up to date."""
+    """The jobs that bring the schemas and the topics up to date."""
     database = _database("postgres", "postgres", postgres)
     return (
         Job("migrate", ("migrations", "up", "--seed"), {"ADMIN_DATABASE_URL": database}),
@@ -57,7 +54,7 @@ def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
 def services(
     chosen: Mapping[str, int], *, postgres: int, kafka: int, auth: int, admin_password: str = "password"
 ) -> tuple[Service, ...]:
-    """Make a service of every name and port; all check tokens with the keys that auth publishes at its own port."""
+    """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`."""
     extra = {
         "auth": {"ADMIN_PASSWORD": admin_password},
         "orders": {"REQUIRE_TOKEN": "false"},
@@ -82,7 +79,7 @@ def services(
 
 
 def _python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:
-    # Unbuffered, or what a process says just before it is killed never reaches its log.
+    # Unbuffered. Otherwise the last output of a process before it is killed never reaches the log.
     return Program(
         name, [sys.executable, "-m", *arguments], {"PYTHONUNBUFFERED": "1", **environment}, PROJECT, stop_seconds=10
     )

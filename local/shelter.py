@@ -1,4 +1,7 @@
-"""A place for the files of an unprivileged user whom root serves: where every parent folder lets everybody through."""
+"""Shelters: folders below /var/tmp that replace a folder which is closed to other users or has too long a path.
+
+If root starts the stack, a program may run as an unprivileged user, who must be able to reach its files.
+"""
 
 import os
 import shutil
@@ -12,34 +15,37 @@ OPEN_FOLDER = Path("/var/tmp")  # noqa: S108 - `claim` checks owner and type
 
 
 def reachable(folder: Path, version: str = "") -> Path:
-    """Return `folder` if it and its parents are open, else one below /var/tmp for this `version` of its contents."""
+    """Return `folder` if it and its parents are open, else a folder below /var/tmp.
+
+    Each `version` of the contents gets its own folder there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     return folder if is_open(folder) else OPEN_FOLDER / f"quickbite-{digest(folder, version)}" / folder.name
 
 
 def short(folder: Path, limit_bytes: int) -> Path:
-    """Return `folder`, or one below /var/tmp when its path is too long for a socket in it."""
+    """Return `folder`, or a folder below /var/tmp if its path is too long for a socket in it."""
     return folder if len(os.fsencode(folder)) <= limit_bytes else OPEN_FOLDER / f"quickbite-{digest(folder)}" / "run"
 
 
 def is_open(path: Path) -> bool:
-    """Whether any user can pass through every folder above and including `path`."""
+    """True if every user can pass through `path` and all its parents."""
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def claim(folder: Path) -> None:
-    """Make the parent of a sheltered `folder`; raises `Problem` when somebody else was first with its name."""
+    """Create the parent of a sheltered `folder`. Raises `Problem` if another user created it first."""
     if not _is_sheltered(folder):
         return
     folder.parent.mkdir(exist_ok=True)
     found = folder.parent.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise Problem(f"{folder.parent} belongs to somebody else: remove it.")
+        raise Problem(f"{folder.parent} belongs to another user: delete it.")
     folder.parent.chmod(0o755)
 
 
 def remove(folder: Path) -> None:
-    """Remove `folder`, with its parent if that is a shelter."""
+    """Delete `folder`, and its parent if that is a shelter."""
     shutil.rmtree(folder.parent if _is_sheltered(folder) else folder, ignore_errors=True)
 
 

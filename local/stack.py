@@ -1,4 +1,4 @@
-"""One supervised stack: what is in it and in which order it starts; its data outlives everything but `reset`."""
+"""One supervised stack: its programs, the order in which they start, and its data, which only `reset` deletes."""
 
 import json
 import logging
@@ -24,12 +24,12 @@ READY_SECONDS = 60
 JOB_SECONDS = 120
 PORTS_FILE = "ports.json"
 NO_LIMITS = dict.fromkeys(("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONNECTIONS"), "60000")
-"""For tests and benchmarks, which all come from one address."""
+"""For tests and benchmarks, because all their requests come from one address."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where everything listens."""
+    """The ports of all programs."""
 
     orders: int = 8080
     inventory: int = 8081
@@ -43,22 +43,22 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Choose free ones, for a stack beside others."""
+        """Choose free ports, for a stack that runs beside others."""
         count = len(fields(cls))
-        first = ports.free_block(count + 1)  # Kafka is last: its controller takes the next.
+        first = ports.free_block(count + 1)  # Kafka is last: its controller uses the next port.
         return cls(*range(first, first + count))
 
     @property
     def services(self) -> dict[str, int]:
-        """Those of our own processes, by name."""
+        """The ports of QuickBite's own services, by name."""
         return {name: port for name, port in asdict(self).items() if name not in {"gateway", "postgres", "kafka"}}
 
 
 class Stack:
-    """A stack called `name` with everything it writes below `root`.
+    """A stack called `name`, with all its files below `root`.
 
-    `postgres_settings` come on top of the durable defaults; `limits` are the gateway's, for each address. The stack's
-    steps are logged, at level INFO.
+    `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
+    the stack is logged at level INFO.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Stack:
         self._groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "door": (self.gateway,),
+            "gateway": (self.gateway,),
         }
         self._jobs = services.jobs(where.postgres, where.kafka)
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
@@ -93,19 +93,19 @@ class Stack:
 
     @property
     def names(self) -> list[str]:
-        """Everything that can be started, in the order of starting."""
+        """All programs and jobs, in the order in which they start."""
         jobs = [job.name for job in self._jobs]
-        return [*self._names("data"), *jobs, *self._names("services"), *self._names("door")]
+        return [*self._names("data"), *jobs, *self._names("services"), *self._names("gateway")]
 
     def up(self, only: Collection[str] = ()) -> list[str]:
-        """Start what is missing of `only` (everything by default) and return its names when all of it is ready.
+        """Start the programs of `only` that are not running (default: all). Returns their names when they are ready.
 
-        Raises `Problem` when a port is taken, with nothing started, or when something does not become ready, with all
-        that this call started stopped again.
+        Raises `Problem` if a port is taken; then nothing was started. Raises `Problem` if a program does not become
+        ready; then everything that this call started is stopped again.
         """
         wanted = set(only or self.names)
         if unknown := wanted.difference(self.names):
-            raise Problem(f"There is no {', '.join(sorted(unknown))} here, only {', '.join(self.names)}")
+            raise Problem(f"Unknown: {', '.join(sorted(unknown))}. This stack has: {', '.join(self.names)}")
         with locked(self.root / "lock"):
             was_running = self.supervisor.is_running()
             missing = [engine for engine in self._engines.values() if engine.name in wanted - self._up()]
@@ -118,7 +118,7 @@ class Stack:
         return [engine.name for engine in missing]
 
     def down(self) -> None:
-        """Stop everything, the services first; what an earlier supervisord left behind too."""
+        """Stop everything in reverse order, also the processes that an earlier supervisord left behind."""
         with locked(self.root / "lock"):
             if self.supervisor.is_running():
                 self.supervisor.shutdown()
@@ -126,25 +126,23 @@ class Stack:
             self._ports_file.unlink(missing_ok=True)
 
     def reset(self) -> None:
-        """Stop everything and delete its data."""
+        """Stop everything and delete the data."""
         self.down()
         self.postgres.remove()
         self.supervisor.remove()
 
     def program(self, name: str) -> Program:
-        """Give how a program is run."""
         return self._engines[name].program()
 
     def pid(self, name: str) -> int:
-        """Ask for the process id of a program that runs."""
         return int(self.supervisor.processes()[name]["pid"])
 
     def kill(self, name: str, sent: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to a program; supervisord starts it again when it dies."""
+        """Send a signal to a program. If the program ends, supervisord starts it again."""
         os.kill(self.pid(name), sent)
 
     def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
-        """Return when a program serves, however often it has to be started for that."""
+        """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
 
     def _names(self, group: str) -> list[str]:
@@ -156,9 +154,9 @@ class Stack:
         return {name for name in self._engines if self.supervisor.is_up(name)}
 
     def _open(self, missing: Collection[Engine], *, was_running: bool) -> None:
-        """Have supervisord run with today's configuration, and the missing programs' ports and files ready."""
+        """Start supervisord if it is not running, check the ports of the missing programs, and create their files."""
         if was_running and not self.supervisor.is_current():
-            raise Problem(f"The stack {self.name} runs with other settings: stop it first, with `make down`.")
+            raise Problem(f"The stack {self.name} is running with other settings: stop it first, with `make down`.")
         if not was_running:
             self._end_survivors()
         for engine in missing:
@@ -213,16 +211,16 @@ class Stack:
             self.supervisor.stop_program(engine.name)
 
     def _end_survivors(self) -> None:
-        # A supervisord that does not answer goes first: it would start again what is ended after it.
+        # A supervisord that does not answer is killed first. Otherwise it would restart the programs that stop here.
         supervisord = Program("supervisord", (), stop_signal=signal.SIGKILL)
         end_survivors(self.root, [supervisord, *(engine.program() for engine in reversed(self._engines.values()))])
 
 
 def saved_ports(root: Path) -> Ports | None:
-    """Read where the stack in `root` listens, if it has been started and not stopped.
+    """Read the ports of the stack in `root`. Returns None if it was not started, or was stopped.
 
-    Another version of this program may have started it: what it did not have is at its default, what only it had is
-    left out, and where nothing can be read, nothing is known.
+    Another version of this program may have started it. A port that the file lacks gets its default. A port that only
+    the other version has is ignored. If the file cannot be parsed, the result is None.
     """
     try:
         saved = json.loads((root / PORTS_FILE).read_text())

@@ -1,4 +1,4 @@
-"""supervisord for one stack: restarts whatever dies, stops in reverse order, keeps a bounded log per program."""
+"""supervisord for one stack: restarts programs that end, stops them in reverse order, keeps bounded logs."""
 
 import http.client
 import os
@@ -21,7 +21,7 @@ from local import shelter
 from local.problem import Problem
 from local.process import PROGRAM_MARK, STACK_MARK, Program, is_alive, log_end
 
-LONGEST_SOCKET_FOLDER = 70  # bytes: supervisord binds <folder>/supervisor.sock.<pid> first, and 103 is the limit
+LONGEST_SOCKET_FOLDER = 70  # bytes: supervisord first binds <folder>/supervisor.sock.<pid>; the limit is 103
 
 HEAD = """\
 [supervisord]
@@ -40,7 +40,7 @@ chmod=0700
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 """
 
-# A program that keeps failing is tried again for ever, one second later each time.
+# A program that keeps failing is started again without limit. Each wait is one second longer.
 PROGRAM = """
 [program:{name}]
 command={command}
@@ -68,7 +68,7 @@ priority={priority}
 class Supervisor:
     """The supervisord whose files are in `root`, for named groups of programs.
 
-    The groups start in the order given, told so by their owner, and stop in reverse.
+    The caller starts the groups in the given order. `shutdown` stops them in reverse order.
     """
 
     def __init__(self, root: Path, groups: Mapping[str, Sequence[Program]]) -> None:
@@ -82,11 +82,10 @@ class Supervisor:
         self.configuration = render(root, self._socket, groups)
 
     def log(self, name: str) -> Path:
-        """Where a program's output goes."""
         return self.root / "logs" / f"{name}.log"
 
     def start(self) -> None:
-        """Start supervisord, and none of its programs yet."""
+        """Start supervisord, but none of its programs. Raises `Problem`."""
         (self.root / "logs").mkdir(parents=True, exist_ok=True)
         shelter.claim(self._folder)
         self._folder.mkdir(exist_ok=True)
@@ -101,7 +100,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def is_running(self) -> bool:
-        """Whether it answers on its socket."""
+        """True if supervisord answers on its socket."""
         try:
             with self._rpc() as rpc:
                 rpc.getState()
@@ -110,31 +109,31 @@ class Supervisor:
         return True
 
     def is_current(self) -> bool:
-        """Whether what it read when it started is what it would be told now."""
+        """True if supervisord runs with today's configuration."""
         return self._file.read_text() == self.configuration
 
     def start_program(self, name: str) -> None:
-        """Start one program, without waiting; one that keeps failing and waits for its next try is started now."""
+        """Start one program, without waiting. A failing program that waits for its next start is started at once."""
         self.stop_program(name)
         with self._rpc() as rpc:
             rpc.startProcess(self._full_names[name], False)
 
     def stop_program(self, name: str) -> None:
-        """Stop one program and wait for its end, killing it when its time is over."""
-        with self._rpc() as rpc, suppress(Fault):  # It need not run.
+        """Stop one program and wait until it has ended. supervisord kills it after its `stop_seconds`."""
+        with self._rpc() as rpc, suppress(Fault):  # It may not be running.
             rpc.stopProcess(self._full_names[name])
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """List every program by name, as supervisord describes it: `statename`, `state`, `pid`, `start`."""
+        """Every program by name, as supervisord describes it: `statename`, `state`, `pid`, `start`."""
         with self._rpc() as rpc:
             return {info["name"]: info for info in rpc.getAllProcessInfo()}
 
     def is_up(self, name: str) -> bool:
-        """Whether a program runs, or has been started less than a second ago; an older stack may not know it."""
+        """True if a program runs, or started less than a second ago. An older stack may not know the program."""
         return self.processes().get(name, {}).get("state") in (ProcessStates.STARTING, ProcessStates.RUNNING)
 
     def shutdown(self) -> None:
-        """Stop every program, the last group first, then supervisord; return when it is gone."""
+        """Stop every program, the last group first, then supervisord. Waits at most 90 s for its end."""
         with self._rpc() as rpc:
             process = psutil.Process(rpc.getPID())
             rpc.shutdown()
@@ -143,7 +142,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def remove(self) -> None:
-        """Delete its files, wherever they are."""
+        """Delete all files of supervisord, also a socket folder outside `root`."""
         shelter.remove(self._folder)
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -154,7 +153,6 @@ class Supervisor:
 
 
 def render(root: Path, socket: Path, groups: Mapping[str, Sequence[Program]]) -> str:
-    """Write supervisord's configuration."""
     parts = [HEAD.format(root=_escaped(root), socket=_escaped(socket), user="user=root\n" if os.geteuid() == 0 else "")]
     for priority, (name, group) in enumerate(groups.items()):
         programs = ",".join(program.name for program in group)

@@ -1,4 +1,4 @@
-"""The schema's history: an `admin` section that makes roles and schemas, and a section per service.
+"""The history of the schemas: a section `admin` that creates roles and schemas, and a section per service.
 
-The services never migrate themselves. A section runs as its service's role, so that it can touch its own schema only.
+The services never migrate themselves. A section runs as the role of its service, so it can change only its own schema.
 """

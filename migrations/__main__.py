@@ -1,4 +1,4 @@
-"""`python -m migrations up` brings every schema up to date; `--seed` adds the catalogue that the tutorial needs."""
+"""`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, help="Bring the database's schemas up, o
 
 
 @app.command()
-def up(*, seed: Annotated[bool, typer.Option(help="Add the tutorial's catalogue and stock.")] = False) -> None:
+def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and its stock.")] = False) -> None:
     """Upgrade every section to its newest revision."""
     for section in SECTIONS:
         command.upgrade(Config(INI, ini_section=section), "head")
@@ -29,7 +29,7 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the tutorial's catalogue 
 
 @app.command()
 def down() -> None:
-    """Downgrade every section to nothing; all data is lost."""
+    """Downgrade every section to nothing. All data is lost."""
     for section in reversed(SECTIONS):
         command.downgrade(Config(INI, ini_section=section), "base")
 

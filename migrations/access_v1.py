@@ -1,4 +1,4 @@
-"""A login role and a schema per service, as version 1 of them is: never changed, only followed."""
+"""Version 1 of the login role and the schema of a service. A version never changes; a change is a new version."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from alembic import op
 
 
 def upgrade(services: Sequence[str]) -> None:
-    """Make roles, which the cluster keeps, and schemas, which the database does."""
+    """Create the roles, which belong to the cluster, and the schemas, which belong to the database."""
     for service in services:
         password = os.environ.get(f"{service.upper()}_DB_PASSWORD", service).replace("'", "''")
         op.execute(
@@ -19,14 +19,14 @@ def upgrade(services: Sequence[str]) -> None:
         )
         op.execute(f"alter role {service}_user password '{password}'")
         op.execute(f"alter role {service}_user set search_path = {service}")
-        op.execute(f"grant pg_read_all_stats to {service}_user")  # to name whose transaction holds the outbox back
+        op.execute(f"grant pg_read_all_stats to {service}_user")  # to name the transaction that holds the outbox back
         op.execute(f"create schema {service} authorization {service}_user")
 
 
 def downgrade(services: Sequence[str]) -> None:
-    """Drop the schemas; the roles too, where no other database of the cluster needs them."""
+    """Drop the schemas. Drop each role too, unless another database of the cluster needs it."""
     for service in reversed(services):
-        op.execute(f"drop table if exists {service}.alembic_version")  # empty, if the section is at its base
+        op.execute(f"drop table if exists {service}.alembic_version")  # empty if the section is at its base
         op.execute(f"drop schema {service}")
         op.execute(
             f"""

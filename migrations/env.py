@@ -1,6 +1,7 @@
-"""Alembic's environment for every section: connect as the administrator, then become the service's role.
+"""Alembic's environment for every section: connect as the administrator, then switch to the service's role.
 
-`ADMIN_DATABASE_URL` names a superuser's database. The section's name is the schema's, whose owner is `<name>_user`.
+`ADMIN_DATABASE_URL` is the URL of a superuser. The section and its schema have the same name; the schema's owner is
+`<name>_user`.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ def _migrate(connection: Connection) -> None:
         connection.execute(text(f"set role {section}_user"))
         connection.execute(text(f"set search_path to {section}"))
         connection.commit()
-    connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]  # or autogenerate would not know it
+    connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]  # otherwise autogenerate does not know the type
     context.configure(
         connection=connection,
         target_metadata=metadata.of(section),

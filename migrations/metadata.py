@@ -1,4 +1,4 @@
-"""What the schema of each section must contain: the service's own tables and the toolkit's.
+"""The tables that the schema of each section must contain: the service's own and the toolkit's.
 
 Alembic's autogenerate uses it, and a test compares it with the migrated database.
 """
@@ -14,7 +14,7 @@ def of(section: str) -> MetaData | None:
     """The tables of a section, without partitions. The section `admin` has none."""
     if section == "admin":
         return None
-    if section == "provider":  # payments simulates it
+    if section == "provider":  # payments simulates the provider
         ledger: MetaData = import_module("payments.tables").ledger
         return ledger
     metadata: MetaData = import_module(f"{section}.tables").metadata

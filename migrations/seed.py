@@ -1,4 +1,4 @@
-"""The tutorial's catalogue and stock; what is there already stays as it is."""
+"""The example catalogue and its stock. Rows that exist already are not changed."""
 
 import asyncpg
 
@@ -20,7 +20,7 @@ CATALOGUE = (
 async def run(url: str) -> None:
     """Fill the replica of the catalogue in orders, the stock in inventory, and the catalogue itself in products.
 
-    The catalogue comes last, because it tells: inventory gives a product that it hears of, and has not, a stock of 0.
+    The catalogue comes last, because it publishes events: inventory creates a stock of 0 for a product without stock.
     """
     conn = await asyncpg.connect(url, timeout=10)
     try:
@@ -40,7 +40,7 @@ async def run(url: str) -> None:
 
 
 async def _publish(conn: Connection) -> None:
-    """Add the catalogue as the products service would, with an event for each product that was not there."""
+    """Add the catalogue as the products service does, with an event for each new product."""
     await conn.execute("set local role products_user; set local search_path to products")
     await postgres.lock_keys(conn, [sku for _, sku, _, _, _ in CATALOGUE])
     added = await conn.fetch(

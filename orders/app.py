@@ -24,7 +24,6 @@ def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
     app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan)
     app[operations.TOKEN_REQUIRED] = settings.require_token
-    app.on_shutdown.append(_release_waiters)
     return app
 
 
@@ -55,9 +54,5 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
             stack.push_async_callback(tasks.start("placement", placement.run))
             stack.push_async_callback(tasks.start("reader", reader.run))
             app[api.BACKEND] = Backend(placement, reader, Skus(pool), waiters)
+            tasks.when_draining(waiters.release)
         yield
-
-
-async def _release_waiters(app: web.Application) -> None:
-    if api.BACKEND in app:
-        app[api.BACKEND].waiters.release()

@@ -1,6 +1,6 @@
-"""A login role and a schema per service; nobody sees another's.
+"""A login role and a schema per service. No service can see the schema of another.
 
-A role's password is `<SERVICE>_DB_PASSWORD`, or the service's name, which suits a machine of one's own only.
+A role's password is `<SERVICE>_DB_PASSWORD`. Its default is the service's name, which is safe only on your own machine.
 """
 
 from alembic import op
@@ -16,12 +16,10 @@ SERVICES = ("orders", "inventory", "payments", "provider")
 
 
 def upgrade() -> None:
-    """Make their roles and schemas, and take away the one that everybody has."""
     op.execute("revoke all on schema public from public")
     access_v1.upgrade(SERVICES)
 
 
 def downgrade() -> None:
-    """Drop them, and give back what everybody had."""
     access_v1.downgrade(SERVICES)
     op.execute("grant usage on schema public to public")

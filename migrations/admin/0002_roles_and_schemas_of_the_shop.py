@@ -1,4 +1,4 @@
-"""Roles and schemas of auth, users and products, made as those before."""
+"""Roles and schemas of auth, users and products, created like those in the first revision."""
 
 from migrations import access_v1
 
@@ -11,10 +11,8 @@ SERVICES = ("auth", "users", "products")
 
 
 def upgrade() -> None:
-    """Make their roles and schemas."""
     access_v1.upgrade(SERVICES)
 
 
 def downgrade() -> None:
-    """Drop them."""
     access_v1.downgrade(SERVICES)

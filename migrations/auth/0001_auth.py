@@ -11,7 +11,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
     op.execute(
         """
         create table credentials (
@@ -87,7 +86,6 @@ def _throttles() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables."""
     for statement in schema.undo_version_1():
         op.execute(statement)
     for table in ("throttles", "sessions", "signing_keys", "credentials"):

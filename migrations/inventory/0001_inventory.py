@@ -11,7 +11,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
     op.execute(
         """
         create table stock (
@@ -41,7 +40,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables."""
     for statement in schema.undo_version_1():
         op.execute(statement)
     op.execute("drop table reservations")

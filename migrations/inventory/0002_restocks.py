@@ -1,4 +1,4 @@
-"""What was restocked, so that a repeated request adds nothing."""
+"""The table of restocks, so that a repeated request adds nothing."""
 
 from alembic import op
 
@@ -9,7 +9,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
     op.execute(
         """
         create table restocks (
@@ -24,5 +23,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table."""
     op.execute("drop table restocks")

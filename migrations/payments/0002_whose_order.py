@@ -1,4 +1,4 @@
-"""A payment knows whose order it is, so that its owner may see it."""
+"""A payment stores the user of its order, so that this user may see it."""
 
 from alembic import op
 
@@ -9,11 +9,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column."""
     op.execute("alter table payments add column user_id text")
     op.execute("comment on column payments.user_id is 'whose order it is; a tombstone does not know'")
 
 
 def downgrade() -> None:
-    """Drop the column."""
     op.execute("alter table payments drop column user_id")

@@ -1,4 +1,4 @@
-"""The simulated provider's ledger, which nobody updates: the first movement under a key says what becomes of it."""
+"""The ledger of the simulated provider, which is never updated: the first movement of a key decides its outcome."""
 
 from alembic import op
 
@@ -9,7 +9,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the ledger."""
     op.execute(
         """
         create table movements (
@@ -28,5 +27,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the ledger."""
     op.execute("drop table movements")

@@ -11,7 +11,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
     op.execute(
         """
         create table profiles (
@@ -32,7 +31,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables."""
     for statement in schema.undo_version_1():
         op.execute(statement)
     op.execute("drop table profiles")

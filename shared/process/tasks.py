@@ -21,7 +21,9 @@ from .loop import Beat
 log = structlog.get_logger()
 
 DRAIN_SECONDS = 3.5
-"""How long a task may take to finish its work after it was told to stop."""
+"""How long one task may take to finish its work after it was told to stop."""
+DRAIN_ALL_SECONDS = 8.0
+"""How long all tasks together may take, from the moment when the process starts to drain."""
 HANG_SECONDS = 30.0
 """A task without a turn for so long hangs; so does an event loop."""
 
@@ -35,6 +37,8 @@ class Tasks:
     def __init__(self) -> None:
         self.stop, self.ended = asyncio.Event(), asyncio.Event()
         self.draining = False
+        self._drain_by = float("inf")
+        self._when_draining: list[Callable[[], None]] = []
         self._beats: dict[str, float] = {}
 
     def start(self, name: str, loop: Loop) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -48,7 +52,7 @@ class Tasks:
             self._beats.pop(name, None)
             self.draining = True
             stop.set()
-            await asyncio.wait([task], timeout=DRAIN_SECONDS)
+            await asyncio.wait([task], timeout=max(0.0, min(DRAIN_SECONDS, self._drain_by - time.monotonic())))
             while not task.done():  # one cancel is not always enough on Python 3.11
                 task.cancel()
                 await asyncio.wait([task], timeout=0.5)
@@ -59,6 +63,10 @@ class Tasks:
         """The names of the tasks that have had no turn for `HANG_SECONDS`."""
         now = time.monotonic()
         return [name for name, beat in self._beats.items() if now - beat > HANG_SECONDS]
+
+    def when_draining(self, call: Callable[[], None]) -> None:
+        """Call `call` when the process starts to drain, for example to answer requests that wait."""
+        self._when_draining.append(call)
 
     def stop_on_signals(self) -> None:
         """Set `stop` when the process gets SIGTERM or SIGINT."""
@@ -72,7 +80,9 @@ class Tasks:
         with _watchdog(loop):
             ends = [asyncio.create_task(event.wait()) for event in (self.stop, self.ended)]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        self.draining = True
+        self.draining, self._drain_by = True, time.monotonic() + DRAIN_ALL_SECONDS
+        for call in self._when_draining:
+            call()
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -1,7 +1,8 @@
-"""One process: how it ends, and that it ends."""
+"""One process: how it stops, and that it always stops."""
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import asyncpg
 import pytest
 
 from local import ports
+from shared import service as service_module
 from shared.process import tasks as tasks_module
 from shared.process.loop import Beat
 from shared.process.tasks import Tasks
@@ -89,7 +91,7 @@ async def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("task", ["ends", "fails"])
-async def test_a_task_that_ends_ends_the_process_and_is_named(task: str) -> None:
+async def test_when_a_task_ends_the_process_ends_and_names_it(task: str) -> None:
     with running(service(task), PORT=str(ports.free_block(1))) as process:
         code, output = await ended(process)
 
@@ -100,7 +102,7 @@ async def test_a_task_that_ends_ends_the_process_and_is_named(task: str) -> None
 
 @pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("task", ["waits", "ignores"])
-async def test_sigterm_ends_the_process_well_even_if_a_task_does_not_listen(task: str, event_loop: str) -> None:
+async def test_sigterm_ends_the_process_without_an_error_even_if_a_task_ignores_it(task: str, event_loop: str) -> None:
     port = ports.free_block(1)
     with running(service(task), PORT=str(port), EVENT_LOOP=event_loop) as process:
         await eventually(lambda: answers(port, "/healthz"))
@@ -111,7 +113,7 @@ async def test_sigterm_ends_the_process_well_even_if_a_task_does_not_listen(task
     assert "stopped" in output
 
 
-async def test_a_process_whose_loop_does_not_turn_is_ended_by_its_watchdog() -> None:
+async def test_the_watchdog_ends_a_process_whose_event_loop_is_blocked() -> None:
     with running(service("blocks", hang=0.6), PORT=str(ports.free_block(1))) as process:
         code, output = await ended(process)
 
@@ -127,7 +129,7 @@ async def test_a_wrong_setting_ends_the_process_with_a_line_that_names_it() -> N
     assert output.strip().splitlines()[-1].startswith("wrong setting: PORT")
 
 
-async def test_a_whole_service_leaves_within_ten_seconds_of_sigterm_and_gives_its_lanes_back(
+async def test_a_service_stops_within_ten_seconds_after_sigterm_and_releases_its_lanes(
     database: Database, shop_topics: str
 ) -> None:
     port = ports.free_block(1)
@@ -143,7 +145,7 @@ async def test_a_whole_service_leaves_within_ten_seconds_of_sigterm_and_gives_it
     assert not await holds_lanes(database)
 
 
-async def test_a_whole_service_starts_and_stops_without_postgres_and_kafka() -> None:
+async def test_a_service_starts_and_stops_without_postgres_and_kafka() -> None:
     port, nothing = ports.free_block(1), ports.free_block(1)
     environment = {"PORT": str(port), "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nothing}"}
     with running(["-m", "orders"], **environment) as process:
@@ -170,7 +172,7 @@ async def holds_lanes(database: Database) -> bool:
     return bool(held)
 
 
-async def test_a_task_that_takes_no_turn_is_named_as_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_without_a_beat_is_reported_as_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks_module, "HANG_SECONDS", 0.05)
     tasks = Tasks()
 
@@ -192,3 +194,45 @@ async def test_a_task_that_takes_no_turn_is_named_as_hanging(monkeypatch: pytest
         await end()
     assert tasks.hanging() == []
     assert not tasks.ended.is_set()
+
+
+async def test_a_draining_process_answers_on_idle_connections_until_their_clients_close_them() -> None:
+    """Without this, nginx loses a request that it sends while the process closes all idle connections."""
+    port = ports.free_block(1)
+    patient = service("waits")
+    patient[1] = patient[1].replace("service.run(", "service.LINGER_SECONDS = 600\nservice.run(")
+    with running(patient, PORT=str(port)) as process:
+        await eventually(lambda: answers(port, "/healthz"))
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for reader, writer in idle:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n")
+            assert b"ok" in await reader.readuntil(b"ok")
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: refuses(port))
+        await asyncio.sleep(1.0)  # nginx needs that long to close its idle connections
+
+        for reader, writer in idle:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n")
+            answer = await reader.read()  # until the server closes
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            assert b"connection: close" in answer.lower()
+            writer.close()
+        code, output = await ended(process)  # at once, and not after LINGER_SECONDS
+
+    assert code == 0, output
+
+
+async def refuses(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+def test_nginx_closes_idle_connections_before_a_draining_process_does() -> None:
+    upstreams = re.findall(r"upstream \w+ .*keepalive_timeout (\d+)s; }", (ROOT / "gateway" / "nginx.conf").read_text())
+    assert len(upstreams) == 6
+    assert {int(seconds) for seconds in upstreams} == {1}
+    assert service_module.LINGER_SECONDS >= 2 * 1

@@ -1,4 +1,4 @@
-"""The stack in Docker: the same processes and settings as the embedded one, and an image that has all they need."""
+"""The stack in Docker has the processes and settings of the embedded stack, and an image with all they need."""
 
 import ast
 import re
@@ -14,8 +14,8 @@ ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-# Where processes find each other is each stack's own affair, and copies of a container share no name.
-OWN_AFFAIRS = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED"}
+# These differ: each stack has its own addresses, and the copies of a container have different names.
+DIFFERENT = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED"}
 SERVICES = Ports().services
 
 
@@ -39,7 +39,7 @@ def environment(name: str) -> dict[str, str]:
 
 
 def default(text: str) -> str:
-    """The text when nobody has chosen another: ${NAME:-this}."""
+    """The text if the variable is not set: `this` in ${NAME:-this}."""
     return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
 
 
@@ -55,7 +55,7 @@ def imported() -> set[str]:
     return {name.split(".")[0] for name in whole | parts}
 
 
-# But for the listeners: the broker in Docker has one more, for the host.
+# Except the listeners: the broker in Docker has one more, for the host.
 @pytest.mark.parametrize("name", sorted(name for name in distribution.PROPERTIES if "listener" not in name))
 def test_kafka_has_the_same_properties(name: str) -> None:
     variable = f"KAFKA_{name.replace('.', '_').upper()}"
@@ -68,10 +68,10 @@ def test_postgres_has_the_same_settings() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_told_the_same(name: str) -> None:
+def test_a_service_has_the_same_settings(name: str) -> None:
     (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"])
     embedded, composed = one.program().environment, {key: default(value) for key, value in environment(name).items()}
-    assert embedded.keys() - OWN_AFFAIRS <= composed.keys()
+    assert embedded.keys() - DIFFERENT <= composed.keys()
     for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS", "ADMIN_PASSWORD"}:
         assert composed[variable] == embedded[variable]
     assert composed["AUTH_JWKS_URL"] == embedded["AUTH_JWKS_URL"].replace("127.0.0.1", "auth")
@@ -88,7 +88,7 @@ def test_a_service_is_reached_at_its_port_from_this_machine_and_by_the_gateway(n
     assert f"{name}: {{condition: service_healthy}}" in gateway
 
 
-def test_the_gateway_notices_when_any_service_has_another_address() -> None:
+def test_the_gateway_notices_a_changed_address_of_any_service() -> None:
     found = re.search(r"getent ahosts ([a-z ]+)\)", section("gateway"))
     assert found
     assert found[1].split() == list(SERVICES)
@@ -99,7 +99,7 @@ def test_the_same_jobs_run() -> None:
         assert f"command: [python, -m, {', '.join(job.arguments)}]" in section(job.name)
 
 
-def test_both_gateways_fill_in_the_whole_template() -> None:
+def test_both_gateways_set_all_variables_of_the_template() -> None:
     names = set(re.findall(r"\$\{([A-Z_]+)\}", nginx.TEMPLATE.read_text().partition("worker_processes")[2]))
     own = Stack("test", ROOT / ".local" / "none", Ports()).gateway.values
     assert names == own.keys() == names & environment("gateway").keys()
@@ -111,12 +111,12 @@ def test_only_the_gateway_is_public() -> None:
     assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
 
 
-def test_the_image_has_every_package_of_ours_that_its_packages_import() -> None:
+def test_the_image_has_all_own_packages_that_its_code_imports() -> None:
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert imported() & ours <= copied()
 
 
-def test_the_image_has_every_package_of_others_that_its_packages_import() -> None:
+def test_the_image_has_all_external_packages_that_its_code_imports() -> None:
     locked = (ROOT / "requirements" / "run.txt").read_text()
     installed = set(re.findall(r"^([a-z0-9-]+)==", locked, re.MULTILINE))
     known = packages_distributions()
@@ -124,6 +124,6 @@ def test_the_image_has_every_package_of_others_that_its_packages_import() -> Non
     assert wanted <= installed
 
 
-def test_what_the_image_copies_is_not_ignored() -> None:
+def test_dockerignore_allows_exactly_the_files_that_the_image_copies() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert allowed == copied() | {"alembic.ini", "requirements/run.txt"}

@@ -23,7 +23,7 @@ class Address(BaseModel):
 
 
 class LongerAddress(BaseModel):
-    """The same, with a field that may be missing."""
+    """An `Address` with a field that may be missing."""
 
     street: str
     floor: int | None = None
@@ -99,7 +99,7 @@ DATE = {"type": "object", "required": ["a"], "properties": {"a": {"type": "strin
         ),
     ],
 )
-def test_it_is_allowed_to_change(old: dict[str, Any], new: dict[str, Any]) -> None:
+def test_a_compatible_change_is_allowed(old: dict[str, Any], new: dict[str, Any]) -> None:
     old["title"] = new["title"] = "Paid"
     assert found(old, new) == []
 
@@ -110,22 +110,22 @@ def test_it_is_allowed_to_change(old: dict[str, Any], new: dict[str, Any]) -> No
         pytest.param(schema(a=int, b=int), schema(a=int), ".b: the field is gone", id="a field"),
         pytest.param(schema(a=int, b=(int, 0)), schema(a=int), ".b: the field is gone", id="a field with a default"),
         pytest.param(schema(a=int), schema(a=int, b=int), ".b: new and required", id="a new field that must be there"),
-        pytest.param(schema(a=int), schema(a=(int, 0)), ".a: required no more", id="a field that may be missing now"),
+        pytest.param(schema(a=int), schema(a=(int, 0)), ".a: no longer required", id="a field that may be missing now"),
         pytest.param(schema(a=(int, 0)), schema(a=int), ".a: required now", id="a field that must be there now"),
         pytest.param(
             schema(a=(int, 0)), schema(a=(int, 1)), ".a: default was 0, is 1", id="what a missing field means"
         ),
-        pytest.param(schema(a=int), schema(a=int | None), ".a: null is taken now", id="a field that may be null now"),
-        pytest.param(schema(a=int | None), schema(a=int), ".a: null is taken no more", id="a field that was null"),
+        pytest.param(schema(a=int), schema(a=int | None), ".a: null is accepted now", id="a field that may be null now"),
+        pytest.param(schema(a=int | None), schema(a=int), ".a: null is no longer accepted", id="a field that was null"),
         pytest.param(schema(title=int), schema(), ".title: the field is gone", id="a field that is called like a word"),
-        pytest.param(schema(a=int), schema(a=str), ".a: integer is taken no more", id="a type"),
-        pytest.param(schema(a=int), schema(a=float), ".a: number is taken now", id="a wider type"),
-        pytest.param(schema(a=int), schema(a=Any), ".a: anything is taken now", id="a type that is anything now"),
+        pytest.param(schema(a=int), schema(a=str), ".a: integer is no longer accepted", id="a type"),
+        pytest.param(schema(a=int), schema(a=float), ".a: number is accepted now", id="a wider type"),
+        pytest.param(schema(a=int), schema(a=Any), ".a: anything is accepted now", id="a type that is anything now"),
         pytest.param(DATE_TIME, DATE, '.a: format was "date-time", is "date"', id="a format"),
         pytest.param(schema(a=str), DATE_TIME, ".a: format was absent", id="a format that was none"),
-        pytest.param(schema(a=Literal["x"]), schema(a=Literal["x", "y"]), '.a: "y" is taken now', id="one more value"),
+        pytest.param(schema(a=Literal["x"]), schema(a=Literal["x", "y"]), '.a: "y" is accepted now', id="one more value"),
         pytest.param(
-            schema(a=Literal["x", "y"]), schema(a=Literal["x"]), '.a: "y" is taken no more', id="one value less"
+            schema(a=Literal["x", "y"]), schema(a=Literal["x"]), '.a: "y" is no longer accepted', id="one value less"
         ),
         pytest.param(
             schema(a=str), schema(a=Literal["x"]), '.a: enum was absent, is ["x"]', id="text that is limited now"
@@ -145,17 +145,17 @@ def test_it_is_allowed_to_change(old: dict[str, Any], new: dict[str, Any]) -> No
         pytest.param(schema(a=Digits), schema(a=Letters), ".a: pattern was", id="a pattern"),
         pytest.param(schema(a=Few), schema(a=Many), ".a: maxItems was 3, is 4", id="a longer list"),
         pytest.param(
-            schema(a=list[int]), schema(a=list[str]), ".a[]: integer is taken no more", id="what is in a list"
+            schema(a=list[int]), schema(a=list[str]), ".a[]: integer is no longer accepted", id="what is in a list"
         ),
         pytest.param(
-            schema(a=dict[str, int]), schema(a=dict[str, str]), ".a.*: integer is taken no more", id="in a map"
+            schema(a=dict[str, int]), schema(a=dict[str, str]), ".a.*: integer is no longer accepted", id="in a map"
         ),
-        pytest.param(schema(a=Address), schema(a=OtherAddress), ".a.street: string is taken no more", id="further in"),
+        pytest.param(schema(a=Address), schema(a=OtherAddress), ".a.street: string is no longer accepted", id="further in"),
         pytest.param(
             schema(a=LongerAddress), schema(a=Address), ".a.floor: the field is gone", id="a field further in"
         ),
         pytest.param(
-            schema(a=Address | int), schema(a=Address), ".a: integer is taken no more", id="an alternative less"
+            schema(a=Address | int), schema(a=Address), ".a: integer is no longer accepted", id="an alternative less"
         ),
         pytest.param(
             schema(a=Address), schema(a=Address | OtherAddress), ".a: other alternatives of object", id="an alternative"
@@ -167,7 +167,7 @@ def test_it_is_allowed_to_change(old: dict[str, Any], new: dict[str, Any]) -> No
             schema(order_id=int), Closed.model_json_schema(), "unknown fields are refused now", id="a closed model"
         ),
         pytest.param(
-            Closed.model_json_schema(), schema(order_id=int), "unknown fields are taken now", id="an open model"
+            Closed.model_json_schema(), schema(order_id=int), "unknown fields are accepted now", id="an open model"
         ),
         pytest.param(
             Tree.model_json_schema(),
@@ -181,20 +181,20 @@ def test_it_is_allowed_to_change(old: dict[str, Any], new: dict[str, Any]) -> No
         pytest.param({"anyOf": [{}], "oneOf": [{}]}, {"anyOf": [{}]}, "oneOf was", id="two kinds of alternatives"),
     ],
 )
-def test_it_breaks_a_reader_to_change(old: dict[str, Any], new: dict[str, Any], says: str) -> None:
+def test_a_breaking_change_is_reported(old: dict[str, Any], new: dict[str, Any], says: str) -> None:
     assert any(says in line for line in found(old, new)), found(old, new)
 
 
-def test_an_event_may_come_but_not_go() -> None:
+def test_an_event_may_be_added_but_not_removed() -> None:
     assert breaks({}, {"Paid": schema(a=int)}) == []
     assert breaks({"Paid": schema(a=int)}, {}) == ["Paid: the event is gone"]
 
 
-def test_every_break_is_named_once_and_in_order() -> None:
+def test_every_break_is_reported_once_and_in_order() -> None:
     old, new = schema(a=int | None, b=str), schema(a=(int | None, 0), c=int)
     assert found(old, new) == [
         "Paid.a: default was absent, is 0",
-        "Paid.a: required no more",
+        "Paid.a: no longer required",
         "Paid.b: the field is gone",
         "Paid.c: new and required",
     ]

@@ -22,7 +22,7 @@ from tests.builders import order_confirmed
 
 ASYNCAPI = json.loads((folder.DOCS / "asyncapi.json").read_text())
 
-# All that the models take, by the name of the field: a name means the same in all events. What is not here is text.
+# The values that the models accept, by field name: a name means the same in all events. Other fields are text.
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=50)
 ID, AMOUNT, COUNT = st.integers(1, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(1, 2**31 - 1)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -58,18 +58,18 @@ def message(event: type[BaseModel]) -> dict[str, Any]:
 
 
 def inside(part: dict[str, Any]) -> dict[str, Any]:
-    """A schema within the AsyncAPI document, with what it refers to."""
+    """A schema of the AsyncAPI document, with the components that it refers to."""
     return {**part, "components": ASYNCAPI["components"]}
 
 
 BY_NAME = pytest.mark.parametrize("event", EVENTS, ids=lambda e: e.__name__)
 
 
-def test_the_documents_are_what_the_contracts_give() -> None:
-    assert folder.drift(folder.DOCS) == [], "mend it with `make docs`"
+def test_the_documents_match_the_contracts() -> None:
+    assert folder.drift(folder.DOCS) == [], "run `make docs`"
 
 
-def test_the_documents_are_the_same_however_often_they_are_written(tmp_path: Path) -> None:
+def test_writing_the_documents_again_changes_nothing(tmp_path: Path) -> None:
     folder.write(tmp_path)
     first = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     folder.write(tmp_path)
@@ -77,7 +77,7 @@ def test_the_documents_are_the_same_however_often_they_are_written(tmp_path: Pat
     assert all(content.endswith(b"}\n") for content in first.values())
 
 
-def test_check_names_what_differs_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_differences_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "DOCS", tmp_path)
     folder.write(tmp_path)
     (tmp_path / "events" / "OrderCreated.schema.json").write_text("{}")
@@ -106,7 +106,7 @@ def check() -> Any:
 
 
 @BY_NAME
-def test_a_schema_says_what_it_is_and_names_no_host(event: type[BaseModel]) -> None:
+def test_a_schema_has_its_metadata_and_no_host_name(event: type[BaseModel]) -> None:
     described = schema(event)
     jsonschema_rs.meta.validate(described)
     assert described["$schema"] == "https://json-schema.org/draft/2020-12/schema"
@@ -118,7 +118,7 @@ def test_a_schema_says_what_it_is_and_names_no_host(event: type[BaseModel]) -> N
 
 @BY_NAME
 @given(data=st.data())
-def test_whatever_is_encoded_is_valid(event: type[BaseModel], data: st.DataObject) -> None:
+def test_every_encoded_event_is_valid(event: type[BaseModel], data: st.DataObject) -> None:
     encoded = events.encode(data.draw(any_of(event)))
     validator(schema(event)).validate(json.loads(encoded.value))
     validator(inside(message(event)["headers"])).validate(headers_of(encoded))
@@ -132,9 +132,7 @@ def headers_of(encoded: events.Encoded) -> dict[str, str]:
 
 @BY_NAME
 @given(data=st.data())
-def test_what_the_schema_refuses_the_model_refuses_and_the_other_way_round(
-    event: type[BaseModel], data: st.DataObject
-) -> None:
+def test_schema_and_model_refuse_the_same_values(event: type[BaseModel], data: st.DataObject) -> None:
     value = data.draw(any_of(event)).model_dump(mode="json")
     field = data.draw(st.sampled_from(sorted(value)))
     value[field] = data.draw(st.sampled_from([None, True, -1, 0, 1, 2**31, 2**63, 10**13, 1.5, "", "x", [], {}]))
@@ -176,13 +174,13 @@ def resolved(reference: str) -> Any:
     return found
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_can_be_resolved() -> None:
     found = list(references(ASYNCAPI))
     assert all(resolved(reference) for reference in found)
     assert {f"events/{event.__name__}.schema.json" for event in EVENTS} <= set(found)
 
 
-def test_every_topic_is_a_channel_and_every_event_is_sent_on_its_own() -> None:
+def test_every_topic_is_a_channel_and_every_event_is_sent_on_its_topic() -> None:
     assert {channel["address"] for channel in ASYNCAPI["channels"].values()} == set(topics.configurations())
     sent = {
         (message_["name"], resolved(operation["channel"]["$ref"])["address"])
@@ -193,7 +191,7 @@ def test_every_topic_is_a_channel_and_every_event_is_sent_on_its_own() -> None:
     assert len(ASYNCAPI["operations"]) == len(TOPICS)
 
 
-def test_an_operation_sends_messages_of_its_own_channel_only() -> None:
+def test_an_operation_sends_only_messages_of_its_own_channel() -> None:
     for operation in ASYNCAPI["operations"].values():
         own = f"{operation['channel']['$ref']}/messages/"
         assert operation["action"] == "send"

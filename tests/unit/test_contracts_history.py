@@ -1,4 +1,4 @@
-"""Every version of every event that git knows, against the one before it: what was committed counts as published."""
+"""Every committed version of every event is compared with the one before: a committed version counts as published."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from documents.compatibility import breaks
 
 ROOT = folder.DOCS.parent
 FOLDER = f"docs/{documents.SCHEMAS}"
-SETTLED: dict[str, str] = {}  # a break that was made all the same, as it is named here, and why no reader was hurt
+SETTLED: dict[str, str] = {}  # an accepted break, as this test reports it, and why no reader failed
 GIT = shutil.which("git") or ""
-# Within a hook, git names its own repository there, and would not look at any other.
+# In a hook, git sets variables for its own repository, and would use no other.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
 class NoHistory(Exception):
-    """Git is missing, or does not know these files."""
+    """Git is missing or does not know these files."""
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -39,13 +39,13 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def clone(root: Path) -> None:
-    """Refuse what is not a clone of its own, such as an unpacked archive inside another repository."""
+    """Raise `NoHistory` if `root` is no clone, such as an unpacked archive inside another repository."""
     if Path(git(root, "rev-parse", "--show-toplevel").strip()).resolve() != root.resolve():
         raise NoHistory("this is not a clone")
 
 
 def schemas(root: Path, revision: str) -> dict[str, Any]:
-    """All schemas of a revision by event name; none if the revision has none."""
+    """All schemas of a revision by event name; empty if the revision has none."""
     found = {}
     for line in git(root, "ls-tree", revision, f"{FOLDER}/").splitlines():
         blob, path = line.split()[2:]
@@ -60,7 +60,7 @@ def content(root: Path, blob: str) -> Any:
 
 
 def changes(root: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Every commit that changed a schema, with what was before it and after it."""
+    """Every commit that changed a schema, with the schemas before and after it."""
     for line in git(root, "log", "--format=%h %p", "--", FOLDER).splitlines():
         commit, *parents = line.split()
         for parent in parents:
@@ -89,7 +89,7 @@ def root() -> Path:
 def test_the_contracts_break_no_reader_of_the_last_commit(root: Path) -> None:
     now = {event.__name__: documents.schema(event) for event in EVENTS}
     found = [found for found in breaks(schemas(root, "HEAD"), now) if found not in SETTLED]
-    assert not found, "fields are only ever added, another meaning is another type; see documents/compatibility.py"
+    assert not found, "only add fields; for another meaning, add another event type; see documents/compatibility.py"
 
 
 def test_no_commit_broke_a_reader(root: Path) -> None:
@@ -99,8 +99,8 @@ def test_no_commit_broke_a_reader(root: Path) -> None:
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    """A repository in which commits can be made."""
+def repository(tmp_path: Path) -> Path:
+    """A new repository, in which a test can commit."""
     if not GIT:
         pytest.skip("there is no git")
     git(tmp_path, "init", "--quiet")
@@ -124,52 +124,54 @@ def fields(*names: str) -> dict[str, Any]:
     return {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
 
 
-def test_added_fields_and_events_pass(toy: Path) -> None:
-    commit(toy, Paid=fields("a"))
-    commit(toy, Paid=fields("a", "b"), Shipped=fields("a"))
-    assert len(list(changes(toy))) == 2
-    assert broken(toy) == []
+def test_added_fields_and_events_pass(repository: Path) -> None:
+    commit(repository, Paid=fields("a"))
+    commit(repository, Paid=fields("a", "b"), Shipped=fields("a"))
+    assert len(list(changes(repository))) == 2
+    assert broken(repository) == []
 
 
-def test_a_break_is_found_however_long_ago_and_even_if_it_was_mended(toy: Path) -> None:
-    commit(toy, Paid=fields("a", "b"))
-    commit(toy, Paid=fields("a"))
-    commit(toy, Paid=fields("a", "b"))
-    (toy / "README.md").write_text("Another shop")
-    commit(toy)
-    assert [line.split(", in ")[0] for line in broken(toy)] == ["Paid.b: the field is gone"]
+def test_an_old_break_is_found_even_if_it_was_fixed(repository: Path) -> None:
+    commit(repository, Paid=fields("a", "b"))
+    commit(repository, Paid=fields("a"))
+    commit(repository, Paid=fields("a", "b"))
+    (repository / "README.md").write_text("Another shop")
+    commit(repository)
+    assert [line.split(", in ")[0] for line in broken(repository)] == ["Paid.b: the field is gone"]
 
 
-def test_an_event_that_goes_or_takes_another_name_is_found(toy: Path) -> None:
-    commit(toy, Paid=fields("a"))
-    commit(toy, Paid=None, Payed=fields("a"))
-    assert [line.split(", in ")[0] for line in broken(toy)] == ["Paid: the event is gone"]
+def test_a_removed_or_renamed_event_is_found(repository: Path) -> None:
+    commit(repository, Paid=fields("a"))
+    commit(repository, Paid=None, Payed=fields("a"))
+    assert [line.split(", in ")[0] for line in broken(repository)] == ["Paid: the event is gone"]
 
 
-def test_documents_that_come_from_another_folder_are_compared_from_there_on(toy: Path) -> None:
-    (toy / "elsewhere").mkdir()
-    (toy / "elsewhere" / f"Paid{documents.SUFFIX}").write_text(json.dumps(fields("a", "b")))
-    commit(toy)
-    (toy / FOLDER).rmdir()
-    (toy / "elsewhere").rename(toy / FOLDER)
-    commit(toy)
-    assert broken(toy) == []
-    commit(toy, Paid=fields("a"))
-    assert len(broken(toy)) == 1
+def test_documents_moved_from_another_folder_are_compared_from_then_on(repository: Path) -> None:
+    (repository / "elsewhere").mkdir()
+    (repository / "elsewhere" / f"Paid{documents.SUFFIX}").write_text(json.dumps(fields("a", "b")))
+    commit(repository)
+    (repository / FOLDER).rmdir()
+    (repository / "elsewhere").rename(repository / FOLDER)
+    commit(repository)
+    assert broken(repository) == []
+    commit(repository, Paid=fields("a"))
+    assert len(broken(repository)) == 1
 
 
-def test_a_shallow_clone_compares_what_it_has(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    commit(toy, Paid=fields("a", "b"))
-    commit(toy, Paid=fields("a"))
+def test_a_shallow_clone_compares_the_commits_that_it_has(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    commit(repository, Paid=fields("a", "b"))
+    commit(repository, Paid=fields("a"))
     shallow = tmp_path_factory.mktemp("clones") / "shallow"
-    git(toy, "clone", "--quiet", "--depth=1", toy.as_uri(), str(shallow))
+    git(repository, "clone", "--quiet", "--depth=1", repository.as_uri(), str(shallow))
     assert broken(shallow) == []
-    assert broken(toy)
+    assert broken(repository)
 
 
-def test_an_archive_inside_another_repository_is_no_clone(toy: Path) -> None:
+def test_an_archive_inside_another_repository_is_no_clone(repository: Path) -> None:
     with pytest.raises(NoHistory, match="not a clone"):
-        clone(toy / "docs")
+        clone(repository / "docs")
 
 
 def test_an_archive_alone_is_no_clone(tmp_path: Path) -> None:

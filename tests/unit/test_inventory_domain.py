@@ -41,7 +41,7 @@ MOVES = {
 @pytest.mark.parametrize(
     ("transition", "status"), list(product([reserve, reserve_too_much, domain.confirm, domain.cancel], Status))
 )
-def test_a_status_moves_only_as_the_table_says_and_absorbs_everything_else(transition, status) -> None:
+def test_a_status_changes_only_as_in_the_table(transition, status) -> None:
     before = reservation(status)
     _, after, events = transition(before)
     expected, types = MOVES.get((transition, status), (status, []))
@@ -52,26 +52,26 @@ def test_a_status_moves_only_as_the_table_says_and_absorbs_everything_else(trans
         assert after == before
 
 
-def test_what_is_reserved_carries_on_what_payments_needs() -> None:
+def test_inventory_reserved_has_all_fields_that_payments_needs() -> None:
     [event] = domain.reserve(Reservation(1, "burger", 2), ORDER, 2).events
     shared = ("order_id", "user_id", "sku", "quantity", "amount_cents", "currency", "expires_at")
     assert event.model_dump(exclude={"version"}) == ORDER.model_dump(include=set(shared))
 
 
 @pytest.mark.parametrize(("available", "amount_cents"), [(None, 1700), (2, None), (None, None)])
-def test_what_is_not_in_stock_at_all_or_has_no_price_is_an_unknown_sku(available, amount_cents) -> None:
+def test_a_sku_without_stock_row_or_price_is_unknown(available, amount_cents) -> None:
     order = order_created(amount_cents=amount_cents)
     _, after, [event] = domain.reserve(Reservation(1, "burger", 2), order, available)
     assert (after.status, after.reason, event.reason) == (Status.REJECTED, "unknown_sku", "unknown_sku")
 
 
-def test_a_refused_order_takes_nothing_so_that_a_later_smaller_one_fits() -> None:
+def test_a_rejected_order_takes_no_stock_so_a_later_smaller_order_fits() -> None:
     wanted = [order_created(n, quantity=quantity) for n, quantity in enumerate([6, 5, 4, 1], start=1)]
-    changes = domain.allocate(wishes(wanted), {"burger": 10})
+    changes = domain.allocate(with_reservations(wanted), {"burger": 10})
     assert [c.after.status for c in changes] == ["HELD", "REJECTED", "HELD", "REJECTED"]
 
 
-def wishes(orders):
+def with_reservations(orders):
     return [(Reservation(o.order_id, o.sku, o.quantity), o) for o in orders]
 
 
@@ -82,7 +82,7 @@ stocks = st.fixed_dictionaries({sku: st.integers(0, 60) for sku in ("burger", "p
 
 @st.composite
 def arrivals(draw):
-    """Orders as they arrive; of some it was heard before, and of some confirmed ones too early."""
+    """Orders as they arrive; for some, other events or even the confirmation arrived earlier."""
     wanted = draw(st.lists(st.tuples(skus, quantities, st.sampled_from(list(Status)), st.booleans())))
     return [
         (
@@ -94,7 +94,7 @@ def arrivals(draw):
 
 
 @given(arrivals(), stocks)
-def test_no_unit_is_given_twice_and_none_is_lost(wanted, stock) -> None:
+def test_no_unit_is_reserved_twice_and_none_is_lost(wanted, stock) -> None:
     moved = domain.moves(domain.allocate(wanted, stock))
     assert moved.keys() <= stock.keys()
     for sku, places in moved.items():
@@ -105,7 +105,7 @@ def test_no_unit_is_given_twice_and_none_is_lost(wanted, stock) -> None:
 
 
 @given(arrivals(), stocks)
-def test_each_order_gets_what_those_before_it_left(wanted, stock) -> None:
+def test_each_order_gets_only_stock_that_earlier_orders_left(wanted, stock) -> None:
     left = dict(stock)
     for change, (before, order) in zip(domain.allocate(wanted, stock), wanted, strict=True):
         assert change == domain.reserve(before, order, left.get(order.sku))
@@ -114,7 +114,7 @@ def test_each_order_gets_what_those_before_it_left(wanted, stock) -> None:
 
 
 @given(arrivals(), stocks, st.data())
-def test_an_order_is_served_the_same_whoever_comes_after_it(wanted, stock, data) -> None:
+def test_later_orders_do_not_change_the_result_of_an_earlier_one(wanted, stock, data) -> None:
     first = data.draw(st.integers(0, len(wanted)))
     assert domain.allocate(wanted, stock)[:first] == domain.allocate(wanted[:first], stock)
 

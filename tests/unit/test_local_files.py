@@ -1,4 +1,4 @@
-"""The embedded stack's files: whole or not there, and where an unprivileged user can reach them."""
+"""Files of the embedded stack: they are complete or absent, and an unprivileged user can reach them."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ def shelters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_interrupted_folder_does_not_exist_and_is_made_again(tmp_path: Path) -> None:
+def test_an_interrupted_folder_is_not_left_behind_and_is_created_again(tmp_path: Path) -> None:
     target = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt), complete_folder(target) as fresh:  # noqa: PT012
         (fresh / "half").touch()
@@ -39,14 +39,14 @@ def test_files_move_to_a_shelter_when_a_parent_is_closed(shelters: Path) -> None
     assert folder != shelter.reachable(closed / "other" / "postgres")
 
 
-def test_a_shelter_that_somebody_else_made_is_refused(shelters: Path) -> None:
+def test_a_shelter_of_another_user_is_refused(shelters: Path) -> None:
     folder = shelters / "quickbite-1" / "postgres"
     folder.parent.symlink_to(shelters)
-    with pytest.raises(Problem, match="belongs to somebody else"):
+    with pytest.raises(Problem, match="belongs to another user"):
         shelter.claim(folder)
 
 
-def test_removing_takes_the_shelter_but_no_other_parent(shelters: Path) -> None:
+def test_remove_deletes_the_shelter_but_no_other_parent(shelters: Path) -> None:
     sheltered, own = shelters / "quickbite-1" / "postgres", shelters / "clone" / "postgres"
     for folder in (sheltered, own):
         folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_a_jar_with_another_checksum_is_refused_and_deleted(tmp_path: Path, monk
     monkeypatch.setattr(jars, "LOCK", lock)
     monkeypatch.setenv("M2_REPO", str(tmp_path / "repository"))
 
-    with pytest.raises(Problem, match=r"is deleted: try again"):
+    with pytest.raises(Problem, match=r"was deleted: try again"):
         jars.fetch(tmp_path / "lib")
 
     assert not jar.exists()
@@ -78,5 +78,5 @@ def test_every_locked_jar_has_a_checksum() -> None:
     assert {len(checksum) for checksum in jars.checksums()} == {64}
 
 
-def test_the_jars_are_those_that_were_asked_for() -> None:
+def test_the_locked_jars_match_the_requested_ones() -> None:
     assert LockFile.load(jars.LOCK).spec_hash == compute_spec_hash(jars.LOCK.with_name("jgo.toml"))

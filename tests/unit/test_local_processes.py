@@ -1,4 +1,4 @@
-"""How the embedded stack starts, finds again and ends its processes."""
+"""How the embedded stack starts, finds and stops its processes."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=s
 
 
 class Web:
-    """An engine that needs nothing but Python."""
+    """An engine that needs only Python."""
 
     name = "web"
     host = ports.LOOPBACK
@@ -68,13 +68,13 @@ def test_a_killed_server_starts_again(server: Server) -> None:
     assert server.pid != first
 
 
-def test_what_dies_while_starting_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_program_that_dies_while_starting_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     engine = Web(ports.free_block(1), "import sys; sys.exit('no such setting')")
     with pytest.raises(Problem, match=r"web stopped while it was starting\n +no such setting"):
         Server(engine, tmp_path).start()
 
 
-def test_a_taken_port_is_refused_though_its_owner_answers(server: Server, tmp_path: Path) -> None:
+def test_a_taken_port_is_refused_even_if_its_owner_answers(server: Server, tmp_path: Path) -> None:
     server.start()
     port = server._engine.ports[0]
     other = Server(Web(port), tmp_path / "other")
@@ -82,7 +82,7 @@ def test_a_taken_port_is_refused_though_its_owner_answers(server: Server, tmp_pa
         other.start()
 
 
-def test_an_orphan_is_found_by_its_mark_and_ended(tmp_path: Path) -> None:
+def test_an_orphan_is_found_by_its_mark_and_stopped(tmp_path: Path) -> None:
     marked_child(tmp_path, "orders", ORPHAN_MAKER).communicate()
     [(name, orphan)] = survivors(tmp_path)
     assert name == "orders"
@@ -93,7 +93,7 @@ def test_an_orphan_is_found_by_its_mark_and_ended(tmp_path: Path) -> None:
     assert not is_alive(orphan)
 
 
-def test_another_stacks_processes_are_left_alone(tmp_path: Path) -> None:
+def test_processes_of_another_stack_are_not_stopped(tmp_path: Path) -> None:
     other = marked_child(tmp_path / "other", "orders", "import time; time.sleep(60)")
     end_survivors(tmp_path, [Program("orders", ())])
     assert other.poll() is None
@@ -101,7 +101,7 @@ def test_another_stacks_processes_are_left_alone(tmp_path: Path) -> None:
     other.communicate()
 
 
-def test_survivors_are_ended_in_order_and_by_their_own_signals(tmp_path: Path) -> None:
+def test_survivors_are_stopped_in_order_with_their_own_signals(tmp_path: Path) -> None:
     record = tmp_path / "record"
     code = f"""
 import signal, sys, time
@@ -124,7 +124,7 @@ print("ready", flush=True); time.sleep(60)
         child.communicate()
 
 
-def test_one_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     deaf = marked_child(tmp_path, "orders", code)
     assert deaf.stdout
@@ -134,7 +134,7 @@ def test_one_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
     assert deaf.returncode == -signal.SIGKILL
 
 
-def test_a_zombie_is_dead() -> None:
+def test_a_zombie_counts_as_dead() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         process = psutil.Process(child.pid)
         while process.status() != psutil.STATUS_ZOMBIE:
@@ -142,6 +142,6 @@ def test_a_zombie_is_dead() -> None:
         assert not is_alive(process)
 
 
-def test_free_ports_come_in_a_row_and_are_free() -> None:
+def test_a_block_of_ports_is_consecutive_and_free() -> None:
     first = ports.free_block(3)
     assert all(ports.is_free(first + offset) for offset in range(3))

@@ -39,7 +39,7 @@ def postgres(tmp_path: Path) -> Iterator[Postgres]:
     postgres.remove()
 
 
-def ask(postgres: Postgres, statement: str) -> str:
+def run_sql(postgres: Postgres, statement: str) -> str:
     command, _ = postgres.shell("postgres", "postgres", "public")
     return subprocess.run([*command, "-Atc", statement], check=True, capture_output=True, text=True).stdout.strip()
 
@@ -51,14 +51,14 @@ def wait_for_starts(supervisor: Supervisor, name: str, count: int) -> None:
         time.sleep(0.05)
 
 
-def test_postgres_keeps_what_was_committed_when_it_is_killed(postgres: Postgres, tmp_path: Path) -> None:
+def test_postgres_keeps_committed_rows_when_it_is_killed(postgres: Postgres, tmp_path: Path) -> None:
     server = Server(postgres, tmp_path)
     server.start()
-    ask(postgres, "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1)")
+    run_sql(postgres, "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1)")
     server.kill()
     server.start()
-    assert ask(postgres, "SELECT id FROM orders") == "1"
-    assert ask(postgres, "SELECT current_setting('fsync'), current_setting('synchronous_commit')") == "on|on"
+    assert run_sql(postgres, "SELECT id FROM orders") == "1"
+    assert run_sql(postgres, "SELECT current_setting('fsync'), current_setting('synchronous_commit')") == "on|on"
     server.stop()
 
 
@@ -66,12 +66,12 @@ def test_postgres_settings_can_be_chosen_for_a_test(tmp_path: Path) -> None:
     postgres = Postgres(tmp_path / "postgres", ports.free_block(1), settings={"fsync": "off"})
     server = Server(postgres, tmp_path)
     server.start()
-    assert ask(postgres, "SHOW fsync") == "off"
+    assert run_sql(postgres, "SHOW fsync") == "off"
     server.stop()
     postgres.remove()
 
 
-def test_a_lock_file_with_somebody_elses_process_id_does_not_stop_postgres(postgres: Postgres, tmp_path: Path) -> None:
+def test_a_lock_file_with_the_id_of_another_process_does_not_stop_postgres(postgres: Postgres, tmp_path: Path) -> None:
     postgres.prepare()
     (postgres.home / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
     server = Server(postgres, tmp_path)
@@ -79,7 +79,7 @@ def test_a_lock_file_with_somebody_elses_process_id_does_not_stop_postgres(postg
     server.stop()
 
 
-def test_kafka_starts_with_an_empty_data_folder_and_again_when_killed(tmp_path: Path) -> None:
+def test_kafka_starts_with_an_empty_data_folder_and_again_after_a_kill(tmp_path: Path) -> None:
     kafka = Kafka(tmp_path / "kafka", ports.free_block(2), cache=HOME / "cache")
     server = Server(kafka, tmp_path)
     server.start()
@@ -96,11 +96,11 @@ def test_the_class_cache_is_used() -> None:
     distribution = Distribution(HOME / "cache")
     distribution.prepare()
     java, *rest = distribution.command("kafka.tools.StorageTool", "random-uuid", heap="64m")
-    strict = [java, "-XX:AOTMode=on", *rest]  # Dies where the default mode would only be slow.
+    strict = [java, "-XX:AOTMode=on", *rest]  # This mode fails where the default mode would only be slow.
     assert subprocess.run(strict, check=False, capture_output=True).returncode == 0
 
 
-def test_supervisord_restarts_the_dead_and_stops_the_last_group_first(tmp_path: Path) -> None:
+def test_supervisord_restarts_dead_programs_and_stops_the_last_group_first(tmp_path: Path) -> None:
     folder = tmp_path / "a folder with spaces"
     folder.mkdir()
     script = folder / "script.py"
@@ -121,7 +121,7 @@ def test_supervisord_restarts_the_dead_and_stops_the_last_group_first(tmp_path: 
     supervisor.remove()
 
 
-def test_a_stack_starts_nothing_when_one_of_its_ports_is_taken(tmp_path: Path) -> None:
+def test_a_stack_starts_no_program_when_one_of_its_ports_is_taken(tmp_path: Path) -> None:
     chosen = Ports.free()
     stack = Stack("test", tmp_path / "stack", chosen)
     with socket.create_server((ports.LOOPBACK, chosen.payments)), pytest.raises(Problem, match="PAYMENTS_PORT"):
@@ -129,7 +129,7 @@ def test_a_stack_starts_nothing_when_one_of_its_ports_is_taken(tmp_path: Path) -
     assert not stack.supervisor.is_running()
 
 
-def test_a_stack_of_an_older_version_is_left_alone_until_it_is_stopped(tmp_path: Path) -> None:
+def test_up_refuses_a_running_stack_of_an_older_version_and_down_stops_it(tmp_path: Path) -> None:
     root = tmp_path / "stack"
     older = Supervisor(root, {"services": [Program("orders", ["sleep", "60"])]})
     older.start()

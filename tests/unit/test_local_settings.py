@@ -1,4 +1,4 @@
-"""What a user may choose about the embedded stack, and what must be right before it can be started."""
+"""The settings of the embedded stack, and what is checked before it starts."""
 
 import re
 import stat
@@ -17,7 +17,7 @@ REQUIREMENTS = bootstrap.PROJECT / "requirements"
 
 
 def environment(name: str) -> Mapping[str, str]:
-    """What a service is told."""
+    """The environment variables of a service."""
     (one,) = services({name: 2}, postgres=3, kafka=4, auth=5)
     return one.program().environment
 
@@ -27,7 +27,7 @@ def pinned(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==([^ \\]+)", text, re.MULTILINE))
 
 
-def test_a_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_PORT", "many")
     with pytest.raises(Problem, match=r"^KAFKA_PORT=many: .*integer.*$"):
         config.load()
@@ -39,12 +39,12 @@ def test_a_stack_name_cannot_leave_its_folder(monkeypatch: pytest.MonkeyPatch) -
         config.load()
 
 
-def test_only_names_that_are_given_are_filled_in() -> None:
+def test_only_given_names_are_replaced_in_a_template() -> None:
     template = "listen ${GATEWAY_PORT}; set $host ${request_id} ${OTHER};"
     assert nginx.fill_in(template, {"GATEWAY_PORT": "80"}) == "listen 80; set $host ${request_id} ${OTHER};"
 
 
-def test_only_orders_may_go_without_a_token() -> None:
+def test_only_orders_may_be_called_without_a_token() -> None:
     environments = {name: environment(name) for name in Ports().services}
     assert {name: found.get("REQUIRE_TOKEN", "true") for name, found in environments.items()} == dict.fromkeys(
         environments, "true"
@@ -58,16 +58,16 @@ def test_a_service_finds_its_database_and_the_keys_that_sign_tokens() -> None:
     assert found["AUTH_JWKS_URL"] == "http://127.0.0.1:5/auth/jwks.json"
 
 
-def test_only_auth_is_told_the_administrators_password() -> None:
+def test_only_auth_gets_the_administrators_password() -> None:
     assert [name for name in Ports().services if "ADMIN_PASSWORD" in environment(name)] == ["auth"]
 
 
-def test_the_gateway_is_told_where_every_service_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gateway_has_the_address_of_every_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     template = tmp_path / "template"
     chosen = Ports()
     template.write_text("\n".join(f"${{{name.upper()}_UPSTREAM}}" for name in chosen.services))
     monkeypatch.setattr(nginx, "TEMPLATE", template)
-    (gateway,) = Stack("test", tmp_path, chosen)._groups["door"]
+    (gateway,) = Stack("test", tmp_path, chosen)._groups["gateway"]
     gateway.prepare()
     filled = (tmp_path / "gateway" / "nginx.conf").read_text()
     assert filled.split() == [f"127.0.0.1:{port}" for port in chosen.services.values()]
@@ -81,31 +81,31 @@ def test_the_gateway_is_told_where_every_service_is(tmp_path: Path, monkeypatch:
         ('{"orders": 1', None),
     ],
 )
-def test_ports_that_another_version_saved_do_not_stop_anybody(tmp_path: Path, text: str, known: Ports | None) -> None:
+def test_ports_saved_by_another_version_cause_no_error(tmp_path: Path, text: str, known: Ports | None) -> None:
     assert stack.saved_ports(tmp_path) is None
     (tmp_path / stack.PORTS_FILE).write_text(text)
     assert stack.saved_ports(tmp_path) == known
 
 
 @pytest.mark.parametrize("name", ["run", "local", "dev"])
-def test_a_lock_names_hashes_and_no_addresses(name: str) -> None:
+def test_a_requirements_lock_has_hashes_and_no_addresses(name: str) -> None:
     text = (REQUIREMENTS / f"{name}.txt").read_text()
     assert text.count("--hash=sha256:") >= len(pinned(name)) > 20
     assert not re.search(r"://|--index|--find-links|@ ", text)
 
 
-def test_the_locks_agree() -> None:
+def test_the_requirements_locks_agree() -> None:
     run, local, dev = map(pinned, ("run", "local", "dev"))
     assert run.items() <= local.items() <= dev.items()
 
 
 @pytest.mark.parametrize("name", ["run", "local", "dev"])
-def test_a_lock_has_all_that_was_asked_for(name: str) -> None:
+def test_a_requirements_lock_has_all_requested_packages(name: str) -> None:
     asked = re.findall(r"^[a-z0-9-]+", (REQUIREMENTS / f"{name}.in").read_text(), re.MULTILINE)
     assert {one for one in asked if one != "-r"} <= pinned(name).keys()
 
 
-def test_an_old_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_python_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     with pytest.raises(SystemExit, match=r"^QuickBite needs Python 3.11 or newer, this is 3.9. .*PYTHON=.*$"):
         bootstrap.main("local")
@@ -113,26 +113,26 @@ def test_an_old_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in for Docker's client."""
+    """The path of a fake of Docker's client."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path / "docker"
 
 
 @pytest.mark.parametrize(("answer", "chosen"), [("exit 0", "compose"), ("exit 1", "local")])
-def test_compose_is_chosen_only_where_an_engine_answers(docker: Path, answer: str, chosen: str) -> None:
+def test_compose_is_chosen_only_if_a_docker_engine_answers(docker: Path, answer: str, chosen: str) -> None:
     docker.write_text(f"#!/bin/sh\n{answer}\n")
     docker.chmod(stat.S_IRWXU)
     assert bootstrap.stack() == chosen
 
 
-def test_the_embedded_stack_is_chosen_where_there_is_no_docker(docker: Path) -> None:
+def test_the_embedded_stack_is_chosen_without_docker(docker: Path) -> None:
     assert not docker.exists()
     assert bootstrap.stack() == "local"
 
 
 @pytest.fixture
 def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A complete virtual environment as far as the stamp can tell."""
+    """A virtual environment that is complete according to its stamp."""
     for name in ("run", "local", "dev"):
         (tmp_path / "requirements").mkdir(exist_ok=True)
         (tmp_path / "requirements" / f"{name}.txt").write_text("pytest==1")
@@ -146,14 +146,14 @@ def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return venv
 
 
-def test_what_is_installed_is_not_installed_again(venv: Path) -> None:
+def test_installed_requirements_are_not_installed_again(venv: Path) -> None:
     assert venv.exists()
     assert not bootstrap.needed("dev")
     assert not bootstrap.needed("local")
 
 
 @pytest.mark.parametrize("missing", ["installed.json", "bin/python"])
-def test_an_unfinished_environment_is_made_again(venv: Path, missing: str) -> None:
+def test_an_incomplete_environment_is_created_again(venv: Path, missing: str) -> None:
     (venv / missing).unlink()
     assert bootstrap.needed("dev")
 

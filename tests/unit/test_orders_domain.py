@@ -1,4 +1,4 @@
-"""The rules of an order: PENDING until it is, once and for ever, CONFIRMED or CANCELLED."""
+"""The rules of an order: it is PENDING, then CONFIRMED or CANCELLED, and then never changes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ def final(status: Status) -> Order:
     return replace(placed(), status=status, version=2, reason="out_of_stock" if status is Status.CANCELLED else None)
 
 
-def test_a_placed_order_is_pending_at_version_1_and_knows_price_and_product() -> None:
+def test_a_placed_order_is_pending_at_version_1_and_has_price_and_product() -> None:
     order = placed()
     assert (order.status, order.version, order.reason) == (Status.PENDING, 1, None)
     assert (order.amount_cents, order.currency) == (1700, "EUR")
@@ -55,11 +55,11 @@ def test_the_amount_is_price_times_quantity_and_always_fits_64_bits(price: int, 
     assert domain.created(order).amount_cents == amount
 
 
-def test_the_products_currency_is_the_orders() -> None:
+def test_an_order_has_the_currency_of_its_product() -> None:
     assert placed(product=replace(BURGER, currency="USD")).currency == "USD"
 
 
-def test_order_created_carries_all_that_the_others_need() -> None:
+def test_order_created_has_all_fields_that_other_services_need() -> None:
     order = placed()
     event = domain.created(order)
     assert event.model_dump() == {
@@ -76,7 +76,7 @@ def test_order_created_carries_all_that_the_others_need() -> None:
     }
 
 
-def test_a_pending_order_is_confirmed_and_says_so() -> None:
+def test_confirming_a_pending_order_publishes_order_confirmed() -> None:
     before = placed()
     after, events = domain.confirm(before)
     assert after == replace(before, status=Status.CONFIRMED, version=2)
@@ -84,7 +84,7 @@ def test_a_pending_order_is_confirmed_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_a_pending_order_is_cancelled_for_its_reason_and_says_so(reason: Any) -> None:
+def test_cancelling_a_pending_order_publishes_order_cancelled_with_the_reason(reason: Any) -> None:
     before = placed()
     after, events = domain.cancel(before, reason)
     assert after == replace(before, status=Status.CANCELLED, version=2, reason=reason)
@@ -92,14 +92,14 @@ def test_a_pending_order_is_cancelled_for_its_reason_and_says_so(reason: Any) ->
 
 
 @pytest.mark.parametrize("status", [Status.CONFIRMED, Status.CANCELLED])
-def test_a_final_order_is_what_it_is_whatever_comes(status: Status) -> None:
+def test_a_final_order_never_changes(status: Status) -> None:
     order = final(status)
     assert domain.confirm(order) == (order, [])
     for reason in REASONS:
         assert domain.cancel(order, reason) == (order, [])
 
 
-def test_the_statuses_are_the_seeds_three() -> None:
+def test_there_are_three_statuses() -> None:
     assert [str(status) for status in Status] == ["PENDING", "CONFIRMED", "CANCELLED"]
 
 
@@ -113,5 +113,5 @@ def test_the_statuses_are_the_seeds_three() -> None:
         ({"note": ""}, False),
     ],
 )
-def test_a_request_is_the_same_when_it_asks_for_the_same(changes: dict[str, Any], same: bool) -> None:
+def test_a_request_is_the_same_if_it_orders_the_same(changes: dict[str, Any], same: bool) -> None:
     assert replace(Request("u1", "burger", 2, "x"), **changes).same_as(placed()) is same

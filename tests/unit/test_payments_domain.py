@@ -23,7 +23,7 @@ def payment(status: Status, *, cancel_requested: bool = False) -> Payment:
     return replace(made, provider_ref=ref, version=version)
 
 
-PENDING, DOOMED = payment(Status.PENDING), payment(Status.PENDING, cancel_requested=True)
+PENDING, CANCEL_REQUESTED = payment(Status.PENDING), payment(Status.PENDING, cancel_requested=True)
 REFUNDING = payment(Status.REFUNDING, cancel_requested=True)
 
 SETTLED = {
@@ -32,11 +32,11 @@ SETTLED = {
     (PENDING, GivenBack("ch_1")): (Status.FAILED, "ch_1", [PaymentFailed]),
     (PENDING, GivenBack(None)): (Status.FAILED, None, [PaymentFailed]),
     (PENDING, Unanswered(LATER)): (Status.PENDING, None, []),
-    (DOOMED, Captured("ch_1")): (Status.PENDING, "ch_1", []),
-    (DOOMED, Declined()): (Status.CANCELLED, None, []),
-    (DOOMED, GivenBack("ch_1")): (Status.CANCELLED, "ch_1", []),
-    (DOOMED, GivenBack(None)): (Status.CANCELLED, None, []),
-    (DOOMED, Unanswered(LATER)): (Status.PENDING, None, []),
+    (CANCEL_REQUESTED, Captured("ch_1")): (Status.PENDING, "ch_1", []),
+    (CANCEL_REQUESTED, Declined()): (Status.CANCELLED, None, []),
+    (CANCEL_REQUESTED, GivenBack("ch_1")): (Status.CANCELLED, "ch_1", []),
+    (CANCEL_REQUESTED, GivenBack(None)): (Status.CANCELLED, None, []),
+    (CANCEL_REQUESTED, Unanswered(LATER)): (Status.PENDING, None, []),
     (REFUNDING, GivenBack("ch_1")): (Status.REFUNDED, "ch_1", [PaymentRefunded]),
     (REFUNDING, GivenBack(None)): (Status.REFUNDED, "ch_1", [PaymentRefunded]),
     (REFUNDING, Captured("ch_1")): (Status.REFUNDING, "ch_1", []),
@@ -48,51 +48,51 @@ SETTLED = {
 @pytest.mark.parametrize(("before", "outcome"), SETTLED)
 def test_an_outcome_settles_an_open_payment(before: Payment, outcome: Outcome) -> None:
     status, ref, kinds = SETTLED[before, outcome]
-    after, facts = domain.settle(before, outcome)
-    assert (after.status, after.provider_ref, [type(fact) for fact in facts]) == (status, ref, kinds)
-    assert after.version == before.version + len(facts)
-    assert [fact.version for fact in facts] == [after.version] * len(facts)
+    after, events = domain.settle(before, outcome)
+    assert (after.status, after.provider_ref, [type(event) for event in events]) == (status, ref, kinds)
+    assert after.version == before.version + len(events)
+    assert [event.version for event in events] == [after.version] * len(events)
     assert (after.attempts, after.claim.token) == (isinstance(outcome, Unanswered), CLAIM.token)
 
 
 @pytest.mark.parametrize(("status", "outcome"), list(product([Status.SUCCEEDED, *FINAL], OUTCOMES)))
-def test_a_payment_that_waits_for_no_answer_takes_none(status: Status, outcome: Outcome) -> None:
+def test_a_payment_that_waits_for_no_answer_ignores_answers(status: Status, outcome: Outcome) -> None:
     before = payment(status)
     assert domain.settle(before, outcome) == (before, [])
 
 
-def test_a_payment_says_why_it_failed() -> None:
+def test_a_failed_payment_has_its_reason() -> None:
     reasons = [domain.settle(PENDING, outcome)[0].reason for outcome in (Declined(), GivenBack(None))]
     assert reasons == ["payment_declined", "deadline_passed"]
 
 
-def test_an_unanswered_call_is_made_again_at_its_time() -> None:
+def test_an_unanswered_call_is_retried_at_its_time() -> None:
     after, _ = domain.settle(PENDING, Unanswered(NOW))
     assert (after.claim, after.attempts) == (Claim(CLAIM.token, NOW), 1)
 
 
-def test_a_cancelled_order_is_not_charged_and_what_it_paid_goes_back() -> None:
-    assert domain.cancel(PENDING, OTHER_CLAIM) == DOOMED
+def test_a_cancelled_order_is_not_charged_or_is_refunded() -> None:
+    assert domain.cancel(PENDING, OTHER_CLAIM) == CANCEL_REQUESTED
     refunding = domain.cancel(payment(Status.SUCCEEDED), OTHER_CLAIM)
     assert refunding == replace(REFUNDING, claim=OTHER_CLAIM)
 
 
-@pytest.mark.parametrize("before", [DOOMED, REFUNDING, *map(payment, FINAL)])
-def test_a_cancellation_that_was_heard_or_comes_too_late_changes_nothing(before: Payment) -> None:
+@pytest.mark.parametrize("before", [CANCEL_REQUESTED, REFUNDING, *map(payment, FINAL)])
+def test_a_repeated_or_late_cancellation_changes_nothing(before: Payment) -> None:
     assert domain.cancel(before, OTHER_CLAIM) == before
 
 
-def test_an_intent_that_comes_after_the_deadline_fails_at_once() -> None:
+def test_an_intent_after_the_deadline_fails_at_once() -> None:
     fields = {"version": 1, "order_id": 1, "user_id": "u1", "sku": "burger", "quantity": 2, "currency": "EUR"}
     reserved = InventoryReserved(**fields, amount_cents=1700, expires_at=LATER)
     assert domain.intend(reserved, CLAIM, NOW) == (replace(PENDING, user_id="u1"), [])
-    after, facts = domain.intend(reserved, CLAIM, LATER)
-    assert (after.status, facts) == (Status.FAILED, [PaymentFailed(version=1, order_id=1, reason="deadline_passed")])
+    after, events = domain.intend(reserved, CLAIM, LATER)
+    assert (after.status, events) == (Status.FAILED, [PaymentFailed(version=1, order_id=1, reason="deadline_passed")])
 
 
 CALLS = {
     PENDING: (Call.CHARGE, Call.VOID),
-    DOOMED: (Call.VOID, Call.VOID),
+    CANCEL_REQUESTED: (Call.VOID, Call.VOID),
     REFUNDING: (Call.REFUND, Call.REFUND),
     **{payment(status): (None, None) for status in (Status.SUCCEEDED, *FINAL)},
 }

@@ -25,13 +25,13 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ONLY", '["relay", "cook"]'),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_wrong_setting_is_reported_with_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as raised:
         Settings()
-    said = complaint(raised.value)
-    assert said.startswith(f"wrong setting: {name}")
-    assert "\n" not in said
+    message = complaint(raised.value)
+    assert message.startswith(f"wrong setting: {name}")
+    assert "\n" not in message
 
 
 def test_a_wrong_database_address_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_a_wrong_database_address_does_not_show_its_password(monkeypatch: pytest
     assert "hunter2" not in complaint(raised.value)
 
 
-def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "")
     assert Settings().log_level == "INFO"
 

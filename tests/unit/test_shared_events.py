@@ -31,12 +31,12 @@ orders = st.builds(
 
 
 @given(orders)
-def test_an_event_is_the_same_after_its_journey(order: OrderCreated) -> None:
+def test_an_event_is_the_same_after_encoding_and_decoding(order: OrderCreated) -> None:
     assert events.decode(record(order), OrderCreated).event == order
 
 
 @given(text.filter(lambda sku: len(sku) <= 100))
-def test_a_key_of_any_text_is_the_same_after_its_journey(sku: str) -> None:
+def test_a_key_of_any_text_is_the_same_after_encoding_and_decoding(sku: str) -> None:
     changed = ProductChanged(version=1, product_id=1, sku=sku, name="", price_cents=1, currency="EUR", active=True)
     assert events.decode(record(changed), ProductChanged).key == sku
 
@@ -65,14 +65,14 @@ def test_headers_are_cloudevents_in_binary_mode() -> None:
     assert datetime.now(UTC) - datetime.fromisoformat(events.time_of(encoded.head)) < timedelta(minutes=1)
 
 
-def test_the_same_event_has_the_same_headers_to_the_last_byte_however_often_it_is_sent() -> None:
+def test_an_event_has_the_same_headers_each_time_it_is_sent() -> None:
     encoded = events.encode(order_confirmed(17))
     static = events.static_headers(encoded.type, "/s")
     assert events.headers(static, b"17", encoded.head) == events.headers(static, b"17", encoded.head)
     assert len(static) == 4
 
 
-def test_a_trace_goes_with_events_of_its_key_only() -> None:
+def test_only_events_of_its_key_get_a_trace() -> None:
     with tracing.carrying({"17": TRACE}):
         traced, plain = events.encode(order_confirmed(17)), events.encode(order_confirmed(18))
 
@@ -93,7 +93,7 @@ def test_the_hash_fits_a_positive_postgres_integer(key: str) -> None:
     assert 0 <= events.hash_of(key) < 2**31
 
 
-def test_event_ids_sort_by_the_time_at_which_they_were_made() -> None:
+def test_event_ids_sort_by_creation_time() -> None:
     made = [events.encode(order_confirmed()).event_id for _ in range(1000)]
     assert made == sorted(made)
     assert all(inbox.acceptable(id_) for id_ in made)

@@ -21,7 +21,7 @@ def a_record(message: str, *args: object, name: str = "aiokafka.client") -> logg
     return logging.LogRecord(name, logging.ERROR, "", 0, message, args, None)
 
 
-def test_of_one_kind_one_record_passes_and_the_next_says_how_many_were_held(
+def test_one_record_of_a_kind_passes_and_the_next_one_counts_the_suppressed(
     once: logs.OncePer, clock: list[float]
 ) -> None:
     passed = [once.filter(a_record("cannot connect to %s", n)) for n in range(5)]
@@ -39,7 +39,7 @@ def test_other_kinds_and_other_loggers_pass(once: logs.OncePer, clock: list[floa
     assert all(once.filter(a_record("x", name="shared.relay")) for _ in range(3))
 
 
-def test_a_message_with_a_percent_sign_survives(once: logs.OncePer, clock: list[float]) -> None:
+def test_a_message_with_a_percent_sign_is_unchanged(once: logs.OncePer, clock: list[float]) -> None:
     once.filter(a_record("%s", "100 %"))
     once.filter(a_record("%s", "100 %"))
     clock[0] += 11

@@ -1,4 +1,4 @@
-"""What is published about the HTTP API is what the code does: documents, problem types, the page that shows them."""
+"""The published API description matches the code: documents, problem types, and the page that shows them."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ GATEWAY = nginx.TEMPLATE.read_text()
 DOCUMENTS = {name: json.loads((folder.DOCS / "openapi" / f"{name}.json").read_text()) for name in nginx.UPSTREAMS}
 
 
-def test_the_committed_documents_say_what_the_code_says() -> None:
+def test_the_committed_documents_match_the_code() -> None:
     assert folder.drift(folder.DOCS) == []
 
 
@@ -26,7 +26,7 @@ def test_a_document_is_openapi_3_1(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", nginx.UPSTREAMS)
-def test_every_operation_says_who_may_call_it_and_what_goes_wrong(name: str) -> None:
+def test_every_operation_documents_its_security_and_its_errors(name: str) -> None:
     for path, methods in DOCUMENTS[name]["paths"].items():
         for method, operation in methods.items():
             assert operation["summary"], (path, method)
@@ -35,7 +35,7 @@ def test_every_operation_says_who_may_call_it_and_what_goes_wrong(name: str) -> 
             assert "400" in operation["responses"], (path, method)
 
 
-def test_names_of_operations_are_unique_in_the_shop() -> None:
+def test_operation_ids_are_unique_across_all_services() -> None:
     names = [
         operation["operationId"]
         for document in DOCUMENTS.values()
@@ -45,7 +45,7 @@ def test_names_of_operations_are_unique_in_the_shop() -> None:
     assert len(names) == len(set(names)) > 20
 
 
-def test_what_is_vendored_is_what_its_hashes_say() -> None:
+def test_vendored_files_match_their_hashes() -> None:
     lines = (openapi.SWAGGER / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in (line.split() for line in lines)}
     own = {"index.html", "start.js", "SHA256SUMS"}
@@ -54,21 +54,21 @@ def test_what_is_vendored_is_what_its_hashes_say() -> None:
         assert hashlib.sha256((openapi.SWAGGER / name).read_bytes()).hexdigest() == digest, name
 
 
-def test_the_page_has_the_same_strict_policy_at_both_doors() -> None:
+def test_the_page_has_the_same_strict_policy_at_the_service_and_at_the_gateway() -> None:
     assert f'"~^/docs" "{openapi.CONTENT_POLICY}";' in GATEWAY
     assert "unsafe-inline" not in openapi.CONTENT_POLICY
 
 
-def test_the_gateway_tells_problems_in_the_words_of_the_table() -> None:
-    told = [json.loads(text) for text in re.findall(r"'(\{\"type\":\"/problems/.*\})';", GATEWAY)]
-    assert len(told) > 10
-    for problem in told:
+def test_the_problems_of_the_gateway_match_the_table() -> None:
+    found = [json.loads(text) for text in re.findall(r"'(\{\"type\":\"/problems/.*\})';", GATEWAY)]
+    assert len(found) > 10
+    for problem in found:
         known = problems.BY_NAME[problem["type"].removeprefix(problems.PATH)]
         assert problem["status"] == known.status
         assert ("advice" in problem) == (known.name == "outcome-unknown")
 
 
-def test_every_problem_that_may_be_repeated_says_when_at_the_gateway_too() -> None:
+def test_every_retriable_problem_has_retry_after_at_the_gateway_too() -> None:
     statuses = {problem.status for problem in problems.ALL if problem.retry}
     assert f"/_problem:({'|'.join(map(str, sorted(statuses)))})$" in GATEWAY
 

@@ -1,4 +1,4 @@
-"""What a caller may see, and which texts could be a token at all."""
+"""What a caller may see, and which texts have the form of a token."""
 
 import time
 
@@ -11,7 +11,7 @@ from shared.web.tokens import Caller
 from tests.tokens import Mint
 
 
-def test_what_the_mint_has_signed_is_read_as_it_was_meant() -> None:
+def test_a_signed_token_is_read_with_its_user_roles_and_session() -> None:
     mint = Mint()
     token = mint.token("7", "cook", "admin")
     assert tokens.key_id(token) == mint.kid
@@ -21,7 +21,7 @@ def test_what_the_mint_has_signed_is_read_as_it_was_meant() -> None:
     assert time.time() < caller.expires_at <= time.time() + 3600
 
 
-def test_a_token_has_one_spelling() -> None:
+def test_a_token_has_only_one_valid_spelling() -> None:
     token = Mint().token()
     for other in (
         token + "=",
@@ -50,7 +50,7 @@ def test_a_token_has_one_spelling() -> None:
         (tokens.TRUSTED, "8", True),
     ],
 )
-def test_a_user_sees_what_is_theirs_and_an_administrator_everything(
+def test_a_user_may_see_own_data_and_an_administrator_everything(
     caller: Caller, user_id: str | None, may: bool
 ) -> None:
     assert caller.may_see(user_id) is may
