@@ -1,4 +1,4 @@
-"""Small things that tests are made of: waiting for facts, orders, records."""
+"""Small helpers for tests: polling, events and records."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,15 +19,15 @@ _offsets = count()
 
 
 async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 20.0, pause: float = 0.02) -> Any:
-    """Wait for a fact, not for a time; returns what `check` found."""
+    """Poll `check` until it returns a true value, and return that value."""
     async with asyncio.timeout(seconds):
-        while not (found := await check()):  # noqa: ASYNC110  # nobody announces the fact
+        while not (found := await check()):  # noqa: ASYNC110  # there is nothing to wait on
             await asyncio.sleep(pause)
     return found
 
 
 def order_created(order_id: int = 1, **changes: Any) -> OrderCreated:
-    """An order of two burgers, but for the changes."""
+    """An order of two burgers, with these changes."""
     fields: dict[str, Any] = {
         "version": 1,
         "order_id": order_id,
@@ -44,12 +44,12 @@ def order_created(order_id: int = 1, **changes: Any) -> OrderCreated:
 
 
 def order_confirmed(order_id: int = 1, version: int = 2) -> OrderConfirmed:
-    """A small event of order `order_id`."""
+    """A small event of the order `order_id`."""
     return OrderConfirmed(version=version, order_id=order_id, sku="burger", quantity=2)
 
 
 def record(event: Event, *, source: str = "/test", partition: int = 0, offset: int | None = None) -> Record:
-    """The Kafka record that a relay makes of an event; each call gives the event an id of its own."""
+    """The Kafka record that a relay makes of an event; each call creates a new event id."""
     encoded = events.encode(event)
     key = encoded.key.encode()
     headers = events.headers(events.static_headers(encoded.type, source), key, encoded.head)
@@ -63,7 +63,7 @@ Tail = Callable[[], Awaitable[list[Record]]]
 
 @asynccontextmanager
 async def tail(address: str, topic: str, *, from_the_beginning: bool = False) -> AsyncIterator[Tail]:
-    """Give a function that reads what the topic has got since this began, per partition in order."""
+    """Yield a function that returns all records since this began, in order within each partition."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, enable_auto_commit=False)
     await consumer.start()
     try:
@@ -86,12 +86,12 @@ async def tail(address: str, topic: str, *, from_the_beginning: bool = False) ->
 
 
 def as_record(r: Any) -> Record:
-    """An aiokafka record as the toolkit has it."""
+    """An aiokafka record as a `Record`."""
     return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers))
 
 
 def versions_by_key(records: Sequence[Record]) -> dict[str, list[int]]:
-    """The versions that each key's events have, in the order of their partition."""
+    """The versions of each key's events, in the order of the partition."""
     found: dict[str, list[int]] = {}
     for r in records:
         found.setdefault((r.key or b"").decode(), []).append(orjson.loads(r.value or b"")["version"])

@@ -1,4 +1,4 @@
-"""What tests stand on: one real Postgres and one real Kafka a run, and a database of its own for each test."""
+"""Fixtures for all tests: one real Postgres and one real Kafka per run, and a new database for each test."""
 
 import asyncio
 import fcntl
@@ -26,7 +26,7 @@ from local.postgres import Postgres
 from local.process import Server
 from shared.postgres import pool as opened_pool
 
-# Plain tracebacks: structlog's own, with every local variable, take most of a second each.
+# Plain tracebacks: structlog's own tracebacks show every local variable and take most of a second each.
 structlog.configure(
     processors=[
         structlog.processors.add_log_level,
@@ -67,7 +67,7 @@ class ServiceDatabase:
 
 @dataclass(frozen=True)
 class Broker:
-    """A Kafka broker of a test's own, which it may kill and start again at the same address."""
+    """A Kafka broker for one test, which may kill it and start it again at the same address."""
 
     server: Server
     address: str
@@ -78,7 +78,10 @@ StartBroker = Callable[[str], Broker]
 
 @pytest.fixture(scope="session")
 def run_folder() -> Iterator[Path]:
-    """A folder that no other run has now; what an earlier run left there is ended when a server starts in it."""
+    """A folder that no other run uses now.
+
+    Processes that an earlier run left there are stopped when a server starts in it.
+    """
     for n in count(1):
         folder = ROOT / ".local" / "test" / str(n)
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +93,7 @@ def run_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(run_folder: Path) -> Iterator[int]:
-    """A Postgres server without fsync, which tests that kill nothing do not need; gives its port."""
+    """A Postgres server without fsync, which only tests that kill a server need; yields the port."""
     port = ports.free_block(1)
     settings = {"fsync": "off", "deadlock_timeout": "200ms", "max_wal_size": "256MB"}
     folder = in_memory(run_folder)
@@ -106,8 +109,10 @@ def postgres(run_folder: Path) -> Iterator[int]:
 
 
 def in_memory(folder: Path) -> Path:
-    """A folder in memory, if there is room, in place of this: a database for each test takes 20 ms there, and up to 600
-    on a disk."""
+    """A folder in memory, or `folder` if there is no room.
+
+    A database for each test takes 20 ms in memory, and up to 600 ms on a disk.
+    """
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return folder
     own = MEMORY / f"quickbite-{sha256(str(folder).encode()).hexdigest()[:12]}"
@@ -117,7 +122,7 @@ def in_memory(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def start_broker(run_folder: Path) -> Iterator[StartBroker]:
-    """Start brokers, each new and empty, that end with the run; gives the server, to be killed, and its address."""
+    """A function that starts new, empty brokers; they are stopped at the end of the run."""
     with ExitStack() as stack:
 
         def start(name: str) -> Broker:
@@ -133,13 +138,13 @@ def start_broker(run_folder: Path) -> Iterator[StartBroker]:
 
 @pytest.fixture(scope="session")
 def kafka(start_broker: StartBroker) -> str:
-    """The run's broker, which no test kills; gives its address. Tests take topics of their own."""
+    """The address of the run's broker, which no test kills. Tests use their own topics."""
     return start_broker("kafka").address
 
 
 @pytest.fixture(scope="session")
 def template(postgres: int) -> Database:
-    """A migrated and seeded database, from which each test's own is cut."""
+    """A migrated and seeded database, from which each test's database is copied."""
     made = Database("template_quickbite", postgres)
 
     async def create() -> None:
@@ -155,8 +160,8 @@ def template(postgres: int) -> Database:
 
 
 @asynccontextmanager
-async def made_from(template: Database) -> AsyncIterator[Database]:
-    """Yield a database with everything that a migrated and seeded one has."""
+async def copied_from(template: Database) -> AsyncIterator[Database]:
+    """Yield a copy of the template, and drop it afterwards."""
     made = Database(f"test_{uuid4().hex[:12]}", template.port)
     conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
     await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
@@ -167,7 +172,7 @@ async def made_from(template: Database) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def database(template: Database) -> AsyncIterator[Database]:
-    async with made_from(template) as made:
+    async with copied_from(template) as made:
         yield made
 
 
@@ -203,6 +208,6 @@ async def pool(open_pool: OpenPool) -> Pool:
 
 @pytest.fixture
 async def shop_topics(kafka: str) -> str:
-    """The shop's topics exist; gives the broker's address."""
+    """Create the shop's topics; return the broker's address."""
     await topics.create(kafka, PARTITIONS, 1)
     return kafka

@@ -1,4 +1,4 @@
-"""Access tokens for tests: keys of their own, published over HTTP as auth publishes its keys."""
+"""Access tokens for tests, signed with test keys that are published over HTTP as auth publishes its keys."""
 
 import time
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ USER, OTHER, ADMIN = "7", "8", "1"
 
 
 class Mint:
-    """Makes tokens, right ones and, with `changes`, wrong ones."""
+    """Creates valid tokens and, with `changes`, invalid ones."""
 
     def __init__(self, kid: str = "test") -> None:
         self.kid, self.key = kid, Ed25519PrivateKey.generate()
 
     def token(self, user_id: str = USER, *roles: str, header: dict[str, Any] | None = None, **changes: Any) -> str:
-        """A token for an hour; a claim of None is left out."""
+        """A token that is valid for an hour; a claim of None is left out."""
         now = int(time.time())
         claims = {
             "iss": tokens.ISSUER,
@@ -48,14 +48,14 @@ class Mint:
         return self.header(ADMIN, tokens.ADMIN)
 
     def published(self) -> dict[str, Any]:
-        """The public key, as a set."""
+        """The public key, as a JWK set."""
         jwk = OKPAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
         return {"keys": [jwk | {"kid": self.kid, "use": "sig", "alg": tokens.ALGORITHM}]}
 
 
 @asynccontextmanager
 async def publishing(mint: Mint) -> AsyncIterator[str]:
-    """Serve the mint's keys; gives the address."""
+    """Serve the mint's keys over HTTP; yield the URL."""
 
     async def keys(_: web.Request) -> web.Response:
         return web.json_response(mint.published())

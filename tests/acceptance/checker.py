@@ -1,7 +1,7 @@
-"""The checker: what must be true of the whole system when the load is over and what was broken has been healed.
+"""The checker: what must be true of the whole system when the load is over and all faults are repaired.
 
-It looks at everything there is: the clients' history, every table, every topic from its first record, and the
-provider's own ledger. One function per invariant; each returns complaints, and `test_checker.py` proves that it can.
+It reads everything: the clients' history, every table, every topic from its first record, and the provider's own
+ledger. There is one function per invariant, which returns complaints. `test_checker.py` proves that each finds errors.
 """
 
 import asyncio
@@ -35,25 +35,25 @@ from tests.builders import as_record
 from users import consumer as users
 
 SERVICES = ("orders", "inventory", "payments")
-"""Those that have a part in the saga."""
+"""The services that take part in the saga."""
 CONSUMERS = (*SERVICES, "auth", "users")
 PUBLISHERS = (*CONSUMERS, "products")
 START = {sku: units for _, sku, _, _, units in CATALOGUE}
 QUIET_SECONDS = 60.0
 
 Row: TypeAlias = Mapping[str, Any]
-Place: TypeAlias = tuple[str, int, int]
+Position: TypeAlias = tuple[str, int, int]
 """Topic, partition and offset of a record."""
 
-# What each service handles of each topic it listens to; the rest it skips.
+# The handlers of each service. A service skips events of all other types.
 _HANDLERS = {
     "orders": orders.HANDLERS,
     "inventory": inventory.HANDLERS,
-    "payments": payments.handlers(Worker.__new__(Worker)),  # only asked for its types
+    "payments": payments.handlers(Worker.__new__(Worker)),  # only the types are read
     "auth": auth.HANDLERS,
     "users": users.HANDLERS,
 }
-LISTENS = {
+HANDLED = {
     service: {(topic, model.__name__) for model in _HANDLERS[service] for topic in [model.topic]}  # type: ignore[attr-defined]
     for service in CONSUMERS
 }
@@ -61,19 +61,19 @@ LISTENS = {
 
 @dataclass(frozen=True)
 class Poison:
-    """A record that a test put into a topic by itself, and which services must park it."""
+    """A record that a test wrote into a topic itself, and the services that must park it."""
 
-    place: Place
+    position: Position
     parked_by: frozenset[str]
 
 
 @dataclass
-class Facts:
-    """All there is to know at the end of a run."""
+class Evidence:
+    """Everything that is known at the end of a run."""
 
     history: History = field(default_factory=list)
     is_history_complete: bool = True
-    """Whether every order and restock was asked for by a call in the history."""
+    """True if every order and restock was requested by a call in the history."""
     poison: list[Poison] = field(default_factory=list)
     orders: dict[int, Row] = field(default_factory=dict)
     reservations: dict[int, Row] = field(default_factory=dict)
@@ -86,52 +86,52 @@ class Facts:
     parked: list[Row] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     copies: dict[str, tuple[Row, Row]] = field(default_factory=dict)
-    """What one service owns and what another has of it, by what it is."""
+    """By kind of data: the rows of the service that owns them, and the copies in another service."""
 
     @property
     def ours(self) -> list[Record]:
         """The records that the services themselves wrote."""
-        injected = {one.place for one in self.poison}
+        injected = {one.position for one in self.poison}
         return [record for record in self.records if record[:3] not in injected]
 
 
-def i1_accepted_orders_exist(facts: Facts) -> list[str]:
-    """Who was told 202 has an order with that body, one key one order; who was told "refused" has none."""
+def i1_accepted_orders_exist(evidence: Evidence) -> list[str]:
+    """A key that was accepted has one order, with the requested body. A key that was only refused has no order."""
     found = []
     by_key = defaultdict(list)
-    for row in facts.orders.values():
+    for row in evidence.orders.values():
         by_key[row["idempotency_key"]].append(row)
     calls = defaultdict(list)
-    for call in facts.history:
+    for call in evidence.history:
         if call.kind == "place":
             calls[call.key].append(call)
     for key, tries in calls.items():
-        there, told = by_key.get(key, []), {call.answer["id"] for call in tries if call.outcome == "ok"}
-        if len(there) > 1 or len(told) > 1:
-            found.append(f"I1: key {key} made orders {[row['id'] for row in there]}, told {told}")
-        if told and told != {row["id"] for row in there}:
-            found.append(f"I1: key {key} was told 202 for {told}, there is {[row['id'] for row in there]}")
-        if there and all(call.outcome == "failed" for call in tries):
-            found.append(f"I1: key {key} was refused each time, and order {there[0]['id']} exists")
+        stored, accepted = by_key.get(key, []), {call.answer["id"] for call in tries if call.outcome == "ok"}
+        if len(stored) > 1 or len(accepted) > 1:
+            found.append(f"I1: key {key} has orders {[row['id'] for row in stored]}, accepted were {accepted}")
+        if accepted and accepted != {row["id"] for row in stored}:
+            found.append(f"I1: key {key} was accepted as {accepted}, but stored as {[row['id'] for row in stored]}")
+        if stored and all(call.outcome == "failed" for call in tries):
+            found.append(f"I1: key {key} was refused each time, but order {stored[0]['id']} exists")
         found += [
-            f"I1: order {row['id']} is {dict(row)}, not {tries[0].body}" for row in there if _differs(row, tries[0])
+            f"I1: order {row['id']} is {dict(row)}, not {tries[0].body}" for row in stored if _differs(row, tries[0])
         ]
-    strangers = [row["id"] for key, rows in by_key.items() if key not in calls for row in rows]
-    if not facts.is_history_complete:
-        strangers = []
-    return found + [f"I1: nobody asked for order {id_}" for id_ in strangers]
+    unrequested = [row["id"] for key, rows in by_key.items() if key not in calls for row in rows]
+    if not evidence.is_history_complete:
+        unrequested = []
+    return found + [f"I1: no client requested order {id_}" for id_ in unrequested]
 
 
 def _differs(row: Row, call: Call) -> bool:
     body = call.body or {}
-    asked = (body["userId"], body["sku"], body["quantity"], body.get("note", ""))
-    return asked != (row["user_id"], row["sku"], row["quantity"], row["note"])
+    requested = (body["userId"], body["sku"], body["quantity"], body.get("note", ""))
+    return requested != (row["user_id"], row["sku"], row["quantity"], row["note"])
 
 
-def i2_orders_are_final(facts: Facts) -> list[str]:
+def i2_orders_are_final(evidence: Evidence) -> list[str]:
     """Every order is CONFIRMED or CANCELLED."""
     final = {"CONFIRMED", "CANCELLED"}
-    return [f"I2: order {id_} is {row['status']}" for id_, row in facts.orders.items() if row["status"] not in final]
+    return [f"I2: order {id_} is {row['status']}" for id_, row in evidence.orders.items() if row["status"] not in final]
 
 
 _LEDGER_OF = {
@@ -143,39 +143,45 @@ _LEDGER_OF = {
 }
 
 
-def i3_money_is_right(facts: Facts) -> list[str]:
-    """At most one capture an order; kept is the amount if CONFIRMED, else nothing; ledger and payments agree."""
+def i3_money_is_right(evidence: Evidence) -> list[str]:
+    """An order has at most one capture.
+
+    The amount of a CONFIRMED order is kept; of any other order nothing is kept. Ledger and payments agree.
+    """
     ledger: dict[str, list[Row]] = defaultdict(list)
-    for row in facts.movements:
+    for row in evidence.movements:
         ledger[row["key"]].append(row)
-    unknown = ledger.keys() - {f"order:{id_}" for id_ in facts.payments}
-    found = [f"I3: the provider has {key}, payments does not" for key in unknown]
-    for id_, order in facts.orders.items():
+    unknown = ledger.keys() - {f"order:{id_}" for id_ in evidence.payments}
+    found = [f"I3: {key} is in the provider's ledger, but not in payments" for key in unknown]
+    for id_, order in evidence.orders.items():
         moves = ledger.get(f"order:{id_}", [])
         kinds = Counter(row["kind"] for row in moves)
         kept = sum(row["amount_cents"] * {"capture": 1, "refund": -1}.get(row["kind"], 0) for row in moves)
         due = order["amount_cents"] if order["status"] == "CONFIRMED" else 0
         if kinds["capture"] > 1 or kept != due:
             found.append(f"I3: order {id_} is {order['status']}, to pay {due}, kept {kept} by {dict(kinds)}")
-    for id_, payment in facts.payments.items():
+    for id_, payment in evidence.payments.items():
         kinds_in_order = tuple(row["kind"] for row in sorted(ledger[f"order:{id_}"], key=lambda row: row["n"]))
         if kinds_in_order not in _LEDGER_OF.get((payment["status"], payment["reason"]), set()):
             found.append(
-                f"I3: payment {id_} is {payment['status']} {payment['reason']}, the ledger says {kinds_in_order}"
+                f"I3: payment {id_} is {payment['status']} {payment['reason']}, the ledger has {kinds_in_order}"
             )
     return found
 
 
-def i4_stock_is_conserved(facts: Facts) -> list[str]:
-    """What was there or came in is available, held or sold, none below 0; held and sold are what reservations say."""
-    found = stock_complaints(facts.stock) + _restock_complaints(facts)
+def i4_stock_is_conserved(evidence: Evidence) -> list[str]:
+    """Initial stock plus restocks equals available + held + sold, and none of them is below 0.
+
+    `held` and `sold` equal the sums of the reservations.
+    """
+    found = stock_complaints(evidence.stock) + _restock_complaints(evidence)
     for status, column in (("HELD", "held"), ("SOLD", "sold")):
         units = Counter[str]()
-        for row in facts.reservations.values():
+        for row in evidence.reservations.values():
             units[row["sku"]] += row["quantity"] if row["status"] == status else 0
-        for row in facts.stock:
+        for row in evidence.stock:
             if row[column] != units[row["sku"]]:
-                found.append(f"I4: {row['sku']} has {row[column]} {column}, reservations say {units[row['sku']]}")
+                found.append(f"I4: {row['sku']} has {row[column]} {column}, reservations have {units[row['sku']]}")
     return found
 
 
@@ -189,24 +195,26 @@ def stock_complaints(stock: Iterable[Row]) -> list[str]:
     ]
 
 
-def _restock_complaints(facts: Facts) -> list[str]:
-    """What came in is what was asked for, once a key."""
-    there = {row["key"]: {"sku": row["sku"], "quantity": row["quantity"]} for row in facts.restocks}
-    asked = {call.key: call.body for call in facts.history if call.kind == "restock"}
-    told = {call.key: call.body for call in facts.history if call.kind == "restock" and call.outcome == "ok"}
+def _restock_complaints(evidence: Evidence) -> list[str]:
+    """Every restock was requested, and each key is applied once."""
+    stored = {row["key"]: {"sku": row["sku"], "quantity": row["quantity"]} for row in evidence.restocks}
+    requested = {call.key: call.body for call in evidence.history if call.kind == "restock"}
+    accepted = {call.key: call.body for call in evidence.history if call.kind == "restock" and call.outcome == "ok"}
     found = [
-        f"I4: restock {key} was told 200, there is {there.get(key)}" for key in told if told[key] != there.get(key)
+        f"I4: restock {key} was accepted, but stored is {stored.get(key)}"
+        for key in accepted
+        if accepted[key] != stored.get(key)
     ]
-    strangers = [key for key in there if there[key] != asked.get(key)] if facts.is_history_complete else []
-    return found + [f"I4: nobody asked for restock {key}" for key in strangers]
+    unrequested = [key for key in stored if stored[key] != requested.get(key)] if evidence.is_history_complete else []
+    return found + [f"I4: no client requested restock {key}" for key in unrequested]
 
 
-def i5_services_agree(facts: Facts) -> list[str]:
-    """CONFIRMED: the stock is sold and the money taken. CANCELLED: nobody holds anything for it. Copies are right."""
+def i5_services_agree(evidence: Evidence) -> list[str]:
+    """CONFIRMED: the stock is sold and paid. CANCELLED: no stock and no money is kept. Copies equal their originals."""
     found = []
-    for id_, order in facts.orders.items():
-        reservation = facts.reservations.get(id_, {}).get("status", "none")
-        payment = facts.payments.get(id_, {}).get("status", "none")
+    for id_, order in evidence.orders.items():
+        reservation = evidence.reservations.get(id_, {}).get("status", "none")
+        payment = evidence.payments.get(id_, {}).get("status", "none")
         done = reservation == "SOLD" and payment == "SUCCEEDED"
         nothing = reservation not in {"HELD", "SOLD", "CONFIRMED"} and payment not in {
             "PENDING",
@@ -215,11 +223,11 @@ def i5_services_agree(facts: Facts) -> list[str]:
         }
         if not {"CONFIRMED": done, "CANCELLED": nothing}.get(order["status"], False):
             found.append(f"I5: order {id_} is {order['status']}, reservation {reservation}, payment {payment}")
-    strangers = (facts.reservations.keys() | facts.payments.keys()) - facts.orders.keys()
-    found += [f"I5: order {id_} is known to others, not to orders" for id_ in strangers]
-    for what, (owned, copied) in facts.copies.items():
+    missing = (evidence.reservations.keys() | evidence.payments.keys()) - evidence.orders.keys()
+    found += [f"I5: order {id_} is in inventory or payments, but not in orders" for id_ in missing]
+    for what, (owned, copied) in evidence.copies.items():
         differ = {key for key in owned.keys() | copied.keys() if owned.get(key) != copied.get(key)}
-        found += [f"I5: {what} {key} is {owned.get(key)}, copied {copied.get(key)}" for key in differ]
+        found += [f"I5: {what} {key} is {owned.get(key)}, the copy is {copied.get(key)}" for key in differ]
     return found
 
 
@@ -232,11 +240,11 @@ _HISTORIES = {
 }
 
 
-def i6_histories_are_valid(facts: Facts) -> list[str]:
-    """Of each key: one partition, versions without gap, first occurrences in order, and a history that can be."""
+def i6_histories_are_valid(evidence: Evidence) -> list[str]:
+    """The events of a key are in one partition, with versions in order, without gaps, in a possible sequence."""
     found = []
     first: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
-    for record in sorted(facts.ours, key=lambda r: r[:3]):
+    for record in sorted(evidence.ours, key=lambda r: r[:3]):
         if record.topic in _HISTORIES:
             first[record.topic, (record.key or b"").decode()].setdefault(header(record, "ce_id"), record)
     for (topic, key), events in first.items():
@@ -246,17 +254,17 @@ def i6_histories_are_valid(facts: Facts) -> list[str]:
             found.append(f"I6: {topic} of {key} has {types} with versions {versions}")
         if len({record.partition for record in events.values()}) > 1:
             found.append(f"I6: {topic} of {key} is in several partitions")
-    for id_, order in facts.orders.items():
+    for id_, order in evidence.orders.items():
         end = f"Order{order['status'].capitalize()}"
         if end not in {header(r, "ce_type") for r in first["orders.events", str(id_)].values()}:
-            found.append(f"I6: order {id_} is {order['status']}, and no event says so")
+            found.append(f"I6: order {id_} is {order['status']}, but has no {end}")
     return found
 
 
-def i7_outbox_is_in_kafka(facts: Facts) -> list[str]:
-    """Every outbox row is in Kafka, byte for byte, and nothing is in Kafka that is in no outbox."""
-    there = {header(record, "ce_id"): record for record in facts.ours}
-    rows = {str(row["event_id"]): row for row in facts.outbox}
+def i7_outbox_is_in_kafka(evidence: Evidence) -> list[str]:
+    """Every outbox row is in Kafka, byte for byte, and every record in Kafka is in an outbox."""
+    there = {header(record, "ce_id"): record for record in evidence.ours}
+    rows = {str(row["event_id"]): row for row in evidence.outbox}
     found = [f"I7: {rows[id_]['type']} of {rows[id_]['key']} is not in Kafka" for id_ in rows.keys() - there.keys()]
     found += [f"I7: {there[id_][:3]} is in no outbox" for id_ in there.keys() - rows.keys()]
     for id_ in rows.keys() & there.keys():
@@ -266,38 +274,41 @@ def i7_outbox_is_in_kafka(facts: Facts) -> list[str]:
     return found
 
 
-def i8_effects_are_distinct_events(facts: Facts) -> list[str]:
-    """Each consumer has handled every event that is its business, once: rows' versions count what was told of them."""
+def i8_each_event_is_handled_once(evidence: Evidence) -> list[str]:
+    """Each consumer has handled each of its events once.
+
+    The version of a row equals the number of events that were published for it.
+    """
     found = []
     for service in CONSUMERS:
         due = {
             UUID(header(record, "ce_id"))
-            for record in facts.ours
-            if (record.topic, header(record, "ce_type")) in LISTENS[service]
+            for record in evidence.ours
+            if (record.topic, header(record, "ce_type")) in HANDLED[service]
         }
-        poisoned = {row["event_id"] for row in facts.parked if row["consumer"] == service}
-        missing, extra = due - facts.inbox[service], facts.inbox[service] - due - poisoned
+        poisoned = {row["event_id"] for row in evidence.parked if row["consumer"] == service}
+        missing, extra = due - evidence.inbox[service], evidence.inbox[service] - due - poisoned
         if missing or extra:
             found.append(f"I8: {service} has not handled {len(missing)} {list(missing)[:3]}, has {len(extra)} unknown")
-    told = Counter((row["topic"], row["key"]) for row in facts.outbox)
+    published = Counter((row["topic"], row["key"]) for row in evidence.outbox)
     for topic, rows in (
-        ("orders.events", facts.orders),
-        ("inventory.events", facts.reservations),
-        ("payments.events", facts.payments),
+        ("orders.events", evidence.orders),
+        ("inventory.events", evidence.reservations),
+        ("payments.events", evidence.payments),
     ):
         for id_, row in rows.items():
-            if row["version"] != told[topic, str(id_)]:
+            if row["version"] != published[topic, str(id_)]:
                 found.append(
-                    f"I8: {topic} told {told[topic, str(id_)]} times of {id_}, whose version is {row['version']}"
+                    f"I8: {topic} has {published[topic, str(id_)]} events of {id_}, whose version is {row['version']}"
                 )
     return found
 
 
-def i9_polls_never_go_back(facts: Facts) -> list[str]:
-    """An order that was accepted is found; once it was seen final it stays so; a cancel that was accepted holds."""
+def i9_polls_never_go_back(evidence: Evidence) -> list[str]:
+    """An accepted order is found, a final status never changes, and an accepted cancellation stays."""
     found = []
     polls: dict[int, list[Call]] = defaultdict(list)
-    for call in facts.history:
+    for call in evidence.history:
         if call.kind == "get" and call.order_id is not None and call.status in {200, 404}:
             polls[call.order_id].append(call)
     for id_, calls in polls.items():
@@ -306,47 +317,49 @@ def i9_polls_never_go_back(facts: Facts) -> list[str]:
             was, is_ = (call.answer.get("status") for call in (before, after))
             if before.ended <= after.started and was not in {is_, "PENDING"}:
                 found.append(f"I9: order {id_} was {was} and became {is_}")
-        row = facts.orders.get(id_, {})
+        row = evidence.orders.get(id_, {})
         ends = {call.answer.get("status") for call in calls} - {"PENDING"}
         if ends - {row.get("status")}:
             found.append(f"I9: order {id_} was seen {ends}, and is {row.get('status')}")
-    for call in facts.history:
+    for call in evidence.history:
         if call.kind == "cancel" and call.outcome == "ok" and call.order_id is not None:
-            reason = facts.orders.get(call.order_id, {}).get("reason")
+            reason = evidence.orders.get(call.order_id, {}).get("reason")
             if reason != "cancelled_by_customer":
-                found.append(f"I9: cancelling order {call.order_id} was accepted, and it is cancelled for {reason}")
+                found.append(f"I9: cancelling order {call.order_id} was accepted, but its reason is {reason}")
     return found
 
 
-def i10_parked_is_the_poison(facts: Facts) -> list[str]:
-    """Parked is what was injected, exactly, and each has a letter in its dead letter topic."""
-    expected = Counter((service, one.place) for one in facts.poison for service in one.parked_by)
-    parked = Counter((row["consumer"], (row["topic"], row["partition"], row["offset"])) for row in facts.parked)
+def i10_only_poison_is_parked(evidence: Evidence) -> list[str]:
+    """Exactly the injected poison is parked, and each parked event has one dead letter."""
+    expected = Counter((service, one.position) for one in evidence.poison for service in one.parked_by)
+    parked = Counter((row["consumer"], (row["topic"], row["partition"], row["offset"])) for row in evidence.parked)
     found = [f"I10: {where} is parked and should not be" for where in parked - expected]
     found += [f"I10: {where} is not parked" for where in expected - parked]
-    letters = Counter[tuple[str, Place]]()
-    for record in {header(r, "ce_id"): r for r in facts.ours if r.topic.endswith(DEAD_LETTER_SUFFIX)}.values():
+    letters = Counter[tuple[str, Position]]()
+    for record in {header(r, "ce_id"): r for r in evidence.ours if r.topic.endswith(DEAD_LETTER_SUFFIX)}.values():
         letter = orjson.loads(record.value or b"")
         letters[letter["consumer"], (letter["topic"], letter["partition"], letter["offset"])] += 1
-    return found + [f"I10: {where} has {letters[where]} letters" for where in expected | letters if letters[where] != 1]
+    return found + [
+        f"I10: {where} has {letters[where]} dead letters" for where in expected | letters if letters[where] != 1
+    ]
 
 
-def i11_nobody_saw_anothers(facts: Facts) -> list[str]:
-    """Orders, alone and in lists, payments and profiles were shown to their owners only."""
+def i11_users_see_only_their_own_data(evidence: Evidence) -> list[str]:
+    """Only its owner sees an order, a payment or a profile, alone or in a list."""
     found = []
-    for call in facts.history:
+    for call in evidence.history:
         if call.caller is None:
             continue
         shown = [call.answer, *call.answer.get("orders", []), *call.answer.get("users", [])]
         owners = {one["userId"] for one in shown if "userId" in one}
         owners |= {str(one["id"]) for one in shown if "display_name" in one}
-        owners |= {facts.orders.get(one["order_id"], {}).get("user_id") for one in shown if "order_id" in one}
+        owners |= {evidence.orders.get(one["order_id"], {}).get("user_id") for one in shown if "order_id" in one}
         if owners - {call.caller}:
-            found.append(f"I11: {call.kind} by {call.caller or 'nobody'} was shown what is of {owners}")
+            found.append(f"I11: {call.kind} by {call.caller or 'nobody'} saw data of {owners}")
     return found
 
 
-INVARIANTS: tuple[Callable[[Facts], list[str]], ...] = (
+INVARIANTS: tuple[Callable[[Evidence], list[str]], ...] = (
     i1_accepted_orders_exist,
     i2_orders_are_final,
     i3_money_is_right,
@@ -354,25 +367,25 @@ INVARIANTS: tuple[Callable[[Facts], list[str]], ...] = (
     i5_services_agree,
     i6_histories_are_valid,
     i7_outbox_is_in_kafka,
-    i8_effects_are_distinct_events,
+    i8_each_event_is_handled_once,
     i9_polls_never_go_back,
-    i10_parked_is_the_poison,
-    i11_nobody_saw_anothers,
+    i10_only_poison_is_parked,
+    i11_users_see_only_their_own_data,
 )
 
 
-def complaints(facts: Facts) -> list[str]:
-    """All that is wrong."""
-    return [complaint for invariant in INVARIANTS for complaint in invariant(facts)]
+def complaints(evidence: Evidence) -> list[str]:
+    """The complaints of all invariants."""
+    return [complaint for invariant in INVARIANTS for complaint in invariant(evidence)]
 
 
 def header(record: Record, name: str) -> str:
-    """A header of a record as text, or nothing."""
+    """The value of a header as text, or "" if the record does not have it."""
     return next(((value or b"").decode(errors="replace") for key, value in record.headers if key == name), "")
 
 
 class Reader:
-    """Reads topics from their first records, and how far consumer groups have come; belongs to no group itself."""
+    """Reads topics from their first records, and the offsets of consumer groups. It joins no group."""
 
     def __init__(self, kafka: str) -> None:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, fetch_max_wait_ms=50)
@@ -388,13 +401,13 @@ class Reader:
         await self._consumer.stop()
 
     async def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
-        """Where each partition ends."""
+        """The end offset of each partition."""
         described = await self._admin.describe_topics(list(topics))
         all_ = [TopicPartition(one["topic"], p["partition"]) for one in described for p in one["partitions"]]
         return dict(await self._consumer.end_offsets(all_))
 
     async def everything(self, topics: Iterable[str]) -> list[Record]:
-        """Every record there is, each partition in order."""
+        """Every record of these topics, in order within each partition."""
         ends = await self.ends(topics)
         self._consumer.assign(list(ends))
         await self._consumer.seek_to_beginning(*ends)
@@ -405,7 +418,7 @@ class Reader:
         return records
 
     async def lag(self, group: str, topics: Iterable[str]) -> int:
-        """How many records the group has still to read."""
+        """The number of records that the group has not read yet."""
         ends = await self.ends(topics)
         done = await self._admin.list_consumer_group_offsets(group)
         return sum(end - (max(0, done[tp].offset) if tp in done else 0) for tp, end in ends.items())
@@ -432,33 +445,35 @@ async def _by_key(conn: postgres.Plain, query: str) -> Row:
     return {str(key): value for key, value in await conn.fetch(query)}
 
 
-async def gather(database_url: str, kafka: str) -> Facts:
-    """Read everything."""
-    facts = Facts()
+async def gather(database_url: str, kafka: str) -> Evidence:
+    """Read all tables and topics."""
+    evidence = Evidence()
     conn = await postgres.connect(database_url)
     try:
-        facts.orders = {row["id"]: row for row in await conn.fetch("select * from orders.orders")}
-        facts.reservations = {row["order_id"]: row for row in await conn.fetch("select * from inventory.reservations")}
-        facts.payments = {row["order_id"]: row for row in await conn.fetch("select * from payments.payments")}
-        facts.stock = await conn.fetch(_STOCK)
-        facts.restocks = await conn.fetch("select * from inventory.restocks")
-        facts.copies = {what: (await _by_key(conn, a), await _by_key(conn, b)) for what, (a, b) in _COPIES.items()}
-        facts.movements = await conn.fetch("select * from provider.movements")
+        evidence.orders = {row["id"]: row for row in await conn.fetch("select * from orders.orders")}
+        evidence.reservations = {
+            row["order_id"]: row for row in await conn.fetch("select * from inventory.reservations")
+        }
+        evidence.payments = {row["order_id"]: row for row in await conn.fetch("select * from payments.payments")}
+        evidence.stock = await conn.fetch(_STOCK)
+        evidence.restocks = await conn.fetch("select * from inventory.restocks")
+        evidence.copies = {what: (await _by_key(conn, a), await _by_key(conn, b)) for what, (a, b) in _COPIES.items()}
+        evidence.movements = await conn.fetch("select * from provider.movements")
         for service in PUBLISHERS:
-            facts.outbox += await conn.fetch(f"select event_id, topic, key, type, value from {service}.outbox")
-            facts.inbox[service] = {row[0] for row in await conn.fetch(f"select event_id from {service}.inbox")}
-            facts.parked += await conn.fetch(f"select * from {service}.parked")
+            evidence.outbox += await conn.fetch(f"select event_id, topic, key, type, value from {service}.outbox")
+            evidence.inbox[service] = {row[0] for row in await conn.fetch(f"select event_id from {service}.inbox")}
+            evidence.parked += await conn.fetch(f"select * from {service}.parked")
     finally:
         await conn.close()
     async with Reader(kafka) as reader:
-        facts.records = await reader.everything([*TOPICS, *(topic + DEAD_LETTER_SUFFIX for topic in TOPICS)])
-    return facts
+        evidence.records = await reader.everything([*TOPICS, *(topic + DEAD_LETTER_SUFFIX for topic in TOPICS)])
+    return evidence
 
 
 async def quiet(database_url: str, kafka: str, seconds: float = QUIET_SECONDS) -> float:
-    """Wait until outbox, lag, and open orders and payments are zero; returns how long it took.
+    """Wait until no outbox row, consumer lag, order or payment is open; return the seconds that it took.
 
-    Longer than `seconds` is a failure by itself.
+    Raises `AssertionError` after `seconds`: a system that is too slow has failed.
     """
     started, left = time.monotonic(), dict[str, int]()
     conn = await postgres.connect(database_url)
@@ -468,7 +483,7 @@ async def quiet(database_url: str, kafka: str, seconds: float = QUIET_SECONDS) -
                 before = await _written(conn)
                 left = await _open(conn)
                 if not any(left.values()):
-                    with suppress(KafkaError):  # a broker that has just come back does not know its groups yet
+                    with suppress(KafkaError):  # a broker that has just restarted does not know its groups yet
                         left = await _lags(reader)
                         if not any(left.values()) and before == await _written(conn):
                             return time.monotonic() - started
@@ -498,13 +513,13 @@ async def _open(conn: postgres.Plain) -> dict[str, int]:
 
 
 async def _lags(reader: Reader) -> dict[str, int]:
-    listened = {service: {topic for topic, _ in LISTENS[service]} for service in CONSUMERS}
-    return {f"lag of {service}": await reader.lag(service, topics) for service, topics in listened.items()}
+    consumed = {service: {topic for topic, _ in HANDLED[service]} for service in CONSUMERS}
+    return {f"lag of {service}": await reader.lag(service, topics) for service, topics in consumed.items()}
 
 
 @asynccontextmanager
 async def watching_stock(database_url: str, every_seconds: float = 0.1) -> AsyncIterator[list[str]]:
-    """Look at the stock all the time, whenever Postgres lets us; yields the complaints, which must stay empty."""
+    """Check the stock again and again while Postgres answers; yield the complaints, which must stay empty."""
     found: list[str] = []
 
     async def watch() -> None:

@@ -1,6 +1,6 @@
-"""A load client that writes down what it asked, when, and what it was told: the checker's outside witness.
+"""A load client that records every request, its time and its answer, for the checker.
 
-What must stay true: a call is in the history before it is sent, so that one whose answer was lost counts as unknown.
+What must stay true: a call is in the history before it is sent, so that a call without an answer counts as unknown.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ import orjson
 Outcome = Literal["ok", "failed", "unknown"]
 
 ANSWER_SECONDS = 3.1
-"""In which every request is answered, over and above the time for which it asked to wait."""
+"""The longest time for an answer, on top of the time that the request asked to wait."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One request; `status` is None as long as there is no answer.
+    """One request. `status` is None until there is an answer.
 
-    `caller` is the user whose request it is, "" is nobody, and None somebody who may see everything.
+    `caller` is the user who sends the request, "" if there is no user, and None for a caller who may see everything.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Call:
 
     @property
     def outcome(self) -> Outcome:
-        """What the client may conclude: done, certainly not done, or nobody knows."""
+        """What the client may conclude: done, certainly not done, or unknown."""
         if self.status is not None and self.status < 300:
             return "ok"
         if not self.connected or self.problem == "refused" or (self.status and 400 <= self.status < 500):
@@ -58,21 +58,21 @@ class Call:
 
     @property
     def seconds(self) -> float:
-        """How long the answer took, beyond what the caller asked to wait for."""
+        """The time until the answer, without the time that the caller asked to wait."""
         return max(0.0, self.ended - self.started - self.wait)
 
 
 History = list[Call]
 
 Tokens = Callable[[str | None], dict[str, str]]
-"""Gives the header that says who calls: a user, or an administrator for what belongs to nobody in particular."""
+"""Returns the header with the token of this user, or of an administrator for None."""
 
 
 class Client:
-    """Asks one of the doors, in turn; every customer's request has an idempotency key of its own."""
+    """Sends requests to its URLs in turn. Every `place` and `restock` has its own idempotency key."""
 
-    def __init__(self, session: aiohttp.ClientSession, doors: Sequence[str], tokens: Tokens, history: History) -> None:
-        self._session, self._doors, self._tokens, self.history = session, doors, tokens, history
+    def __init__(self, session: aiohttp.ClientSession, urls: Sequence[str], tokens: Tokens, history: History) -> None:
+        self._session, self._urls, self._tokens, self.history = session, urls, tokens, history
         self._turn = 0
 
     async def place(self, body: dict[str, Any], key: str | None = None) -> Call:
@@ -80,16 +80,18 @@ class Client:
         about = {"kind": "place", "caller": user_id, "body": body, "key": key or uuid4().hex}
         return await self.send("POST", "/v1/orders", self._tokens(user_id), body, **about)
 
-    async def insist(self, body: dict[str, Any], seconds: float = 30.0, *, only_unanswered: bool = False) -> Call:
-        """Place an order, and repeat with the same key until it is accepted or the time is over.
+    async def place_with_retries(
+        self, body: dict[str, Any], seconds: float = 30.0, *, only_unanswered: bool = False
+    ) -> Call:
+        """Place an order, and retry with the same key until it is accepted or the time is over.
 
-        With `only_unanswered` a 503 is taken as it is.
+        With `only_unanswered`, a 503 is not retried.
         """
         key, until = uuid4().hex, time.monotonic() + seconds
         while True:
             call = await self.place(body, key)
-            repeat = call.status is None or (call.status == 503 and not only_unanswered)
-            if not repeat or time.monotonic() > until:
+            retry = call.status is None or (call.status == 503 and not only_unanswered)
+            if not retry or time.monotonic() > until:
                 return call
             await asyncio.sleep(random.uniform(0.05, 0.3))
 
@@ -102,20 +104,19 @@ class Client:
         return await self.send("POST", path, self._tokens(None), kind="cancel", order_id=order_id)
 
     async def restock(self, sku: str, quantity: int, key: str | None = None) -> Call:
-        """Add units, with a key, as all do here: the checker wants to know of them."""
+        """Add units, always with a key: the checker compares the keys."""
         about = {"kind": "restock", "body": {"sku": sku, "quantity": quantity}, "key": key or uuid4().hex}
         return await self.send("POST", f"/inventory/{sku}/restock", self._tokens(None), {"quantity": quantity}, **about)
 
     async def ask(self, path: str) -> Call:
-        """Ask for something else."""
         return await self.send("GET", path, self._tokens(None), kind=path)
 
     async def administer(self, method: str, path: str, json: Any = None) -> Call:
-        """Do what an administrator may."""
+        """Send a request with an administrator's token."""
         return await self.send(method, path, self._tokens(None), json)
 
     async def follow(self, order_id: int, seconds: float = 30.0) -> dict[str, Any]:
-        """Poll an order until it is final, or the time is over; returns what was seen last."""
+        """Poll an order until it is final or the time is over; return the order as seen last."""
         until, seen = time.monotonic() + seconds, dict[str, Any]()
         while time.monotonic() < until:
             call = await self.get(order_id, wait=2)
@@ -128,13 +129,13 @@ class Client:
     async def send(
         self, method: str, path: str, headers: dict[str, str], json: Any = None, *, kind: str = "", **about: Any
     ) -> Call:
-        """Send any request; `about` is what the checker may want to know of it, see `Call`."""
+        """Send any request; `about` are the other fields of its `Call`."""
         call = Call(kind or f"{method} {path}", time.monotonic(), **about)
         self.history.append(call)
         self._turn += 1
-        url = self._doors[self._turn % len(self._doors)] + path
+        url = self._urls[self._turn % len(self._urls)] + path
         keyed = {"Idempotency-Key": call.key} if call.key else {}
-        timeout = aiohttp.ClientTimeout(total=call.wait + 15)  # far longer than promised, to see by how much
+        timeout = aiohttp.ClientTimeout(total=call.wait + 15)  # far longer than ANSWER_SECONDS, to measure late answers
         try:
             async with self._session.request(
                 method, url, json=json, headers=headers | keyed, timeout=timeout
@@ -153,23 +154,25 @@ class Client:
 
 @asynccontextmanager
 async def opened(
-    doors: Sequence[str], tokens: Tokens, history: History, *, keep_alive: bool = True
+    urls: Sequence[str], tokens: Tokens, history: History, *, keep_alive: bool = True
 ) -> AsyncIterator[Client]:
-    """A client for `doors`, such as `http://127.0.0.1:8080`."""
+    """A client for `urls`, such as `http://127.0.0.1:8080`."""
     connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
     async with aiohttp.ClientSession(connector=connector) as session:
-        yield Client(session, doors, tokens, history)
+        yield Client(session, urls, tokens, history)
 
 
-def wish(chance: random.Random) -> dict[str, Any]:
-    """What some customer orders: mostly what ends CONFIRMED, and some of what does not."""
+def random_order(chance: random.Random) -> dict[str, Any]:
+    """A random order; most end CONFIRMED, some do not."""
     sku = chance.choices(["burger", "pizza", "fries", "sushi", "lobster", "unicorn"], [40, 20, 20, 10, 5, 5])[0]
     quantity = 100 if sku == "sushi" else chance.randint(1, 3)
     return {"userId": f"u{chance.randrange(50)}", "sku": sku, "quantity": quantity, "note": f"n{chance.random():.6f}"}
 
 
 class Load:
-    """Customers who arrive at a rate, whatever the system does; each insists, follows the order, and some cancel.
+    """Customers who arrive at a fixed rate, even if the system is slow.
+
+    Each places an order with retries and polls it until it is final; some cancel.
 
     >>> async with Load(client, per_second=10): ...
     """
@@ -191,7 +194,7 @@ class Load:
             await asyncio.gather(*self._customers)
 
     async def run(self, count: int) -> None:
-        """Have so many customers come, and wait until all of them are served."""
+        """Start `count` customers, and wait until all of them are served."""
         self._arriving = asyncio.create_task(self._arrive(count))
         await self._arriving
         async with asyncio.timeout(100):
@@ -201,7 +204,7 @@ class Load:
         due = time.monotonic()
         while self.count < most:
             self.count += 1
-            self._customers.add(asyncio.create_task(self._serve(wish(self._chance), self._chance.random())))
+            self._customers.add(asyncio.create_task(self._serve(random_order(self._chance), self._chance.random())))
             due += self._pause
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
@@ -210,7 +213,7 @@ class Load:
         if luck < choices["give_up"]:
             call = await self._client.place(body)
         else:
-            call = await self._client.insist(body, only_unanswered=choices["only_unanswered"])
+            call = await self._client.place_with_retries(body, only_unanswered=choices["only_unanswered"])
         if call.outcome == "ok":
             if luck > 1 - choices["cancel"]:
                 await asyncio.sleep(luck % 0.01 * 10)
@@ -218,44 +221,43 @@ class Load:
             await self._client.follow(call.answer["id"], choices["follow_seconds"])
 
 
-Act = Callable[[], Awaitable[object]]
-"""Something that somebody does, from asking to the answer."""
+Action = Callable[[], Awaitable[object]]
+"""One thing that a visitor does, from the request to the answer."""
 
 
 @asynccontextmanager
-async def steadily(per_second: float, *acts: Act) -> AsyncIterator[None]:
-    """Have one thing after another done, in turn and at a rate, whatever the system does; at the end all are done."""
-    doing: set[asyncio.Task[object]] = set()
+async def steadily(per_second: float, *actions: Action) -> AsyncIterator[None]:
+    """Start the actions in turn at a fixed rate, even if the system is slow; at the end, wait for all of them."""
+    running: set[asyncio.Task[object]] = set()
 
-    async def begin() -> None:
+    async def start() -> None:
         due = time.monotonic()
-        for act in cycle(acts):
-            doing.add(asyncio.ensure_future(act()))
+        for action in cycle(actions):
+            running.add(asyncio.ensure_future(action()))
             due += 1 / per_second
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
-    beginning = asyncio.create_task(begin())
+    starting = asyncio.create_task(start())
     try:
         yield
     finally:
-        beginning.cancel()
-        await asyncio.gather(beginning, return_exceptions=True)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
         async with asyncio.timeout(60):
-            await asyncio.gather(*doing)
+            await asyncio.gather(*running)
 
 
 def ids(history: History) -> list[int]:
-    """The orders that were accepted."""
+    """The ids of the accepted orders."""
     return sorted({call.answer["id"] for call in history if call.kind == "place" and call.outcome == "ok"})
 
 
 def slowest(history: History) -> Call:
-    """The call whose answer took longest."""
     return max(history, key=lambda call: call.seconds)
 
 
 def wrong_answers(history: History) -> list[str]:
-    """Find 5xx other than a 503 that says what it means and when to come again."""
+    """The answers with a 5xx status, except a 503 with an allowed problem type and Retry-After."""
     allowed = {"place": {"refused", "outcome-unknown"}}
     return [
         f"{call.kind} {call.key or call.order_id or ''}: {call.status} {call.answer}"

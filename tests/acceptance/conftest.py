@@ -1,6 +1,6 @@
-"""The whole system as real processes, one stack for all acceptance tests, and what tests may do to it.
+"""The whole system as real processes, one stack for all acceptance tests, and the faults that tests cause.
 
-Every test ends with `system.settled()`: it waits for quiet and has the checker look at all that happened so far.
+Every test ends with `system.settled()`, which waits for quiet and runs the checker over everything since the start.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from local import ports, services
 from local.process import survivors
 from local.stack import Ports, Stack
 from tests.acceptance import checker, client
-from tests.acceptance.checker import Facts, Poison
+from tests.acceptance.checker import Evidence, Poison
 from tests.acceptance.client import Client, History
 from tests.builders import eventually
 from tests.tokens import Mint
@@ -33,7 +33,7 @@ STOP_SECONDS = 10.0
 
 @dataclass
 class Instance:
-    """A process of a service that the supervisor does not know, and does not start again."""
+    """A process of a service that supervisord does not know and does not restart."""
 
     name: str
     port: int
@@ -48,14 +48,14 @@ class Instance:
         self.process.wait()
 
     def stop(self) -> int:
-        """Ask it to end, as a deploy does; returns its exit code. Raises `TimeoutExpired`."""
+        """Send SIGTERM, as a deploy does, and return the exit code. Raises `TimeoutExpired`."""
         self.process.terminate()
         return self.process.wait(STOP_SECONDS)
 
 
 @dataclass
 class System:
-    """The stack, what clients were told so far, and what was put into Kafka behind everybody's back."""
+    """The stack, the history of all clients, and the poison that tests wrote into Kafka."""
 
     stack: Stack
     histories: list[History] = field(default_factory=list)
@@ -63,7 +63,7 @@ class System:
     measured: dict[str, list[float]] = field(default_factory=dict)
     mint: Mint | None = None
     is_history_complete: bool = True
-    """Whether every order and restock was asked for by one of `customers`."""
+    """True if every order and restock was requested by one of `customers`."""
 
     @property
     def database_url(self) -> str:
@@ -82,34 +82,34 @@ class System:
         return f"http://127.0.0.1:{self.stack.ports.gateway}"
 
     @asynccontextmanager
-    async def customers(self, *doors: str, keep_alive: bool = True) -> AsyncIterator[Client]:
-        """A client whose calls the checker will see; it goes to both doors in turn, unless told otherwise."""
+    async def customers(self, *urls: str, keep_alive: bool = True) -> AsyncIterator[Client]:
+        """A client whose calls the checker sees; by default it calls the orders port and the gateway in turn."""
         history: History = []
         self.histories.append(history)
-        all_doors = doors or (self.orders_url, self.gateway_url)
-        async with client.opened(all_doors, self.tokens, history, keep_alive=keep_alive) as made:
+        chosen = urls or (self.orders_url, self.gateway_url)
+        async with client.opened(chosen, self.tokens, history, keep_alive=keep_alive) as made:
             yield made
 
     def tokens(self, user_id: str | None) -> dict[str, str]:
-        """The header of a user's request, or of an administrator's, signed by auth's own key."""
+        """The header with the token of a user, or of an administrator for None, signed with auth's own key."""
         assert self.mint is not None
         return self.mint.header(user_id) if user_id else self.mint.admin
 
-    async def settled(self) -> Facts:
-        """Wait for quiet, and let the checker look at everything since the stack was started."""
+    async def settled(self) -> Evidence:
+        """Wait for quiet, and check everything since the stack was started."""
         self.measure("quiet after", await checker.quiet(self.database_url, self.kafka))
-        facts = await checker.gather(self.database_url, self.kafka)
-        facts.history, facts.poison = [call for history in self.histories for call in history], self.poison
-        facts.is_history_complete = self.is_history_complete
-        found = checker.complaints(facts)
+        evidence = await checker.gather(self.database_url, self.kafka)
+        evidence.history, evidence.poison = [call for history in self.histories for call in history], self.poison
+        evidence.is_history_complete = self.is_history_complete
+        found = checker.complaints(evidence)
         assert not found, f"{len(found)} complaints:\n" + "\n".join(found[:20])
-        return facts
+        return evidence
 
     def measure(self, what: str, seconds: float) -> None:
         self.measured.setdefault(what, []).append(seconds)
 
     async def crash(self, name: str) -> float:
-        """Kill -9 a program; returns after how many seconds it serves again, started by nobody but the supervisor."""
+        """Send SIGKILL to a program; return the seconds until it serves again, restarted only by supervisord."""
         return await asyncio.to_thread(self._crash, name)
 
     def _crash(self, name: str) -> float:
@@ -124,7 +124,7 @@ class System:
 
     @asynccontextmanager
     async def frozen(self, name: str) -> AsyncIterator[None]:
-        """Stop a program and all its children (SIGSTOP), and let them go on at the end."""
+        """Send SIGSTOP to a program and all its children, and SIGCONT at the end."""
         main = psutil.Process(self.stack.pid(name))
         main.suspend()
         family = [main, *main.children(recursive=True)]
@@ -139,26 +139,26 @@ class System:
                     process.resume()
 
     async def stop(self, name: str) -> int:
-        """SIGTERM a supervised program; returns its exit code (-1 when it had to be killed)."""
+        """Send SIGTERM to a supervised program; return its exit code, or -1 if it had to be killed."""
         started = time.monotonic()
         await asyncio.to_thread(self.stack.supervisor.stop_program, name)
         self.measure(f"stop {name}", time.monotonic() - started)
         return int(self.stack.supervisor.processes()[name]["exitstatus"])
 
     async def start(self, name: str) -> None:
-        """Start a supervised program again; returns when it serves, and not somebody else at its port."""
+        """Start a supervised program again; return when this process serves, not another one at its port."""
         self.stack.supervisor.start_program(name)
         started = time.monotonic()
         await asyncio.to_thread(self.stack.wait_ready, name)
         if name in checker.PUBLISHERS:
-            await listens(self.stack.supervisor.log(name), self.stack.pid(name))
+            await wait_until_ready(self.stack.supervisor.log(name), self.stack.pid(name))
         self.measure(f"start {name}", time.monotonic() - started)
 
     @asynccontextmanager
     async def instance(
         self, service: str, name: str, *arguments: str, port: int = 0, **environment: object
     ) -> AsyncIterator[Instance]:
-        """Run one more process of a service, such as `--only api,relay`, until the end of the block."""
+        """Run one more process of a service until the end of the block; `arguments` are such as `--only api,relay`."""
         port = port or ports.free_block(1)
         where = self.stack.ports
         (engine,) = services.services({service: port}, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
@@ -175,7 +175,7 @@ class System:
             )
         made = Instance(name, port, process)
         try:
-            await listens(Path(log.name), process.pid)
+            await wait_until_ready(Path(log.name), process.pid)
             yield made
         finally:
             if process.poll() is None:
@@ -187,7 +187,7 @@ class System:
 
     @asynccontextmanager
     async def instead(self, service: str, *arguments: str, **environment: object) -> AsyncIterator[Instance]:
-        """Run a service with other settings, at its own port, while the supervised one is down."""
+        """Run a service with other settings at its own port, while the supervised process is stopped."""
         port = getattr(self.stack.ports, service)
         await self.stop(service)
         try:
@@ -197,13 +197,13 @@ class System:
             await self.start(service)
 
 
-async def listens(log: Path, pid: int) -> None:
-    """Wait until this very process of a service says that it serves: several may share a port."""
+async def wait_until_ready(log: Path, pid: int) -> None:
+    """Wait until the process `pid` logs that it is ready: several processes may share a port."""
 
-    async def said() -> bool:
+    async def is_ready() -> bool:
         return f'"pid": {pid}, "event": "ready"' in log.read_text()  # noqa: ASYNC240  # small
 
-    await eventually(said, seconds=30)
+    await eventually(is_ready, seconds=30)
 
 
 @pytest.fixture(scope="session")
@@ -213,11 +213,11 @@ def _system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System
 
 
 @pytest.fixture(scope="module")
-def open_house(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    """A stack of the module's own, for strangers, who may change whatever they can, and of whom there is no history."""
-    with _running("open-house", run_folder, request) as system:
+def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
+    """A stack for one module, whose tests send arbitrary requests. There is no history of these requests."""
+    with _running("fuzzed", run_folder, request) as system:
         system.is_history_complete = False
-        system.mint = asyncio.run(auths_mint(system.database_url))
+        system.mint = asyncio.run(auth_mint(system.database_url))
         yield system
 
 
@@ -234,13 +234,13 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Ite
         left = [(name, process.pid) for name, process in survivors(stack.root)]
         for what, seconds in sorted(system.measured.items()):
             print(f"{what:20} {len(seconds):3} times, at most {max(seconds):5.2f} s, at least {min(seconds):5.2f} s")  # noqa: T201
-        if not request.session.testsfailed:  # else its logs may say why
+        if not request.session.testsfailed:  # after a failure, the logs are kept
             stack.reset()
     assert not left, f"these processes outlived the stack: {left}"
 
 
-async def auths_mint(database_url: str) -> Mint:
-    """Auth's own key, so that tests can speak for any user without a login."""
+async def auth_mint(database_url: str) -> Mint:
+    """A mint with auth's own key, so that tests can send requests of any user without a login."""
     conn = await asyncpg.connect(database_url)
     kid, private = await conn.fetchrow(
         "select kid, private_key from auth.signing_keys where signs_from <= now() order by signs_from desc limit 1"
@@ -253,10 +253,10 @@ async def auths_mint(database_url: str) -> Mint:
 
 @pytest.fixture
 async def system(_system: System) -> System:
-    """The stack, with everything in it ready, whatever the test before did."""
+    """The stack, with every program ready, also after a test that stopped some."""
     for name in _system.stack.supervisor.processes():
         if not _system.stack.supervisor.is_up(name):
             _system.stack.supervisor.start_program(name)
         await asyncio.to_thread(_system.stack.wait_ready, name)
-    _system.mint = await auths_mint(_system.database_url)
+    _system.mint = await auth_mint(_system.database_url)
     return _system

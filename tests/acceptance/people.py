@@ -1,4 +1,4 @@
-"""People who register, log in and shop as they would from outside, with tokens that auth gave them."""
+"""People who register, log in and shop like real users, with tokens from auth."""
 
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ PASSWORD = "correct horse battery"
 
 
 class Person:
-    """Somebody with a login; `client` writes down whatever they do."""
+    """A user with a login; `client` records all requests."""
 
     def __init__(self, client: Client, username: str, password: str = PASSWORD) -> None:
         self._client, self.username, self._password = client, username, password
@@ -20,7 +20,7 @@ class Person:
 
     @property
     def caller(self) -> str | None:
-        """Who the checker takes them for."""
+        """The caller in the history: None for the administrator, who may see everything."""
         return None if self.username == "admin" else self.id
 
     @property
@@ -29,11 +29,11 @@ class Person:
 
     async def log_in(self) -> Call:
         login = {"username": self.username, "password": self._password}
-        return self._took(await self._client.send("POST", "/auth/login", {}, login))
+        return self._keep_tokens(await self._client.send("POST", "/auth/login", {}, login))
 
     async def refresh(self) -> Call:
         sent = {"refresh_token": self.refresh_token}
-        return self._took(await self._client.send("POST", "/auth/refresh", {}, sent))
+        return self._keep_tokens(await self._client.send("POST", "/auth/refresh", {}, sent))
 
     async def log_out(self) -> Call:
         return await self._client.send("POST", "/auth/logout", {}, {"refresh_token": self.refresh_token})
@@ -42,19 +42,19 @@ class Person:
         return await self._client.send(method, path, self.headers, json, caller=self.caller)
 
     async def order(self, product_id: int, sku: str, quantity: int = 1, key: str = "") -> Call:
-        """Order a product by its id, which is `sku` by its name."""
+        """Order a product by its id; `sku` must be the same product."""
         meant = {"userId": self.id, "sku": sku, "quantity": quantity}
         about = {"kind": "place", "caller": self.caller, "body": meant, "key": key or uuid4().hex}
         chosen = {"product_id": product_id, "quantity": quantity}
         return await self._client.send("POST", "/orders/", self.headers, chosen, **about)
 
     async def outcome(self, order_id: int) -> dict[str, Any]:
-        """Wait for an order to be final; gives it as it is shown to this person."""
+        """Wait until an order is final; return the order as this person sees it."""
         call = await self._client.send("GET", f"/orders/{order_id}?wait=20", self.headers, caller=self.caller, wait=20)
         assert call.status == 200, call
         return call.answer
 
-    def _took(self, call: Call) -> Call:
+    def _keep_tokens(self, call: Call) -> Call:
         if call.status == 200:
             self.token, self.refresh_token = call.answer["token"], call.answer["refresh_token"]
             self.id = jwt.decode(self.token, options={"verify_signature": False})["sub"]
@@ -62,7 +62,7 @@ class Person:
 
 
 async def registered(client: Client, username: str = "") -> Person:
-    """Somebody new, who has just registered and logged in."""
+    """A new user, who has registered and logged in."""
     username = username or f"u{uuid4().hex[:20]}"
     made = await client.send("POST", "/auth/register", {}, {"username": username, "password": PASSWORD})
     assert made.status == 201, made
@@ -72,8 +72,8 @@ async def registered(client: Client, username: str = "") -> Person:
     return person
 
 
-async def newcomer(client: Client) -> Person:
-    """Somebody new, with a profile."""
+async def new_user(client: Client) -> Person:
+    """A new user, who has logged in and has a profile."""
     made = await registered(client)
 
     async def has_profile() -> bool:

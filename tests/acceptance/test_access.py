@@ -1,6 +1,6 @@
-"""Who may do what: every cell of caller x operation, at the gateway and at each service's own port.
+"""Access rights: every caller with every operation, at the gateway and at each service's own port.
 
-The operations are those of the services' own OpenAPI documents: one that is not in the table fails.
+The operations are read from the services' OpenAPI documents: an operation that is not in the table fails the test.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -14,17 +14,17 @@ from uuid import uuid4
 from local.nginx import UPSTREAMS
 from tests.acceptance.client import Client
 from tests.acceptance.conftest import System
-from tests.acceptance.people import PASSWORD, Person, administrator, newcomer
+from tests.acceptance.people import PASSWORD, Person, administrator, new_user
 from tests.builders import eventually
 from tests.tokens import Mint
 
 CALLERS = ("nobody", "forged", "expired", "other", "owner", "admin")
 VERBS = {"get", "post", "put", "patch", "delete", "head", "options"}
 
-# 401: no token that counts. 403: not for this role. 404: another's, which does not exist for them. 409: theirs, but an
-# order that is final cannot be cancelled. Two statuses are the gateway's and that of the service's own port: there the
-# local stack's orders asks for no token (REQUIRE_TOKEN=false) and trusts whoever can reach it, where a body or nothing
-# says whose order it is. An administrator too orders for themselves only.
+# 401: no valid token. 403: this role is not allowed. 404: another user's object. 409: the caller's own order, which is
+# final and cannot be cancelled. "401/200" means 401 at the gateway and 200 at the service's own port: there, the orders
+# service of the local stack needs no token (REQUIRE_TOKEN=false) and trusts every client that can reach it; the user
+# is the one in the body, if there is one. Administrators also order only for themselves.
 EXPECTED = """
                                          nobody   forged  expired  other  owner  admin
 auth      POST    /auth/register         201      201     201      201    201    201
@@ -58,11 +58,11 @@ orders    POST    /v1/orders/{id}/cancel 401/409  401     401      404    409   
 """
 
 Cell = tuple[str, str, str, str, str]
-"""Door, service, verb, path and caller."""
+"""Entry ("gateway" or "port"), service, verb, path and caller."""
 
 
 def cells() -> dict[Cell, int]:
-    """The table, cell by cell."""
+    """The expected status of every cell of the table."""
     header, *rows = EXPECTED.strip().splitlines()
     assert tuple(header.split()) == CALLERS
     found = {}
@@ -76,7 +76,7 @@ def cells() -> dict[Cell, int]:
 
 @dataclass
 class Shop:
-    """What the requests are about: an owner and another, an order of each that is final, and a product for sale."""
+    """What the requests use: an owner and another user, one final order of each, and a product for sale."""
 
     gateway: Client
     owner: Person
@@ -88,12 +88,12 @@ class Shop:
     tokens: dict[str, str]
 
     def headers(self, caller: str) -> dict[str, str]:
-        """The caller's token; all claim besides to be the owner and an administrator, in the gateway's own words."""
+        """The caller's token, and forged headers of the gateway that claim to be the owner and an administrator."""
         claims = {"X-User-Id": self.owner.id, "X-User-Roles": "admin"}
         return claims | ({"Authorization": f"Bearer {self.tokens[caller]}"} if caller in self.tokens else {})
 
     def buyer(self, path: str, caller: str) -> str:
-        """Whose order it would be: the tutorial's way names the owner."""
+        """The user of a new order: the caller for `/orders/`, the owner in the body for `/v1/orders`."""
         return {"other": self.other, "admin": self.admin}.get(caller if path == "/orders/" else "", self.owner).id
 
 
@@ -116,21 +116,21 @@ BODIES: dict[str, Callable[[Shop], dict[str, Any]]] = {
 
 
 async def ask(client: Client, shop: Shop, cell: Cell) -> int | None:
-    """Make the request that belongs to a cell; gives the answer's status."""
-    door, _, verb, path, caller = cell
-    headers, whose = shop.headers(caller), shop.owner
-    if verb == "DELETE":  # whoever is deleted cannot be asked about any more
-        whose = await newcomer(shop.gateway)
-        headers |= whose.headers if caller == "owner" else {}
+    """Send the request of a cell; return the status of the answer."""
+    entry, _, verb, path, caller = cell
+    headers, subject = shop.headers(caller), shop.owner
+    if verb == "DELETE":  # a new user each time, because a deleted user cannot be deleted again
+        subject = await new_user(shop.gateway)
+        headers |= subject.headers if caller == "owner" else {}
     if path == "/auth/refresh":
-        await shop.other.log_in()  # in a session of its own
-    ids = {"users": whose.id, "products": shop.product_id}
+        await shop.other.log_in()  # in a new session
+    ids = {"users": subject.id, "products": shop.product_id}
     at = path.format(id=ids.get(path.split("/")[1], shop.order_id), order_id=shop.order_id, sku=shop.sku)
     make = BODIES.get(f"{verb} {path}")
     body = make(shop) if make else None
-    may_see_all = caller == "admin" or (caller, door) == ("nobody", "port")
+    may_see_all = caller == "admin" or (caller, entry) == ("nobody", "port")
     about: dict[str, Any] = {
-        "caller": None if may_see_all else {"other": shop.other.id, "owner": whose.id}.get(caller, "")
+        "caller": None if may_see_all else {"other": shop.other.id, "owner": subject.id}.get(caller, "")
     }
     if body and path in {"/orders/", "/v1/orders"}:
         meant = {"userId": shop.buyer(path, caller), "sku": shop.sku, "quantity": 1}
@@ -142,9 +142,9 @@ async def ask(client: Client, shop: Shop, cell: Cell) -> int | None:
 
 @asynccontextmanager
 async def opened_shop(system: System) -> AsyncIterator[Shop]:
-    """A shop with real people in it, seen through the gateway."""
+    """A shop with real users, reached through the gateway."""
     async with system.customers(system.gateway_url) as client:
-        admin, owner, other = await administrator(client), await newcomer(client), await newcomer(client)
+        admin, owner, other = await administrator(client), await new_user(client), await new_user(client)
         made = await admin.send("POST", "/products/", {"sku": name(), "name": "Stew", "price_cents": 700})
         sku, product_id = made.answer["sku"], made.answer["id"]
 
@@ -168,7 +168,7 @@ async def opened_shop(system: System) -> AsyncIterator[Shop]:
 
 
 async def documented(client: Client) -> set[tuple[str, str, str]]:
-    """Every operation of every service, as their documents have them."""
+    """Every operation of every service, read from their documents."""
     documents = {service: (await client.ask(f"/openapi/{service}.json")).answer for service in UPSTREAMS}
     return {
         (service, verb.upper(), path)
@@ -178,33 +178,33 @@ async def documented(client: Client) -> set[tuple[str, str, str]]:
     }
 
 
-async def test_every_caller_may_do_what_the_table_says_and_nothing_else(system: System) -> None:
+async def test_every_caller_can_do_exactly_what_the_table_allows(system: System) -> None:
     expected = cells()
     async with opened_shop(system) as shop, AsyncExitStack() as stack:
         in_table = {(service, verb, path.partition("?")[0]) for _, service, verb, path, _ in expected}
         assert in_table == await documented(shop.gateway)
-        doors = {
+        ports = {
             service: await stack.enter_async_context(system.customers(f"http://127.0.0.1:{port}"))
             for service, port in system.stack.ports.services.items()
         }
         found = {}
         for cell in expected:
-            door, service, *_ = cell
-            found[cell] = await ask(doors[service] if door == "port" else shop.gateway, shop, cell)
+            entry, service, *_ = cell
+            found[cell] = await ask(ports[service] if entry == "port" else shop.gateway, shop, cell)
         wrong = {cell: (found[cell], status) for cell, status in expected.items() if found[cell] != status}
         assert not wrong, "\n".join(f"{cell}: {is_}, not {should}" for cell, (is_, should) in wrong.items())
-        # The owner and their order are still there, whoever tried what.
+        # None of these requests changed the owner or the order.
         assert (await shop.owner.send("GET", "/users/me")).answer["username"] == shop.owner.username
         assert (await shop.owner.send("GET", f"/orders/{shop.order_id}")).answer["status"] == "CONFIRMED"
     await system.settled()
 
 
-async def test_lists_show_all_that_is_ones_own_and_nothing_else(system: System) -> None:
+async def test_lists_show_all_own_orders_and_no_others(system: System) -> None:
     async with (
         opened_shop(system) as shop,
         system.customers(system.orders_url) as direct,
     ):
-        people = [await newcomer(shop.gateway) for _ in range(3)]
+        people = [await new_user(shop.gateway) for _ in range(3)]
         own: dict[str, set[int]] = {
             person.id: {(await person.order(shop.product_id, shop.sku)).answer["id"] for _ in range(5)}
             for person in people
@@ -217,7 +217,7 @@ async def test_lists_show_all_that_is_ones_own_and_nothing_else(system: System) 
 
 
 async def pages(client: Client, person: Person, path: str) -> set[int]:
-    """Turn all pages of a list of orders; gives their ids."""
+    """Read all pages of a list of orders; return the ids."""
     found: list[int] = []
     cursor: str | None = ""
     while cursor is not None:

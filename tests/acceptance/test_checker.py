@@ -1,4 +1,4 @@
-"""The checker itself: it has nothing to say about a sound run, and each invariant finds what is doctored."""
+"""Tests of the checker: it accepts a sound run, and each invariant finds falsified evidence."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from contracts.payments import PaymentSucceeded
 from shared.delivery import events
 from shared.delivery.events import Event, Record
 from tests.acceptance import checker
-from tests.acceptance.checker import START, Facts, Poison, header
+from tests.acceptance.checker import START, Evidence, Poison, header
 from tests.acceptance.client import Call, wrong_answers
 from tests.builders import order_confirmed, order_created, record
 
@@ -28,48 +28,48 @@ def call(kind: str = "place", **changes: Any) -> Call:
     return Call(kind, **(fields | changes))
 
 
-def sound() -> Facts:
-    """A run with one order, which was confirmed."""
-    told: list[Event] = [
+def sound() -> Evidence:
+    """The evidence of a run with one confirmed order."""
+    published: list[Event] = [
         order_created(ID),
         InventoryReserved.model_validate(order_created(ID).model_dump()),
         PaymentSucceeded(version=1, order_id=ID, amount_cents=1700, currency="EUR", provider_ref="ch_1"),
         order_confirmed(ID),
     ]
-    facts = Facts(history=[call(), call("get")])
+    evidence = Evidence(history=[call(), call("get")])
     order = {"id": ID, "user_id": "u1", "sku": "burger", "quantity": 2, "note": "", "idempotency_key": "k"}
-    facts.orders[ID] = order | {"status": "CONFIRMED", "reason": None, "version": 2, "amount_cents": 1700}
-    facts.reservations[ID] = {"sku": "burger", "quantity": 2, "status": "SOLD", "version": 1}
-    facts.payments[ID] = {"status": "SUCCEEDED", "reason": None, "version": 1}
-    facts.stock = [{"sku": "burger", "available": START["burger"] - 2, "held": 0, "sold": 2, "restocked": 0}]
-    facts.copies["user"] = ({"5": "ann"}, {"5": "ann"})
-    facts.movements = [{"key": f"order:{ID}", "n": 1, "kind": "capture", "amount_cents": 1700}]
-    for event in told:
-        publish(facts, record(event))
-    return facts
+    evidence.orders[ID] = order | {"status": "CONFIRMED", "reason": None, "version": 2, "amount_cents": 1700}
+    evidence.reservations[ID] = {"sku": "burger", "quantity": 2, "status": "SOLD", "version": 1}
+    evidence.payments[ID] = {"status": "SUCCEEDED", "reason": None, "version": 1}
+    evidence.stock = [{"sku": "burger", "available": START["burger"] - 2, "held": 0, "sold": 2, "restocked": 0}]
+    evidence.copies["user"] = ({"5": "ann"}, {"5": "ann"})
+    evidence.movements = [{"key": f"order:{ID}", "n": 1, "kind": "capture", "amount_cents": 1700}]
+    for event in published:
+        publish(evidence, record(event))
+    return evidence
 
 
-def publish(facts: Facts, made: Record) -> None:
+def publish(evidence: Evidence, made: Record) -> None:
     id_, type_ = UUID(header(made, "ce_id")), header(made, "ce_type")
     row = {"event_id": id_, "topic": made.topic, "key": str(ID), "type": type_, "value": made.value}
-    facts.outbox.append(row)
-    facts.records.append(made)
+    evidence.outbox.append(row)
+    evidence.records.append(made)
     for service in checker.SERVICES:
-        if (made.topic, type_) in checker.LISTENS[service]:
-            facts.inbox[service].add(id_)
+        if (made.topic, type_) in checker.HANDLED[service]:
+            evidence.inbox[service].add(id_)
 
 
-def first(facts: Facts, type_: str) -> int:
-    return next(n for n, one in enumerate(facts.records) if header(one, "ce_type") == type_)
+def first(evidence: Evidence, type_: str) -> int:
+    return next(n for n, one in enumerate(evidence.records) if header(one, "ce_type") == type_)
 
 
 def change(rows: Any, at: Any, **fields: Any) -> None:
     rows[at] = {**rows[at], **fields}
 
 
-def move_record(facts: Facts, type_: str, **fields: Any) -> None:
-    n = first(facts, type_)
-    facts.records[n] = facts.records[n]._replace(**fields)
+def move_record(evidence: Evidence, type_: str, **fields: Any) -> None:
+    n = first(evidence, type_)
+    evidence.records[n] = evidence.records[n]._replace(**fields)
 
 
 POISON = Poison(("orders.events", 3, 99), frozenset({"inventory"}))
@@ -79,7 +79,7 @@ def test_sound_run_has_no_complaints() -> None:
     assert checker.complaints(sound()) == []
 
 
-DOCTORED: list[tuple[str, Callable[[Facts], object]]] = [
+FALSIFIED: list[tuple[str, Callable[[Evidence], object]]] = [
     ("I1", lambda f: f.orders.clear()),
     ("I1", lambda f: change(f.orders, ID, quantity=3)),
     ("I1", lambda f: change(f.orders, ID, note="x")),
@@ -130,7 +130,7 @@ DOCTORED: list[tuple[str, Callable[[Facts], object]]] = [
     ("I9", lambda f: f.history.append(call("cancel", status=202))),
     ("I10", lambda f: f.poison.append(POISON)),
     ("I10", lambda f: f.parked.append(parked("inventory", POISON))),
-    ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("inventory", POISON)))),  # no letter
+    ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("inventory", POISON)))),  # no dead letter
     ("I10", lambda f: (f.poison.append(POISON), f.parked.append(parked("payments", POISON)))),
     ("I11", lambda f: f.history.append(call("get", caller="u2", answer={"id": ID, "userId": "u1"}))),
     ("I11", lambda f: f.history.append(call("get", caller="", answer={"id": ID, "userId": "u1"}))),
@@ -141,28 +141,28 @@ DOCTORED: list[tuple[str, Callable[[Facts], object]]] = [
 
 
 def parked(consumer: str, poison: Poison) -> dict[str, Any]:
-    topic, partition, offset = poison.place
+    topic, partition, offset = poison.position
     return {"consumer": consumer, "topic": topic, "partition": partition, "offset": offset, "event_id": None}
 
 
-@pytest.mark.parametrize(("invariant", "doctor"), DOCTORED, ids=[f"{one[0]}-{n}" for n, one in enumerate(DOCTORED)])
-def test_invariant_finds_what_is_doctored(invariant: str, doctor: Callable[[Facts], object]) -> None:
-    facts = sound()
-    doctor(facts)
+@pytest.mark.parametrize(("invariant", "falsify"), FALSIFIED, ids=[f"{one[0]}-{n}" for n, one in enumerate(FALSIFIED)])
+def test_each_invariant_finds_falsified_evidence(invariant: str, falsify: Callable[[Evidence], object]) -> None:
+    evidence = sound()
+    falsify(evidence)
     check = next(one for one in checker.INVARIANTS if one.__name__.startswith(f"{invariant.lower()}_"))
-    assert [one.split(":")[0] for one in check(facts)][:1] == [invariant]
+    assert [one.split(":")[0] for one in check(evidence)][:1] == [invariant]
 
 
-def test_letter_of_each_parked_record_satisfies_i10() -> None:
-    facts = sound()
-    facts.poison.append(POISON)
-    facts.parked.append(parked("inventory", POISON))
-    topic, partition, offset = POISON.place
+def test_a_dead_letter_for_each_parked_record_satisfies_i10() -> None:
+    evidence = sound()
+    evidence.poison.append(POISON)
+    evidence.parked.append(parked("inventory", POISON))
+    topic, partition, offset = POISON.position
     value = b'{"consumer":"inventory","topic":"%s","partition":%d,"offset":%d}' % (topic.encode(), partition, offset)
     static = events.static_headers("DeadLetter", "/test")
     letter = events.envelope(f"{topic}.dlq", str(ID), "DeadLetter", value)
-    publish(facts, Record(letter.topic, 0, 0, 0, b"7", value, list(events.headers(static, b"7", letter.head))))
-    assert checker.complaints(facts) == []
+    publish(evidence, Record(letter.topic, 0, 0, 0, b"7", value, list(events.headers(static, b"7", letter.head))))
+    assert checker.complaints(evidence) == []
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_letter_of_each_parked_record_satisfies_i10() -> None:
         ({"status": None}, False),
     ],
 )
-def test_only_a_503_that_says_what_it_means_is_an_answer(changes: dict[str, Any], is_wrong: bool) -> None:
+def test_every_5xx_is_wrong_except_an_expected_503(changes: dict[str, Any], is_wrong: bool) -> None:
     assert bool(wrong_answers([call(**changes)])) is is_wrong

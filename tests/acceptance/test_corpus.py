@@ -1,7 +1,8 @@
-"""No input makes any endpoint fail, hang or lie: the corpus of bad input, at every operation that a document has.
+"""A corpus of bad input for every documented operation: no input makes an endpoint fail, hang or answer wrongly.
 
-The operations, their bodies, ids and queries are those of the services' own OpenAPI documents, so a new one is asked
-too. What must stay true: the document says exactly what is taken; all else is refused, as a problem, in time.
+The operations, their bodies, ids and queries are read from the services' OpenAPI documents, so a new operation is
+tested too. What must stay true: an operation accepts exactly what its document allows; all other input is refused with
+a problem, in time.
 """
 
 import asyncio
@@ -36,14 +37,17 @@ from tests.tokens import Mint
 
 AT_ONCE = 8
 REFUSED = {400, 413, 414, 431}
-"""What is answered to input that cannot be meant."""
+"""The statuses for bad input."""
 ELSEWHERE = {302, 308, 400, 401, 404, 405, 414}
-"""What may be answered where the path is not this operation's any more; `..` may lead home, and from there on."""
+"""The statuses for a path that may no longer belong to the operation.
+
+`..` may lead to `/`, which redirects.
+"""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One of a document, and what a good request to it is like."""
+    """One operation of a document, and what a good request to it is."""
 
     service: str
     path: str
@@ -53,7 +57,7 @@ class Operation:
 
     @property
     def body(self) -> dict[str, Any] | None:
-        """What its body has to be like, as a schema, if it has one."""
+        """The schema of its body, or None if it has no body."""
         if "requestBody" not in self.described:
             return None
         found = self.described["requestBody"]["content"]["application/json"]["schema"]
@@ -65,21 +69,21 @@ class Operation:
 
     @property
     def statuses(self) -> set[int]:
-        """All that it may answer while everything works."""
+        """The statuses that it may answer while everything works: all documented ones but 503."""
         return {int(status) for status in self.described["responses"]} - {503}
 
     def parameters(self, where: str) -> list[dict[str, Any]]:
         return [one for one in self.described["parameters"] if one["in"] == where]
 
     def at(self, **values: str) -> str:
-        """Its path, with these in it, written as they are, and something good for the rest."""
+        """Its path with these values, not encoded, and a good value for every other parameter."""
 
         def value(found: re.Match[str]) -> str:
             return values.get(found[1], "1" if found[1].endswith("id") else "burger")
 
         return re.sub(r"{(\w+)}", value, self.path)
 
-    def takes(self, schema: dict[str, Any], value: Any) -> bool:
+    def allows(self, schema: dict[str, Any], value: Any) -> bool:
         return bool(jsonschema_rs.is_valid({**schema, "components": self.components}, value))
 
 
@@ -96,7 +100,7 @@ def operations() -> list[Operation]:
 
 @dataclass(frozen=True)
 class Request:
-    """One request to an operation, and the statuses that are right for it."""
+    """One request to an operation, and its expected statuses."""
 
     operation: Operation
     what: str
@@ -108,7 +112,7 @@ class Request:
     chunked: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     without: tuple[str, ...] = field(default=())
-    """Headers of a good request that this one has not."""
+    """Headers of a good request that this request does not have."""
 
     def __str__(self) -> str:
         return f"{self.method or self.operation.method} {self.operation.path}, {self.what}"
@@ -118,14 +122,14 @@ Send = Callable[[Iterable[Request]], Coroutine[Any, Any, int]]
 
 
 @pytest.fixture(scope="module")
-def mint(open_house: System) -> Mint:
-    assert open_house.mint
-    return open_house.mint
+def mint(fuzzed_system: System) -> Mint:
+    assert fuzzed_system.mint
+    return fuzzed_system.mint
 
 
 @pytest.fixture
-def send(open_house: System, mint: Mint) -> Send:
-    """Send requests, so many at once; none may be answered wrongly."""
+def send(fuzzed_system: System, mint: Mint) -> Send:
+    """Send requests, `AT_ONCE` at the same time; fail if there is a wrong answer."""
 
     async def sent(requests: Iterable[Request]) -> int:
         turn, found = asyncio.Semaphore(AT_ONCE), list[str]()
@@ -135,7 +139,7 @@ def send(open_house: System, mint: Mint) -> Send:
                 found.extend(
                     [
                         f"{request}: {complaint}"
-                        async for complaint in _complaints(client, open_house.gateway_url, request, mint)
+                        async for complaint in _complaints(client, fuzzed_system.gateway_url, request, mint)
                     ]
                 )
 
@@ -148,10 +152,10 @@ def send(open_house: System, mint: Mint) -> Send:
     return sent
 
 
-async def _complaints(client: aiohttp.ClientSession, door: str, request: Request, mint: Mint) -> AsyncIterator[str]:
+async def _complaints(client: aiohttp.ClientSession, base: str, request: Request, mint: Mint) -> AsyncIterator[str]:
     started = time.monotonic()
     try:
-        async with _answer(client, door, request, mint) as answer:
+        async with _answer(client, base, request, mint) as answer:
             raw = await answer.read()
     except (aiohttp.ClientError, TimeoutError) as error:
         yield f"no answer after {time.monotonic() - started:.1f} s: {error!r}"
@@ -162,9 +166,9 @@ async def _complaints(client: aiohttp.ClientSession, door: str, request: Request
         yield f"{answer.status} {raw[:200]!r}, not one of {sorted(request.right)}"
     if answer.status >= 400 and answer.method != "HEAD":
         try:
-            told = json.loads(raw)
-            known = problems.BY_NAME[told["type"].removeprefix(problems.PATH)]
-            is_problem = told["status"] == answer.status == known.status and told["detail"] and told["title"]
+            problem = json.loads(raw)
+            known = problems.BY_NAME[problem["type"].removeprefix(problems.PATH)]
+            is_problem = problem["status"] == answer.status == known.status and problem["detail"] and problem["title"]
         except (ValueError, KeyError, TypeError):
             is_problem = False
         if not is_problem or answer.content_type != problems.CONTENT_TYPE:
@@ -173,7 +177,7 @@ async def _complaints(client: aiohttp.ClientSession, door: str, request: Request
 
 @asynccontextmanager
 async def _answer(
-    client: aiohttp.ClientSession, door: str, request: Request, mint: Mint
+    client: aiohttp.ClientSession, base: str, request: Request, mint: Mint
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     operation = request.operation
     own = (operation.example or {}).get("userId")
@@ -186,7 +190,7 @@ async def _answer(
     if body is None and operation.example:
         body = json.dumps(operation.example).encode()
     query = "?" + request.query if request.query else ""
-    url = URL(door + (request.path or operation.at()) + query, encoded=True)
+    url = URL(base + (request.path or operation.at()) + query, encoded=True)
     timeout = aiohttp.ClientTimeout(total=15)
     sent = _pieces(body or b"") if request.chunked else BytesIO(body or b"")
     method = request.method or operation.method
@@ -266,17 +270,22 @@ STILL_GOOD: dict[str, Callable[[bytes], bytes]] = {
 
 def bodies(operation: Operation) -> Iterator[Request]:
     good = json.dumps(operation.example).encode()
-    refused, taken = operation.statuses & REFUSED, operation.statuses - REFUSED
+    refused, accepted = operation.statuses & REFUSED, operation.statuses - REFUSED
     for what, body in NO_OBJECT.items():
         yield Request(operation, what, refused, body=body)
     for what, distorted in DISTORTED.items():
         yield Request(operation, what, refused, body=distorted(good))
     for what, distorted in STILL_GOOD.items():
-        yield Request(operation, what, taken, body=distorted(good))
-    yield Request(operation, "in pieces", taken, body=good, chunked=True)
+        yield Request(operation, what, accepted, body=distorted(good))
+    yield Request(operation, "in pieces", accepted, body=good, chunked=True)
     yield Request(operation, "too much, in pieces", refused, body=b" " * 200_000, chunked=True)
-    for kind in ("text/plain", "application/xml", "x", "application/json; charset=utf-16"):  # is not looked at
-        yield Request(operation, kind, taken, headers=(("Content-Type", kind),), without=("Content-Type",))
+    for kind in (
+        "text/plain",
+        "application/xml",
+        "x",
+        "application/json; charset=utf-16",
+    ):  # the content type is ignored
+        yield Request(operation, kind, accepted, headers=(("Content-Type", kind),), without=("Content-Type",))
     bomb = gzip.compress(b" " * 50_000_000)
     encodings = {
         "a gzip bomb": ("gzip", bomb),
@@ -303,23 +312,25 @@ VALUES = [
 
 
 def is_right(operation: Operation, written: str) -> bool:
-    """Whether the document allows a body that is written like this."""
+    """True if the document allows the body `written`."""
 
     def refuse(_: str) -> None:
         raise ValueError
 
     try:
-        value = json.loads(written, parse_float=refuse, parse_constant=refuse)  # 1.0 is no integer here, see `fields`
+        value = json.loads(
+            written, parse_float=refuse, parse_constant=refuse
+        )  # 1.0 is not an integer here, see `fields`
         written.encode()
         json.dumps(value, ensure_ascii=False).encode()
     except ValueError:
         return False
     assert operation.body
-    return len(written) < 64 * 1024 and operation.takes(operation.body, value)
+    return len(written) < 64 * 1024 and operation.allows(operation.body, value)
 
 
 def fields(operation: Operation) -> Iterator[Request]:
-    """Every field of the body, with every value."""
+    """Every field of the body with every value, and every field left out."""
     assert operation.body
     for name in operation.body["properties"]:
         for value in VALUES:
@@ -345,7 +356,7 @@ _ID = re.compile("[0-9]{1,19}", re.ASCII)
 
 
 def paths(operation: Operation) -> Iterator[Request]:
-    """Every value in place of what is in braces."""
+    """Every value for every path parameter, and changed paths."""
     names = re.findall(r"{(\w+)}", operation.path)
     for name in names:
         for value in IN_URLS:
@@ -370,21 +381,21 @@ def paths(operation: Operation) -> Iterator[Request]:
 
 
 def queries(operation: Operation) -> Iterator[Request]:
-    """Every value for every name of the query, and names twice."""
-    taken, refused = operation.statuses - REFUSED, {400, 414}
+    """Every value for every query parameter, and each parameter twice."""
+    accepted, refused = operation.statuses - REFUSED, {400, 414}
     for parameter in operation.parameters("query"):
         name, schema = parameter["name"], parameter["schema"]
         for value in [*IN_URLS, "", "first&" + name + "=second"]:
             if len(value) > 8_000:
                 right = refused
             elif schema.get("type") == "integer":
-                right = taken if _ID.fullmatch(value) and operation.takes(schema, int(value)) else refused
+                right = accepted if _ID.fullmatch(value) and operation.allows(schema, int(value)) else refused
             elif "pattern" in schema and re.fullmatch(r"[a-z0-9.]*", value):
-                right = taken if operation.takes(schema, value) else refused
+                right = accepted if operation.allows(schema, value) else refused
             else:
                 right = operation.statuses
-            if name == "wait" and right is taken and float(value) > 0:
-                continue  # for that the answer may take its time
+            if name == "wait" and right is accepted and float(value) > 0:
+                continue  # the answer may take as long as the valid `wait`
             yield Request(operation, f"{name} = {value[:40]}", right, query=f"{name}={value}")
     for query in ("unknown=1", "&&&", "=", "a[]=1&a[0]=2", "%00=%00", "&".join(f"p{n}=1" for n in range(500))):
         yield Request(operation, f"query {query[:40]}", operation.statuses - REFUSED, query=query)
@@ -405,7 +416,10 @@ OTHER_VERBS = ("TRACE", "QUERY", "PROPFIND", "LOCK", "PURGE", "FOO", "CONNECT-ED
 
 
 def verbs() -> Iterator[Request]:
-    """Every verb that a path does not have, with a body and without, which must not become the next request."""
+    """Every verb that a path does not have, with and without a body.
+
+    The body must not become the next request.
+    """
     known = {str(method) for method in HTTPMethod} - {"CONNECT"}
     for path in sorted({operation.path for operation in operations()}):
         there = [operation for operation in operations() if operation.path == path]
@@ -447,34 +461,34 @@ def refused_tokens(operation: Operation, mint: Mint) -> Iterator[Request]:
     yield Request(operation, "1 MB", {400, 431}, headers=too_long, without=("Authorization",))
 
 
-async def test_bodies(send: Send) -> None:
+async def test_every_body_is_answered_as_documented(send: Send) -> None:
     assert await send(request for operation in with_bodies() for request in bodies(operation)) > 300
 
 
-async def test_every_field_takes_just_what_its_document_says(send: Send) -> None:
+async def test_every_field_accepts_exactly_what_its_document_allows(send: Send) -> None:
     assert await send(request for operation in with_bodies() for request in fields(operation)) > 1000
 
 
-async def test_ids_and_paths(send: Send) -> None:
+async def test_every_id_and_path_is_answered_as_documented(send: Send) -> None:
     assert await send(request for operation in operations() for request in paths(operation)) > 500
 
 
-async def test_queries(send: Send) -> None:
+async def test_every_query_is_answered_as_documented(send: Send) -> None:
     assert await send(request for operation in operations() for request in queries(operation)) > 300
 
 
-async def test_keys_and_long_headers(send: Send) -> None:
+async def test_bad_keys_and_long_headers_are_refused(send: Send) -> None:
     assert await send(request for operation in operations() for request in keys(operation)) > 10
 
 
-async def test_other_verbs(send: Send) -> None:
+async def test_other_verbs_are_refused_and_head_is_answered(send: Send) -> None:
     assert await send(verbs()) > 300
 
 
-async def test_tokens_that_count_for_nothing(send: Send, mint: Mint) -> None:
-    asking = [operation for operation in operations() if operation.described["security"]]
-    assert await send(request for operation in asking for request in refused_tokens(operation, mint)) > 100
+async def test_invalid_tokens_are_refused(send: Send, mint: Mint) -> None:
+    protected = [operation for operation in operations() if operation.described["security"]]
+    assert await send(request for operation in protected for request in refused_tokens(operation, mint)) > 100
 
 
-async def test_all_is_well_after_that(open_house: System) -> None:
-    await open_house.settled()
+async def test_system_is_consistent_after_the_corpus(fuzzed_system: System) -> None:
+    await fuzzed_system.settled()

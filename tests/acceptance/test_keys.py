@@ -1,4 +1,4 @@
-"""New keys are put to use while customers shop, and nobody notices."""
+"""The signing key is rotated while customers shop, and no request fails."""
 
 import asyncio
 import os
@@ -14,17 +14,17 @@ from tests.acceptance.people import Person, registered
 from tests.builders import eventually
 
 LEAD_SECONDS = 12
-"""As long as a service takes at most to fetch the keys again."""
+"""The longest time until a service fetches the keys again."""
 
 
 def key_of(token: str) -> str:
-    """The name of the key that signed it."""
+    """The `kid` of the key that signed the token."""
     kid: str = jwt.get_unverified_header(token)["kid"]
     return kid
 
 
 async def rotate_keys(system: System) -> str:
-    """Do as an operator would; gives the new key's name."""
+    """Run the operator's command; return the `kid` of the new key."""
     auth = system.stack.program("auth")
     done = await asyncio.to_thread(
         subprocess.run,
@@ -38,10 +38,10 @@ async def rotate_keys(system: System) -> str:
     return done.stdout.split()[1]
 
 
-async def test_rotation_of_keys_under_load_loses_no_request(system: System) -> None:
+async def test_rotating_the_signing_key_under_load_loses_no_request(system: System) -> None:
     async with system.customers(system.gateway_url) as client:
         people = [await registered(client) for _ in range(4)]
-        before = [as_now(client, person) for person in people]  # who keep the tokens that they have
+        before = [copy_of(client, person) for person in people]  # they keep their old tokens
         turns, patient, chance = cycle(people), cycle(before), random.Random(5)
 
         async def shop() -> None:
@@ -53,7 +53,7 @@ async def test_rotation_of_keys_under_load_loses_no_request(system: System) -> N
 
         async def renew() -> None:
             person = people[chance.randrange(len(people))]
-            session = as_now(client, person)  # in which nobody else refreshes at the same time
+            session = copy_of(client, person)  # a copy, so that nobody else refreshes the same session at the same time
             await session.log_in()
             person.token = session.token
             await session.refresh()
@@ -75,8 +75,8 @@ async def test_rotation_of_keys_under_load_loses_no_request(system: System) -> N
     assert sum(call.kind == "place" for call in client.history) > 100
 
 
-def as_now(client: Client, person: Person) -> Person:
-    """The same person, with the tokens of now."""
+def copy_of(client: Client, person: Person) -> Person:
+    """The same person, with the tokens that they have now."""
     copy = Person(client, person.username)
     copy.id, copy.token, copy.refresh_token = person.id, person.token, person.refresh_token
     return copy

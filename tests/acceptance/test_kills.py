@@ -1,4 +1,4 @@
-"""An acknowledged order is never lost, whatever dies by kill -9, and how often."""
+"""An accepted order is never lost, even if any program is killed with SIGKILL many times."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ async def test_no_order_is_lost_or_doubled_by_twenty_kills_under_load(system: Sy
     ):
         for name in names:
             back.append((name, await system.crash(name)))
-            await asyncio.sleep(0.8)  # longer than supervisord wants a program to live
+            await asyncio.sleep(0.8)  # so that a program runs longer than supervisord's `startsecs`
     await system.settled()
     assert not wrong_answers(client.history + visitors.history)
     assert not stock_complaints
@@ -38,7 +38,7 @@ async def test_no_order_is_lost_or_doubled_by_twenty_kills_under_load(system: Sy
     assert sum(call.outcome == "ok" for call in visitors.history) > len(visitors.history) * 0.6
 
 
-async def test_all_services_at_once_and_then_all_servers(system: System) -> None:
+async def test_killing_all_services_at_once_and_then_all_servers_loses_nothing(system: System) -> None:
     async with system.customers() as client, Load(client, per_second=20):
         for names in (("orders", "inventory", "payments"), ("postgres", "kafka")):
             await asyncio.sleep(1)

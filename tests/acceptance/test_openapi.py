@@ -1,7 +1,7 @@
-"""Schemathesis: every service does what its OpenAPI document says and refuses the rest, asked through the gateway.
+"""Schemathesis, through the gateway: every service does what its OpenAPI document describes and refuses the rest.
 
-`SCHEMATHESIS_EXAMPLES=2000 make test ARGS=tests/acceptance/test_openapi.py` runs it for longer: so many requests, at
-most, of each kind to each operation. `SCHEMATHESIS_SEED` chooses other ones.
+`SCHEMATHESIS_EXAMPLES=2000 make test ARGS=tests/acceptance/test_openapi.py` sends more requests: at most this number
+of each kind to each operation. `SCHEMATHESIS_SEED` chooses other requests.
 """
 
 import asyncio
@@ -32,36 +32,39 @@ RESTOCK = "/inventory/{sku}/restock"
 
 
 @pytest.fixture(autouse=True)
-def _kept_from_false_alarms() -> Iterator[None]:
-    schemathesis.hook("before_call")(mended)
+def _without_false_alarms() -> Iterator[None]:
+    schemathesis.hook("before_call")(adjusted)
     schemathesis.hook("filter_failure")(is_serious)
     yield
-    for hook in (mended, is_serious):
+    for hook in (adjusted, is_serious):
         GLOBAL_HOOK_DISPATCHER.unregister(hook)
 
 
-def mended(_: Any, case: Any, kwargs: Any) -> None:
-    """Change what would be no defect, or could not be checked afterwards."""
+def adjusted(_: Any, case: Any, kwargs: Any) -> None:
+    """Change a request that would fail without a defect, or that the checker could not verify."""
     if case.meta and case.meta.generation.mode.is_positive:
-        case.body = whole(case.body)
+        case.body = with_integers(case.body)
     if case.path == RESTOCK and "Idempotency-Key" not in (case.headers or {}):
-        case.headers["Idempotency-Key"] = uuid4().hex  # or the checker could not know how much stock there must be
+        case.headers["Idempotency-Key"] = uuid4().hex  # without a key, the checker cannot compute the stock
 
 
-def whole(value: Any) -> Any:
-    """Write 1.0 as 1: to JSON Schema they are the same, and no document could say that this API takes only one."""
+def with_integers(value: Any) -> Any:
+    """Write 1.0 as 1.
+
+    In JSON Schema they are equal, so no document can describe that this API accepts only 1.
+    """
     match value:
         case float() if value.is_integer():
             return int(value)
         case dict():
-            return {key: whole(item) for key, item in value.items()}
+            return {key: with_integers(item) for key, item in value.items()}
         case list():
-            return [whole(item) for item in value]
+            return [with_integers(item) for item in value]
     return value
 
 
 def is_serious(_: Any, failure: Failure, case: Any, __: Any) -> bool:
-    """Give those who asked to wait for an order the time they asked for."""
+    """False if a request was only slow because it asked to wait for an order."""
     if not isinstance(failure, ResponseTimeExceeded):
         return True
     wait = (case.query or {}).get("wait", "0")
@@ -75,7 +78,7 @@ def settings(who: dict[str, Any]) -> SchemathesisConfig:
             "continue-on-failure": True,
             "request-timeout": 10,
             "generation": {"max-examples": EXAMPLES, "database": "none"},
-            # Else hardly anything would be asked of what there is.
+            # Without these values, hardly any request would find an existing object.
             "dictionaries": {"skus": {"values": [row[1] for row in CATALOGUE]}, "ids": {"values": [1, 2, 3, 4, 5]}},
             "parameters": {
                 "path.sku": {"dictionary": "skus", "probability": 0.5},
@@ -87,7 +90,7 @@ def settings(who: dict[str, Any]) -> SchemathesisConfig:
             "phases": {"coverage": {"generate-duplicate-query-parameters": True}},
             "checks": {
                 "max_response_time": ANSWER_SECONDS,
-                # A key that came before with another body says nothing about the body.
+                # An idempotency key that was used before with another body is refused, even if this body is valid.
                 "positive_data_acceptance": {
                     "expected-statuses": ["2xx", "401", "403", "404", "409", "422", "429"],
                 },
@@ -104,7 +107,7 @@ def administrator(system: System, _: Path) -> dict[str, Any]:
 
 
 def two_users(system: System, folder: Path) -> dict[str, Any]:
-    """A user, and another who must not see what is theirs."""
+    """A user, and another user who must not see the objects of the first."""
     assert system.mint
     people = []
     for name in ("one", "another"):
@@ -120,9 +123,11 @@ def two_users(system: System, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("who", [administrator, two_users])
 @pytest.mark.parametrize("name", UPSTREAMS)
-def test_a_service_does_what_its_document_says(name: str, who: Any, open_house: System, tmp_path: Path) -> None:
-    url = f"{open_house.gateway_url}/openapi/{name}.json"
-    schema = schemathesis.openapi.from_url(url, config=settings(who(open_house, tmp_path)))
+def test_a_service_answers_as_its_document_describes(
+    name: str, who: Any, fuzzed_system: System, tmp_path: Path
+) -> None:
+    url = f"{fuzzed_system.gateway_url}/openapi/{name}.json"
+    schema = schemathesis.openapi.from_url(url, config=settings(who(fuzzed_system, tmp_path)))
     found, answers, phases = [], Counter[int](), Counter[str]()
     for event in from_schema(schema).execute():
         match event:
@@ -140,8 +145,8 @@ def test_a_service_does_what_its_document_says(name: str, who: Any, open_house: 
     assert phases["fuzzing"] > 0
 
 
-def test_all_is_well_after_that(open_house: System) -> None:
-    asyncio.run(open_house.settled())
+def test_system_is_consistent_after_the_generated_requests(fuzzed_system: System) -> None:
+    asyncio.run(fuzzed_system.settled())
 
 
 def complaints(event: events.ScenarioFinished) -> list[str]:
@@ -151,6 +156,6 @@ def complaints(event: events.ScenarioFinished) -> list[str]:
         answer = interaction.response if interaction else None
         for check in checks:
             if check.status is Status.FAILURE and (info := check.failure_info):
-                told = f"{answer.status_code} {answer.text[:500]}" if answer else "no answer"
-                found.append(f"{check.name}: {info.failure}\n{told}\n{info.code_sample}")
+                shown = f"{answer.status_code} {answer.text[:500]}" if answer else "no answer"
+                found.append(f"{check.name}: {info.failure}\n{shown}\n{info.code_sample}")
     return found

@@ -1,4 +1,4 @@
-"""From registration to deletion, and from a new product to its sale: what one service tells the others by events."""
+"""From registration to deletion, and from a new product to its sale: events reach the other services."""
 
 from typing import Any
 from uuid import uuid4
@@ -8,16 +8,19 @@ from tests.acceptance.people import Person, administrator, registered
 from tests.builders import eventually
 
 AT_ONCE = 10.0
-"""In which an ended session is refused by the gateway: it asks auth every two seconds, and auth the database each."""
+"""The longest time until the gateway refuses an ended session.
+
+The gateway caches an answer of auth for two seconds, and auth reads ended sessions every second.
+"""
 
 
-def at(system: System, service: str) -> str:
-    """The service's own port."""
+def port_url(system: System, service: str) -> str:
+    """The URL of the service's own port."""
     return f"http://127.0.0.1:{system.stack.ports.services[service]}"
 
 
 async def until(person: Person, path: str, status: int, seconds: float = AT_ONCE) -> dict[str, Any]:
-    """Wait until somebody is answered so; gives the answer."""
+    """Repeat a GET until it answers with this status; return the answer."""
 
     async def is_answered() -> Any:
         call = await person.send("GET", path)
@@ -27,8 +30,8 @@ async def until(person: Person, path: str, status: int, seconds: float = AT_ONCE
     return answer
 
 
-async def test_profile_appears_changes_and_goes_with_its_login(system: System) -> None:
-    async with system.customers(system.gateway_url) as client, system.customers(at(system, "users")) as at_users:
+async def test_profile_is_created_changed_and_deleted_with_its_login(system: System) -> None:
+    async with system.customers(system.gateway_url) as client, system.customers(port_url(system, "users")) as at_users:
         admin, ann = await administrator(client), await registered(client)
         profile = await until(ann, "/users/me", 200)
         assert (profile["id"], profile["username"], profile["version"]) == (int(ann.id), ann.username, 1)
@@ -38,21 +41,21 @@ async def test_profile_appears_changes_and_goes_with_its_login(system: System) -
         assert (await ann.send("GET", own)).answer == changed.answer
 
         assert (await ann.send("DELETE", own)).status == 204
-        assert (await at_users.send("GET", own, ann.headers)).status == 404  # its token has not expired
+        assert (await at_users.send("GET", own, ann.headers)).status == 404  # the token has not expired
         assert (await admin.send("GET", own)).status == 404
         assert (await at_users.send("PATCH", own, ann.headers, {"display_name": "Bob"})).status == 404
         await until(ann, "/orders/", 401)
         assert (await ann.log_in()).status == 401
         assert (await ann.refresh()).status == 401
 
-        again = await registered(client, ann.username)  # the name is free, for somebody else
+        again = await registered(client, ann.username)  # the username is free again, for a new user
         assert again.id != ann.id
         assert (await until(again, "/users/me", 200))["display_name"] == ""
         assert (await again.send("GET", own)).status == 404
     await system.settled()
 
 
-async def test_gateway_refuses_who_has_logged_out(system: System) -> None:
+async def test_gateway_refuses_a_session_after_logout(system: System) -> None:
     async with system.customers(system.gateway_url) as client:
         ann = await registered(client)
         elsewhere = Person(client, ann.username)
@@ -61,12 +64,12 @@ async def test_gateway_refuses_who_has_logged_out(system: System) -> None:
         assert (await ann.log_out()).status == 204
         await until(ann, "/orders/", 401)
         assert (await ann.refresh()).status == 401
-        assert (await elsewhere.send("GET", "/orders/")).status == 200  # another session goes on
+        assert (await elsewhere.send("GET", "/orders/")).status == 200  # another session of the same user continues
         assert (await elsewhere.refresh()).status == 200
     await system.settled()
 
 
-async def test_new_product_is_sold_once_there_is_some_and_an_order_keeps_what_it_was(system: System) -> None:
+async def test_new_product_is_sold_after_a_restock_and_orders_keep_their_snapshot(system: System) -> None:
     async with system.customers(system.gateway_url) as client:
         admin, ann = await administrator(client), await registered(client)
         sku = f"stew-{uuid4().hex[:12]}"
@@ -97,8 +100,8 @@ async def test_new_product_is_sold_once_there_is_some_and_an_order_keeps_what_it
             return bool(payment.answer["amount_cents"] == 900)
 
         await eventually(has_new_price, pause=0.3)
-    facts = await system.settled()
-    was, is_ = facts.orders[first["id"]], facts.orders[placed[-1]]
+    evidence = await system.settled()
+    was, is_ = evidence.orders[first["id"]], evidence.orders[placed[-1]]
     assert (was["amount_cents"], is_["amount_cents"]) == (1400, 900)
     product = {"product_id": made["id"], "sku": sku, "currency": "EUR"}
     assert was["product"] == {**product, "name": "Stew", "price_cents": 700, "version": 1}

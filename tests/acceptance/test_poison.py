@@ -1,4 +1,4 @@
-"""Poison never blocks good traffic: it is parked, alone, with a dead letter, and everything else is done."""
+"""Poison never blocks other events: it is parked alone, with a dead letter, and everything else is handled."""
 
 import asyncio
 import random
@@ -13,29 +13,29 @@ from contracts.inventory import InventoryRejected, InventoryReserved
 from contracts.orders import OrderCancelled
 from contracts.payments import PaymentFailed, PaymentSucceeded
 from shared.delivery.events import Event, Record
-from tests.acceptance.checker import LISTENS, SERVICES, Poison, header
+from tests.acceptance.checker import HANDLED, SERVICES, Poison, header
 from tests.acceptance.client import Load, ids, wrong_answers
 from tests.acceptance.conftest import System
 from tests.builders import order_confirmed, order_created, record
 
-NOBODY = 4_000_000_000_000_000_000  # an order that does not exist
+MISSING_ORDER = 4_000_000_000_000_000_000  # an order that does not exist
 
 Raw = tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """Topic, key, value and headers."""
 
 EVENTS: list[Event] = [
-    order_created(NOBODY),
-    order_confirmed(NOBODY),
-    OrderCancelled(version=2, order_id=NOBODY, sku="burger", quantity=2, reason="out_of_stock"),
-    InventoryReserved.model_validate(order_created(NOBODY).model_dump()),
-    InventoryRejected(version=1, order_id=NOBODY, sku="burger", quantity=2, reason="out_of_stock"),
-    PaymentSucceeded(version=1, order_id=NOBODY, amount_cents=1, currency="EUR", provider_ref="x"),
-    PaymentFailed(version=1, order_id=NOBODY, reason="payment_declined"),
+    order_created(MISSING_ORDER),
+    order_confirmed(MISSING_ORDER),
+    OrderCancelled(version=2, order_id=MISSING_ORDER, sku="burger", quantity=2, reason="out_of_stock"),
+    InventoryReserved.model_validate(order_created(MISSING_ORDER).model_dump()),
+    InventoryRejected(version=1, order_id=MISSING_ORDER, sku="burger", quantity=2, reason="out_of_stock"),
+    PaymentSucceeded(version=1, order_id=MISSING_ORDER, amount_cents=1, currency="EUR", provider_ref="x"),
+    PaymentFailed(version=1, order_id=MISSING_ORDER, reason="payment_declined"),
 ]
 
 
 def values(good: bytes) -> Iterator[bytes | None]:
-    """What is no event any more."""
+    """Values that are no valid event."""
     fields = orjson.loads(good)
     yield from (
         None,
@@ -55,7 +55,7 @@ def values(good: bytes) -> Iterator[bytes | None]:
     for wrong in (b"0", b"-1", b"2147483648", b"1.5", b"1.0", b"true", b'"1"', b"null"):
         yield good.replace(b'"version":%d' % fields["version"], b'"version":' + wrong)
     for wrong in (b"0", b"-5", b"9223372036854775808", b"1e18", b"4.5", b"[1]", b"9" * 5000, b"null"):
-        yield good.replace(b'"order_id":%d' % NOBODY, b'"order_id":' + wrong)
+        yield good.replace(b'"order_id":%d' % MISSING_ORDER, b'"order_id":' + wrong)
     for name in ("sku", "currency", "user_id", "provider_ref"):
         if name in fields:
             yield orjson.dumps(fields | {name: "a\x00b"})
@@ -67,7 +67,7 @@ def values(good: bytes) -> Iterator[bytes | None]:
 
 
 def envelopes(good: Record) -> Iterator[tuple[bytes | None, list[tuple[str, bytes | None]]]]:
-    """Keys and headers that do not fit."""
+    """Keys and headers that do not fit the event."""
     headers = list(good.headers)
 
     def changed(name: str, value: bytes | None) -> list[tuple[str, bytes | None]]:
@@ -76,7 +76,7 @@ def envelopes(good: Record) -> Iterator[tuple[bytes | None, list[tuple[str, byte
     def without(name: str) -> list[tuple[str, bytes | None]]:
         return [(n, v) for n, v in headers if n != name]
 
-    for key in (None, b"", b"1", b"\xff\xfe", b"\x00", b"k" * 5000, str(NOBODY).encode() + b" "):
+    for key in (None, b"", b"1", b"\xff\xfe", b"\x00", b"k" * 5000, str(MISSING_ORDER).encode() + b" "):
         yield key, headers
     yield good.key, without("ce_id")
     for id_ in (None, b"", b"x", b"\xff", str(uuid4()).encode(), b"0" * 36, b"ffffffff-ffff-7fff-bfff-ffffffffffff"):
@@ -87,7 +87,7 @@ def envelopes(good: Record) -> Iterator[tuple[bytes | None, list[tuple[str, byte
 
 
 def poisons() -> Iterator[Raw]:
-    """All of them, each with an id of its own where it has one."""
+    """All poison records; each has its own event id, unless the id is the defect."""
     for event in EVENTS:
         good = record(event, source="/poison")
         for value in values(good.value or b""):
@@ -95,20 +95,20 @@ def poisons() -> Iterator[Raw]:
         for key, headers in envelopes(good):
             yield good.topic, key, good.value, headers
         if isinstance(event, PaymentSucceeded | PaymentFailed | InventoryRejected):
-            yield (
-                good.topic,
-                good.key,
-                good.value,
-                list(record(event).headers),
-            )  # sound, of an order that does not exist
-        yield good.topic, good.key, good.value, [*list(good.headers)[1:], ("ce_type", b"FromTheFuture")]  # skipped
+            # A valid event, but the order does not exist.
+            yield good.topic, good.key, good.value, list(record(event).headers)
+        # An unknown type is skipped.
+        yield good.topic, good.key, good.value, [*list(good.headers)[1:], ("ce_type", b"FromTheFuture")]
 
 
 def parked_by(topic: str, type_: str) -> frozenset[str]:
-    """Who must park such a record: who handles the type, and, when it has none, everybody who listens."""
+    """The services that must park such a record.
+
+    These are the services that handle the type. Without a type, they are all consumers of the topic.
+    """
     if not type_:
-        return frozenset(s for s in SERVICES if topic in {t for t, _ in LISTENS[s]})
-    return frozenset(s for s in SERVICES if (topic, type_) in LISTENS[s])
+        return frozenset(s for s in SERVICES if topic in {t for t, _ in HANDLED[s]})
+    return frozenset(s for s in SERVICES if (topic, type_) in HANDLED[s])
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def producer(system: System) -> AsyncIterator[AIOKafkaProducer]:
         await made.stop()
 
 
-async def test_poison_is_parked_and_everything_else_is_done(system: System) -> None:
+async def test_poison_is_parked_and_all_other_events_are_handled(system: System) -> None:
     chance = random.Random(3)
     chosen = list(poisons())
     chance.shuffle(chosen)
@@ -133,13 +133,13 @@ async def test_poison_is_parked_and_everything_else_is_done(system: System) -> N
             system.poison.append(Poison((topic, sent.partition, sent.offset), parked_by(topic, type_)))
             await asyncio.sleep(0.01)
         await serving
-    facts = await system.settled()
+    evidence = await system.settled()
     assert not wrong_answers(client.history)
     assert len(ids(client.history)) == 250
-    assert len(facts.parked) > 200
+    assert len(evidence.parked) > 200
 
 
-async def test_every_past_event_delivered_again_has_no_effect(system: System) -> None:
+async def test_delivering_every_past_event_again_has_no_effect(system: System) -> None:
     before = await system.settled()
     async with producer(system) as kafka:
         for old in before.ours:

@@ -1,4 +1,4 @@
-"""A price changes while orders come in: each is charged what it says itself."""
+"""The price changes while orders arrive: each order is charged the price of its own snapshot."""
 
 import asyncio
 import time
@@ -15,13 +15,13 @@ from tests.builders import eventually
 
 FRIES, SKU = "/products/3", "fries"
 ORDERS = 1000
-TELL_AMOUNTS = ("OrderCreated", "InventoryReserved", "PaymentSucceeded")
-REMEMBERED_SECONDS = 1.1
-"""For a second orders remembers what it read of the catalogue."""
+WITH_AMOUNTS = ("OrderCreated", "InventoryReserved", "PaymentSucceeded")
+CACHE_SECONDS = 1.1
+"""The orders service caches a product for one second."""
 
 
 async def set_price(system: System, client: Client, cents: int) -> None:
-    """Change the price through the gateway; returns when orders has heard of it."""
+    """Change the price through the gateway; return when the orders service has the new price."""
     changed = await client.administer("PATCH", FRIES, {"price_cents": cents})
     assert (changed.status, changed.answer["price_cents"]) == (200, cents), changed
     conn = await asyncpg.connect(system.database_url)
@@ -56,35 +56,35 @@ async def test_every_order_is_charged_the_price_of_its_own_snapshot(system: Syst
                 await many(ORDERS // 4)
                 changing = time.monotonic()
                 await set_price(system, client, new)
-                await asyncio.sleep(REMEMBERED_SECONDS)
+                await asyncio.sleep(CACHE_SECONDS)
                 changed = time.monotonic()
                 await many(max(ORDERS, len(ids(client.history)) + ORDERS // 10))
-            facts = await system.settled()
+            evidence = await system.settled()
         finally:
             await set_price(system, client, old)
     placed = [call for call in client.history if call.kind == "place"]
     assert {call.status for call in placed} == {202}
-    prices = {id_: facts.orders[id_]["product"]["price_cents"] for id_ in ids(client.history)}
+    prices = {id_: evidence.orders[id_]["product"]["price_cents"] for id_ in ids(client.history)}
     assert len(prices) == len(placed) >= ORDERS
     assert {prices[call.answer["id"]] for call in placed if call.ended < changing} == {old}
     assert {prices[call.answer["id"]] for call in placed if call.started > changed} == {new}
     assert set(prices.values()) == {old, new}
 
-    told: dict[tuple[str, int], dict[str, Any]] = {}
-    for record in facts.ours:
-        if (type_ := header(record, "ce_type")) in TELL_AMOUNTS:
+    published: dict[tuple[str, int], dict[str, Any]] = {}
+    for record in evidence.ours:
+        if (type_ := header(record, "ce_type")) in WITH_AMOUNTS:
             event = orjson.loads(record.value or b"")
-            told[type_, event["order_id"]] = event
-    ledger = {row["key"]: row for row in facts.movements if row["kind"] == "capture"}
+            published[type_, event["order_id"]] = event
+    ledger = {row["key"]: row for row in evidence.movements if row["kind"] == "capture"}
     for id_, price in prices.items():
-        order = facts.orders[id_]
+        order = evidence.orders[id_]
         amounts = {
             order["amount_cents"],
-            *(told[type_, id_]["amount_cents"] for type_ in TELL_AMOUNTS),
-            facts.payments[id_]["amount_cents"],
+            *(published[type_, id_]["amount_cents"] for type_ in WITH_AMOUNTS),
+            evidence.payments[id_]["amount_cents"],
             ledger[f"order:{id_}"]["amount_cents"],
         }
         assert amounts == {price * order["quantity"]}, (order, amounts)
-        assert told["OrderCreated", id_]["product"]["price_cents"] == price
+        assert published["OrderCreated", id_]["product"]["price_cents"] == price
         assert order["status"] == "CONFIRMED"
     await system.settled()

@@ -1,4 +1,4 @@
-"""Never a double or unknown charge, however the provider misbehaves and whenever payments dies."""
+"""No charge is made twice or stays unknown, even if the provider loses answers and payments is killed."""
 
 import asyncio
 from collections import Counter
@@ -17,17 +17,17 @@ FAULTS = {
 }
 
 
-async def test_each_order_is_charged_at_most_once_by_a_provider_that_loses_answers(system: System) -> None:
+async def test_each_order_is_charged_at_most_once_when_the_provider_loses_answers(system: System) -> None:
     async with system.customers() as client, system.instead("payments", **FAULTS) as payments:
         serving = asyncio.create_task(Load(client, per_second=40).run(300))
         await asyncio.sleep(3)
         payments.kill()
         async with system.instance("payments", "payments-1", port=payments.port, **FAULTS):
             await serving
-            facts = await system.settled()
+            evidence = await system.settled()
     mine = ids(client.history)
-    captures = Counter(row["key"] for row in facts.movements if row["kind"] == "capture")
+    captures = Counter(row["key"] for row in evidence.movements if row["kind"] == "capture")
     assert max(captures.values()) == 1
-    confirmed = [id_ for id_ in mine if facts.orders[id_]["status"] == "CONFIRMED"]
+    confirmed = [id_ for id_ in mine if evidence.orders[id_]["status"] == "CONFIRMED"]
     assert len(confirmed) > 150
     assert all(captures[f"order:{id_}"] == 1 for id_ in confirmed)

@@ -1,4 +1,4 @@
-"""Deploys lose nothing: SIGTERM under load."""
+"""A deploy loses nothing: services are stopped with SIGTERM under load."""
 
 import asyncio
 
@@ -10,8 +10,8 @@ from tests.acceptance.visitors import WORK
 
 
 @pytest.mark.parametrize("service", ["inventory", "payments"])
-async def test_customers_do_not_notice_a_restart_behind_the_door(system: System, service: str) -> None:
-    async with system.customers() as client, Load(client, per_second=25, give_up=1.0):  # nobody repeats anything
+async def test_customers_do_not_notice_a_restart_of_inventory_or_payments(system: System, service: str) -> None:
+    async with system.customers() as client, Load(client, per_second=25, give_up=1.0):  # without any retries
         for _ in range(2):
             await asyncio.sleep(0.7)
             assert await system.stop(service) == 0
@@ -21,7 +21,7 @@ async def test_customers_do_not_notice_a_restart_behind_the_door(system: System,
     assert max(system.measured[f"stop {service}"]) < STOP_SECONDS
 
 
-async def test_restart_of_orders_in_place_fails_no_request_that_is_repeated_when_unanswered(system: System) -> None:
+async def test_restart_of_orders_loses_no_request_when_unanswered_ones_are_retried(system: System) -> None:
     async with (
         system.customers(system.orders_url, keep_alive=False) as client,
         Load(client, per_second=25, give_up=0.0, only_unanswered=True),
@@ -32,7 +32,8 @@ async def test_restart_of_orders_in_place_fails_no_request_that_is_repeated_when
             await system.start("orders")
     await system.settled()
     assert [call for call in client.history if call.status not in {200, 202, 409, None}] == []
-    # Refused, but for connections that the kernel had accepted and the process had not when it closed its listener.
+    # Connections are refused, except those that the kernel had accepted, but the process had not, when it closed its
+    # listener: these are reset.
     reset = [call for call in client.history if call.status is None and call.connected]
     system.measure("resets by restarts", len(reset))
     assert len(reset) <= 3, reset
@@ -40,7 +41,7 @@ async def test_restart_of_orders_in_place_fails_no_request_that_is_repeated_when
     assert max(system.measured["stop orders"]) < STOP_SECONDS
 
 
-async def test_orders_is_replaced_without_a_gap_by_a_second_one_at_its_port(system: System) -> None:
+async def test_a_second_orders_process_at_the_same_port_replaces_the_first_without_errors(system: System) -> None:
     port = system.stack.ports.orders
     async with system.customers(system.gateway_url) as client, Load(client, per_second=25, give_up=1.0):
         for name in ("orders-2", "orders-3"):
@@ -55,11 +56,13 @@ async def test_orders_is_replaced_without_a_gap_by_a_second_one_at_its_port(syst
 
 
 @pytest.mark.parametrize("service", WORK)
-async def test_a_service_is_replaced_without_a_gap_by_a_second_one_at_its_port(system: System, service: str) -> None:
+async def test_a_second_process_at_the_same_port_replaces_a_service_without_errors(
+    system: System, service: str
+) -> None:
     async with system.customers(system.gateway_url) as client:
-        acts = await WORK[service](client)
+        actions = await WORK[service](client)
         prepared = len(client.history)
-        async with steadily(40, *acts):
+        async with steadily(40, *actions):
             await replaced(system, service)
     await system.settled()
     during = client.history[prepared:]
@@ -68,7 +71,7 @@ async def test_a_service_is_replaced_without_a_gap_by_a_second_one_at_its_port(s
 
 
 async def replaced(system: System, service: str) -> None:
-    """Hand over from the supervised process to a second one at its port, and back."""
+    """Replace the supervised process with a second one at its port, then start the supervised one again."""
     async with system.instance(service, f"{service}-2", port=system.stack.ports.services[service]):
         await asyncio.sleep(0.3)
         assert await system.stop(service) == 0

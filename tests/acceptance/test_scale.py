@@ -1,4 +1,4 @@
-"""Two of every service share the work, and one of each may die."""
+"""Two instances of a service share the work, and one of them may be killed."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -13,7 +13,7 @@ from tests.builders import eventually
 
 
 async def lane_owners(system: System, service: str) -> set[str]:
-    """Which instances hold lanes of a service's outbox now."""
+    """The instances that have leases of a service's outbox lanes now."""
     conn = await asyncpg.connect(system.database_url)
     try:
         rows = await conn.fetch(f"select owner from {service}.outbox_lanes where lease_until > now()")
@@ -23,7 +23,7 @@ async def lane_owners(system: System, service: str) -> set[str]:
 
 
 async def members(system: System, service: str) -> int:
-    """How many members with partitions a service's consumer group has."""
+    """The number of members with partitions in a service's consumer group."""
     admin = AIOKafkaAdminClient(bootstrap_servers=system.kafka)
     await admin.start()
     try:
@@ -35,7 +35,7 @@ async def members(system: System, service: str) -> int:
     return sum(len(member[-1]) > 10 for member in found) if state == "Stable" else 0
 
 
-async def test_two_of_every_service_share_the_work_and_survive_the_death_of_one(system: System) -> None:
+async def test_two_instances_share_the_work_and_one_of_them_can_be_killed(system: System) -> None:
     async with AsyncExitStack() as stack:
         second = {
             service: await stack.enter_async_context(system.instance(service, f"{service}-2")) for service in SERVICES
@@ -47,23 +47,23 @@ async def test_two_of_every_service_share_the_work_and_survive_the_death_of_one(
                 return await lane_owners(system, service) == both and await members(system, service) == 2
 
             await eventually(shared, seconds=30, pause=0.3)
-        doors = (system.orders_url, second["orders"].url)
-        client = await stack.enter_async_context(system.customers(*doors))
+        urls = (system.orders_url, second["orders"].url)
+        client = await stack.enter_async_context(system.customers(*urls))
         async with Load(client, per_second=25):
             await asyncio.sleep(4)
             for service in ("inventory", "payments", "orders"):
                 second[service].kill()
                 await asyncio.sleep(2)
             await asyncio.sleep(2)
-        facts = await system.settled()
+        evidence = await system.settled()
         for service in SERVICES:
             assert await lane_owners(system, service) == {f"{service}-1"}
     assert not wrong_answers(client.history)
     assert len(ids(client.history)) > 200
-    assert len({record.partition for record in facts.records if record.topic == "orders.events"}) == 4
+    assert len({record.partition for record in evidence.records if record.topic == "orders.events"}) == 4
 
 
-async def test_parts_of_a_service_can_run_apart(system: System) -> None:
+async def test_parts_of_a_service_can_run_in_separate_processes(system: System) -> None:
     async with AsyncExitStack() as stack:
         for service, *parts in (
             ("orders", "api,relay", "consumer,worker"),

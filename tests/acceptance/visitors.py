@@ -1,6 +1,6 @@
-"""What visitors of each service do all day, so that a test can look whether they are disturbed.
+"""What visitors of each service do all the time, so that a test can see if they get errors.
 
-Only what an idempotency key protects has one, as with any client.
+A request has an idempotency key only where the API has one, as with any client.
 """
 
 import random
@@ -8,20 +8,20 @@ from collections.abc import Awaitable, Callable
 from itertools import count, cycle
 from uuid import uuid4
 
-from tests.acceptance.client import Act, Client
-from tests.acceptance.people import Person, newcomer, registered
+from tests.acceptance.client import Action, Client
+from tests.acceptance.people import Person, new_user, registered
 from tests.builders import eventually
 
 
-async def auths_work(client: Client) -> list[Act]:
-    """People log in, each refreshes what they were given last, and services ask who they are."""
-    people = [await newcomer(client) for _ in range(8)]
+async def auth_work(client: Client) -> list[Action]:
+    """People log in and refresh their latest tokens, and tokens are validated."""
+    people = [await new_user(client) for _ in range(8)]
     free = list(people)
 
     async def refresh() -> None:
         if free:
             person = free.pop(0)
-            if (await person.refresh()).status == 401:  # an answer was lost, and with it the session
+            if (await person.refresh()).status == 401:  # an answer was lost, so the session has ended
                 await person.log_in()
             free.append(person)
 
@@ -42,9 +42,9 @@ async def auths_work(client: Client) -> list[Act]:
     return [refresh, validate, refresh, log_in, refresh, validate, refresh, keys, refresh, log_in_and_out]
 
 
-async def users_work(client: Client) -> list[Act]:
-    """People look at their profiles, and change them, without any key."""
-    people = cycle([await newcomer(client) for _ in range(5)])
+async def users_work(client: Client) -> list[Action]:
+    """People read and change their profiles, without idempotency keys."""
+    people = cycle([await new_user(client) for _ in range(5)])
     numbers = count()
 
     async def look() -> None:
@@ -63,7 +63,7 @@ async def users_work(client: Client) -> list[Act]:
 
 
 async def new_product(client: Client) -> tuple[int, str]:
-    """A product of the test's own: its id, and its sku once inventory knows it."""
+    """Create a product for this test; return its id and sku when inventory knows it."""
     sku = f"soup-{uuid4().hex[:12]}"
     made = await client.administer("POST", "/products/", {"sku": sku, "name": "Soup", "price_cents": 300})
     assert made.status == 201, made
@@ -75,8 +75,8 @@ async def new_product(client: Client) -> tuple[int, str]:
     return made.answer["id"], sku
 
 
-async def products_work(client: Client) -> list[Act]:
-    """Anybody looks at the catalogue, and an administrator changes it, without any key."""
+async def products_work(client: Client) -> list[Action]:
+    """The catalogue is read without a token, and an administrator changes it, without idempotency keys."""
     product_id, _ = await new_product(client)
     numbers = count()
 
@@ -90,8 +90,8 @@ async def products_work(client: Client) -> list[Act]:
     return [change, look, change]
 
 
-async def inventorys_work(client: Client) -> list[Act]:
-    """Anybody looks how much there is, and an administrator adds to it."""
+async def inventory_work(client: Client) -> list[Action]:
+    """The stock of a product is read, and an administrator adds to it."""
     _, sku = await new_product(client)
 
     async def look() -> None:
@@ -103,8 +103,8 @@ async def inventorys_work(client: Client) -> list[Act]:
     return [restock, look, restock]
 
 
-async def payments_work(client: Client) -> list[Act]:
-    """People look whether they have paid."""
+async def payments_work(client: Client) -> list[Action]:
+    """A user reads a payment."""
     person = await registered(client)
     placed = await person.order(1, "burger")
     await person.outcome(placed.answer["id"])
@@ -115,11 +115,11 @@ async def payments_work(client: Client) -> list[Act]:
     return [look]
 
 
-WORK: dict[str, Callable[[Client], Awaitable[list[Act]]]] = {
-    "auth": auths_work,
+WORK: dict[str, Callable[[Client], Awaitable[list[Action]]]] = {
+    "auth": auth_work,
     "users": users_work,
     "products": products_work,
-    "inventory": inventorys_work,
+    "inventory": inventory_work,
     "payments": payments_work,
 }
-"""By the service; each prepares what it needs, and gives what is to be done in turn."""
+"""By service: a function that prepares what it needs, and returns the actions to be done in turn."""

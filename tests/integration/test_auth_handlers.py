@@ -1,4 +1,4 @@
-"""A user who was deleted is logged out for good, whatever else is in the batch or happens meanwhile."""
+"""A deleted user stays logged out, whatever else is in the batch or happens at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -54,7 +54,7 @@ async def live_sessions(pool: Pool) -> int:
     return found
 
 
-async def test_a_deleted_user_is_logged_out_everywhere_and_logs_in_no_more(
+async def test_a_deleted_user_is_logged_out_everywhere_and_cannot_log_in_again(
     pool: Pool, handling: Handling, logins: Logins, keyring: Keyring
 ) -> None:
     ann, bob = [await logins.register(name, PASSWORD) for name in ("ann", "bob")]
@@ -76,7 +76,7 @@ async def test_a_deleted_user_is_logged_out_everywhere_and_logs_in_no_more(
     assert await pool.fetchval("select disabled_at from credentials where user_id = $1", bob) is None
 
 
-async def test_whoever_gets_the_name_of_a_deleted_user_is_somebody_else(handling: Handling, logins: Logins) -> None:
+async def test_a_new_user_with_the_name_of_a_deleted_user_is_another_user(handling: Handling, logins: Logins) -> None:
     ann = await logins.register("ann", PASSWORD)
     session = await log_in(logins, "ann")
     await handling.handle([record(deleted(ann))])
@@ -87,7 +87,7 @@ async def test_whoever_gets_the_name_of_a_deleted_user_is_somebody_else(handling
         await logins.refresh(session.refresh)
 
 
-async def test_a_deletion_that_comes_again_changes_nothing(pool: Pool, handling: Handling, logins: Logins) -> None:
+async def test_a_repeated_deletion_changes_nothing(pool: Pool, handling: Handling, logins: Logins) -> None:
     ann = await logins.register("ann", PASSWORD)
     first, again = record(deleted(ann)), record(deleted(ann))
     await handling.handle([first, first])
@@ -104,7 +104,7 @@ WEIRD = [
 ]  # fmt: skip
 
 
-async def test_ids_that_nobody_has_are_parked_alone(pool: Pool, handling: Handling, logins: Logins) -> None:
+async def test_deletions_of_unknown_ids_are_parked_alone(pool: Pool, handling: Handling, logins: Logins) -> None:
     users = [await logins.register(f"user{n}", PASSWORD) for n in range(6)]
     named, others = users[3], [user for user in users if user != users[3]]
     strange = [text.format(others[-1]) for text in WEIRD]
@@ -120,7 +120,7 @@ async def test_ids_that_nobody_has_are_parked_alone(pool: Pool, handling: Handli
 
 
 async def waits_for_a_lock(pool: Pool) -> bool:
-    """Somebody in this database waits for a row that another transaction has."""
+    """True if a session of this database waits for a lock of another transaction."""
     found: bool = await pool.fetchval(
         "select exists(select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
     )
@@ -130,15 +130,15 @@ async def waits_for_a_lock(pool: Pool) -> bool:
 async def log_in_meanwhile(
     pool: Pool, logins: Logins, change: Callable[[postgres.Connection], Awaitable[Any]]
 ) -> Tokens | BaseException:
-    """Log in with what was right when it began, while `change` is done but not committed."""
+    """Log in while `change` is made but not committed, so that the login begins with a valid credential."""
     async with postgres.transaction(pool) as conn:
         await change(conn)
         login = asyncio.create_task(log_in(logins, "ann"))
 
-        async def stuck_or_done() -> bool:
+        async def is_waiting_or_done() -> bool:
             return login.done() or await waits_for_a_lock(pool)
 
-        await eventually(stuck_or_done)
+        await eventually(is_waiting_or_done)
     return (await asyncio.gather(login, return_exceptions=True))[0]
 
 
@@ -155,7 +155,7 @@ def changing_the_password(user_id: int) -> Callable[[postgres.Connection], Await
 
 
 @pytest.mark.parametrize("changing", [deleting, changing_the_password])
-async def test_a_login_that_overlaps_the_end_of_its_credential_begins_no_session(
+async def test_a_login_during_the_end_of_its_credential_starts_no_session(
     pool: Pool, logins: Logins, changing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = await logins.register("ann", PASSWORD)
@@ -171,12 +171,10 @@ async def test_a_login_that_overlaps_the_end_of_its_credential_begins_no_session
     await pool.execute("update credentials set username = user_id::text where user_id = $1", ann)
     await pool.execute("update credentials set username = 'ann' where user_id = $1", bob)
     assert isinstance(await log_in_meanwhile(pool, logins, changing(bob)), Tokens)
-    assert await live_sessions(pool) == 1  # without the guard it would outlive the credential
+    assert await live_sessions(pool) == 1  # without the guard, the session outlives the credential
 
 
-async def test_of_two_rotations_the_last_one_asked_for_signs_also_when_it_is_the_sooner(
-    pool: Pool, keyring: Keyring
-) -> None:
+async def test_the_last_of_two_rotations_signs_even_if_it_takes_effect_first(pool: Pool, keyring: Keyring) -> None:
     async with postgres.transaction(pool) as conn:
         await service.rotate_keys(conn, 3600, 900)
     async with postgres.transaction(pool) as conn:

@@ -57,19 +57,19 @@ async def statuses(pool: Pool) -> dict[int, str]:
     return dict(await pool.fetch("select order_id, status from reservations"))
 
 
-async def told(pool: Pool) -> dict[int, list[str]]:
-    """What was said about each order, in the order in which relays read it."""
-    said: dict[int, list[str]] = {}
+async def published(pool: Pool) -> dict[int, list[str]]:
+    """The event types of each order, in the order in which relays read them."""
+    types: dict[int, list[str]] = {}
     for row in await pool.fetch("select key, type from outbox order by xid, id"):
-        said.setdefault(int(row["key"]), []).append(row["type"].removeprefix("Inventory"))
-    return said
+        types.setdefault(int(row["key"]), []).append(row["type"].removeprefix("Inventory"))
+    return types
 
 
 async def deliver(handling: Handling, *events: Event) -> None:
     await handling.handle([record(event) for event in events])
 
 
-async def test_a_batch_is_served_in_the_order_of_its_arrival(pool: Pool, handling: Handling) -> None:
+async def test_the_orders_of_a_batch_are_served_in_the_order_of_their_arrival(pool: Pool, handling: Handling) -> None:
     await supply(pool, burger=10, pizza=1)
     wanted = [("pizza", 1), ("burger", 6), ("burger", 5), ("burger", 4), ("pizza", 1), ("nowhere", 1)]
     orders = [order_created(n, sku=sku, quantity=q) for n, (sku, q) in enumerate(wanted, start=1)]
@@ -77,63 +77,63 @@ async def test_a_batch_is_served_in_the_order_of_its_arrival(pool: Pool, handlin
     assert await stock(pool) == {"burger": (0, 10, 0), "pizza": (0, 1, 0)}
     reasons = dict(await pool.fetch("select order_id, reason from reservations where status = 'REJECTED'"))
     assert reasons == {3: "out_of_stock", 5: "out_of_stock", 6: "unknown_sku", 7: "unknown_sku"}
-    assert await told(pool) == {n: ["Rejected" if n in reasons else "Reserved"] for n in range(1, 8)}
+    assert await published(pool) == {n: ["Rejected" if n in reasons else "Reserved"] for n in range(1, 8)}
 
 
 def deliveries(*kinds: Any, most: int) -> Iterator[tuple[Any, ...]]:
-    """All orders in which these events may come, each once or oftener."""
+    """All orders in which these events may arrive, each of them once or more often."""
     for length in range(len(kinds), most + 1):
-        yield from (word for word in product(kinds, repeat=length) if set(word) == set(kinds))
+        yield from (sequence for sequence in product(kinds, repeat=length) if set(sequence) == set(kinds))
 
 
 def created(order: OrderCreated) -> OrderCreated:
     return order
 
 
-def is_repeated(word: tuple[Any, ...]) -> bool:
-    return len(set(word)) < len(word)
+def is_repeated(sequence: tuple[Any, ...]) -> bool:
+    return len(set(sequence)) < len(sequence)
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
 @pytest.mark.parametrize("end", [confirmed, cancelled])
-async def test_however_often_and_in_whatever_order_events_come_the_end_is_the_same(
+async def test_events_in_any_order_and_repeated_have_the_same_end(
     pool: Pool, handling: Handling, end: Any, together: bool
 ) -> None:
-    words = [(word, fits) for word in deliveries(created, end, most=5) for fits in (True, False)]
-    assert any(is_repeated(word) for word, _ in words)
-    await supply(pool, **{f"sku{n}": 2 if fits else 1 for n, (_, fits) in enumerate(words, start=1)})
-    for n, (word, _) in enumerate(words, start=1):
-        events = [kind(order_created(n, sku=f"sku{n}")) for kind in word]
+    sequences = [(sequence, fits) for sequence in deliveries(created, end, most=5) for fits in (True, False)]
+    assert any(is_repeated(sequence) for sequence, _ in sequences)
+    await supply(pool, **{f"sku{n}": 2 if fits else 1 for n, (_, fits) in enumerate(sequences, start=1)})
+    for n, (sequence, _) in enumerate(sequences, start=1):
+        events = [kind(order_created(n, sku=f"sku{n}")) for kind in sequence]
         for batch in [events] if together else [[event] for event in events]:
             await deliver(handling, *batch)
 
-    left, status, said = await stock(pool), await statuses(pool), await told(pool)
-    for n, (word, fits) in enumerate(words, start=1):
-        if not fits and word[0] is not cancelled:
+    left, status, types = await stock(pool), await statuses(pool), await published(pool)
+    for n, (sequence, fits) in enumerate(sequences, start=1):
+        if not fits and sequence[0] is not cancelled:
             expected = ((1, 0, 0), Status.REJECTED, ["Rejected"])
         elif end is confirmed:
             expected = ((0, 0, 2), Status.SOLD, ["Reserved"])
-        elif word[0] is cancelled:
+        elif sequence[0] is cancelled:
             expected = ((2 if fits else 1, 0, 0), Status.CANCELLED, [])
         else:
             expected = ((2, 0, 0), Status.RELEASED, ["Reserved", "Released"])
-        assert (left[f"sku{n}"], status[n], said.get(n, [])) == expected, [kind.__name__ for kind in word]
+        assert (left[f"sku{n}"], status[n], types.get(n, [])) == expected, [kind.__name__ for kind in sequence]
     assert await pool.fetchval("select count(*) from parked") == 0
 
 
-async def test_of_two_ends_that_contradict_each_other_the_first_counts(pool: Pool, handling: Handling) -> None:
-    words = list(permutations([created, confirmed, cancelled]))
-    await supply(pool, **{f"sku{n}": 2 for n in range(len(words))})
-    for n, word in enumerate(words):
-        for kind in word:
+async def test_the_first_of_two_contradicting_ends_counts(pool: Pool, handling: Handling) -> None:
+    sequences = list(permutations([created, confirmed, cancelled]))
+    await supply(pool, **{f"sku{n}": 2 for n in range(len(sequences))})
+    for n, sequence in enumerate(sequences):
+        for kind in sequence:
             await deliver(handling, kind(order_created(n + 1, sku=f"sku{n}")))
     left = await stock(pool)
-    for n, word in enumerate(words):
-        is_sold = word.index(confirmed) < word.index(cancelled)
-        assert left[f"sku{n}"] == ((0, 0, 2) if is_sold else (2, 0, 0)), [kind.__name__ for kind in word]
+    for n, sequence in enumerate(sequences):
+        is_sold = sequence.index(confirmed) < sequence.index(cancelled)
+        assert left[f"sku{n}"] == ((0, 0, 2) if is_sold else (2, 0, 0)), [kind.__name__ for kind in sequence]
 
 
-async def test_the_same_record_again_changes_nothing(pool: Pool, handling: Handling) -> None:
+async def test_a_repeated_record_changes_nothing(pool: Pool, handling: Handling) -> None:
     await supply(pool, burger=10)
     records = [record(order_created(n)) for n in range(1, 4)]
     for batch in (records, records[1:], [*records, *records]):
@@ -173,7 +173,7 @@ async def test_500_buyers_of_100_burgers_get_100(pool: Pool) -> None:
 
 
 async def two_buyers_of_the_last_burger(pool: Pool) -> None:
-    """The second one looks while the first has taken it, but not committed."""
+    """The second buyer reads the stock when the first has reserved the burger, but not committed."""
     await supply(pool, burger=1)
     async with postgres.transaction(pool) as conn:
         await service.reserve(conn, [order_created(1, quantity=1)])
@@ -191,7 +191,7 @@ async def test_the_second_buyer_waits_for_the_first_and_sees_what_is_left(pool: 
     assert await statuses(pool) == {1: "HELD", 2: "REJECTED"}
 
 
-async def test_without_the_row_lock_both_buyers_are_promised_the_last_one(
+async def test_without_the_row_lock_both_buyers_reserve_the_last_burger(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_LOCK", store._LOCK.replace("for update", ""))
@@ -199,46 +199,46 @@ async def test_without_the_row_lock_both_buyers_are_promised_the_last_one(
         await two_buyers_of_the_last_burger(pool)
 
 
-async def two_instances_cross(pool: Pool, turn: tuple[str, ...]) -> list[BaseException | None]:
-    """Each sells what the other is about to reserve, in transactions that overlap."""
+async def two_overlapping_instances(pool: Pool, turn: tuple[str, ...]) -> list[BaseException | None]:
+    """Each instance sells the sku that the other is going to reserve, in overlapping transactions."""
     await supply(pool, burger=10, pizza=10)
     sold = {sku: order_created(n, sku=sku) for n, sku in enumerate(("burger", "pizza"), start=1)}
     await deliver(Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.STOCK_LOCK), *sold.values())
 
-    async def confirm_and_linger(conn: postgres.Connection, events: list[OrderConfirmed]) -> None:
+    async def confirm_and_wait(conn: postgres.Connection, events: list[OrderConfirmed]) -> None:
         await consumer.on_order_confirmed(conn, events)
         await asyncio.sleep(0.2)
 
-    handlers = {**consumer.HANDLERS, OrderConfirmed: confirm_and_linger}
-    lingering = Handling(pool, "inventory", handlers, also_lock=turn)
+    handlers = {**consumer.HANDLERS, OrderConfirmed: confirm_and_wait}
+    waiting = Handling(pool, "inventory", handlers, also_lock=turn)
     return await asyncio.gather(
-        deliver(lingering, confirmed(sold["burger"]), order_created(3, sku="pizza")),
-        deliver(lingering, confirmed(sold["pizza"]), order_created(4, sku="burger")),
+        deliver(waiting, confirmed(sold["burger"]), order_created(3, sku="pizza")),
+        deliver(waiting, confirmed(sold["pizza"]), order_created(4, sku="burger")),
         return_exceptions=True,
     )
 
 
-async def test_two_instances_that_need_the_same_skus_in_opposite_orders_take_turns(pool: Pool) -> None:
-    assert await two_instances_cross(pool, service.STOCK_LOCK) == [None, None]
+async def test_two_instances_that_need_the_same_skus_in_opposite_orders_wait_for_each_other(pool: Pool) -> None:
+    assert await two_overlapping_instances(pool, service.STOCK_LOCK) == [None, None]
     assert await stock(pool) == {"burger": (6, 2, 2), "pizza": (6, 2, 2)}
 
 
-async def test_without_turns_two_instances_deadlock(pool: Pool) -> None:
-    assert any(isinstance(error, asyncpg.DeadlockDetectedError) for error in await two_instances_cross(pool, ()))
+async def test_without_the_stock_lock_two_instances_deadlock(pool: Pool) -> None:
+    assert any(isinstance(error, asyncpg.DeadlockDetectedError) for error in await two_overlapping_instances(pool, ()))
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, seed: int) -> None:
+async def test_three_instances_at_once_lose_no_unit(pool: Pool, seed: int) -> None:
     random = Random(seed)
     units = {"burger": 100, "pizza": 40, "sushi": 7, "lobster": 0}
     await supply(pool, **units)
-    lanes: list[list[Event]] = [[], [], []]
+    queues: list[list[Event]] = [[], [], []]
     for n in range(1, 301):
         order = order_created(n, sku=random.choice([*units, "nowhere"]), quantity=random.randint(1, 5))
         events = [order, random.choice([confirmed, cancelled])(order)] * random.randint(1, 2)
         random.shuffle(events)
-        for event in events:  # now and then an event comes where its order does not belong, as in a rebalance
-            lanes[n % 3 if random.random() < 0.9 else random.randrange(3)].append(event)
+        for event in events:  # sometimes an event reaches another instance than its order, as in a rebalance
+            queues[n % 3 if random.random() < 0.9 else random.randrange(3)].append(event)
 
     async def instance(events: list[Event], sizes: Random) -> None:
         handling = Handling(pool, "inventory", consumer.HANDLERS, also_lock=service.STOCK_LOCK)
@@ -248,7 +248,7 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
             await handling.handle(batch)
 
     async with asyncio.TaskGroup() as group:
-        for n, events in enumerate(lanes):
+        for n, events in enumerate(queues):
             group.create_task(instance(events, Random(f"{seed} {n}")))
 
     rows = await pool.fetch("select sku, status, sum(quantity)::int from reservations group by 1, 2")
@@ -257,8 +257,8 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
         assert available + held + sold == units[sku]
         assert (held, sold) == (0, reserved.get((sku, "SOLD"), 0))
     versions = dict(await pool.fetch("select order_id, version from reservations"))
-    said = await told(pool)
-    assert {n: len(said.get(n, [])) for n in versions} == versions
+    types = await published(pool)
+    assert {n: len(types.get(n, [])) for n in versions} == versions
     assert set((await statuses(pool)).values()) == {"SOLD", "RELEASED", "REJECTED", "CANCELLED"}
 
 
@@ -269,7 +269,7 @@ async def test_no_unit_is_lost_whatever_three_instances_do_at_once(pool: Pool, s
         pytest.param("set enable_seqscan = off; analyze stock; analyze reservations", id="analysed when small"),
     ],
 )
-async def test_plans_made_for_small_tables_do_not_read_all_of_large_ones(pool: Pool, before: str) -> None:
+async def test_plans_made_for_small_tables_do_not_scan_large_tables(pool: Pool, before: str) -> None:
     async def batch(conn: postgres.Connection, first: int) -> None:
         orders = [order_created(n, sku=f"sku{n}", quantity=1) for n in range(first, first + 20)]
         await service.reserve(conn, orders)

@@ -1,4 +1,4 @@
-"""Whatever order and however often one order's events arrive, it ends once, and as the first that counts said."""
+"""The events of an order, in any sequence and repeated, end it once; the first event that matters decides how."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,7 +45,7 @@ def rejected(order_id: int) -> BaseModel:
 EVENTS = (paid, failed, rejected)
 ENDS = {paid: ("CONFIRMED", None), failed: ("CANCELLED", "payment_declined"), rejected: ("CANCELLED", "out_of_stock")}
 
-# Every order of every choice of events, and each of them with one event delivered again at every place after its first.
+# Every permutation of every subset of the events, and each of them with one event repeated at every later place.
 ONCE = [way for count in (1, 2, 3) for way in permutations(range(3), count)]
 WAYS = sorted(
     {(*way[:at], again, *way[at:]) for way in ONCE for again in way for at in range(way.index(again) + 1, 4)}
@@ -60,7 +60,7 @@ async def place(pool: Pool, count: int) -> list[int]:
 
 
 def delivery(order_id: int, way: Sequence[int]) -> list[Record]:
-    """The records of these events in this order; the same event is the same record, byte for byte."""
+    """The records of these events in this order; a repeated event is the same record, byte for byte."""
     made = {n: record(EVENTS[n](order_id)) for n in set(way)}  # type: ignore[arg-type]
     return [made[n] for n in way]
 
@@ -68,42 +68,44 @@ def delivery(order_id: int, way: Sequence[int]) -> list[Record]:
 async def check(pool: Pool, ways: dict[int, Sequence[int]]) -> None:
     rows = await pool.fetch(
         "select id, status, reason, version, (select array_agg(type || ' ' || (convert_from(value, 'UTF8')::json ->> "
-        "'version') order by xid, id) from outbox where key = o.id::text) as told from orders o"
+        "'version') order by xid, id) from outbox where key = o.id::text) as published from orders o"
     )
     assert len(rows) == len(ways)
     for row in rows:
         status, reason = ENDS[EVENTS[ways[row["id"]][0]]]
         final = "OrderConfirmed 2" if status == "CONFIRMED" else "OrderCancelled 2"
         assert (row["status"], row["reason"], row["version"]) == (status, reason, 2), ways[row["id"]]
-        assert row["told"] == ["OrderCreated 1", final], ways[row["id"]]
+        assert row["published"] == ["OrderCreated 1", final], ways[row["id"]]
     assert await pool.fetchval("select count(*) from inbox") == sum(len(set(way)) for way in ways.values())
     assert await pool.fetchval("select count(*) from parked") == 0
 
 
-def test_there_are_enough_ways() -> None:
+def test_there_are_enough_permutations_and_repetitions() -> None:
     assert len(ONCE) == 15
     assert len(WAYS) > 60
 
 
-async def test_every_order_and_every_duplication_converges_one_record_a_batch(pool: Pool, handling: Handling) -> None:
+async def test_every_permutation_and_repetition_converges_with_one_record_per_batch(
+    pool: Pool, handling: Handling
+) -> None:
     ways = dict(zip(await place(pool, len(WAYS)), WAYS, strict=True))
     deliveries = [delivery(order_id, way) for order_id, way in ways.items()]
-    for turn in range(4):  # the n-th record of every order is one batch: no two of one order
+    for turn in range(4):  # a batch is the n-th record of every order, so it has no two records of one order
         await handling.handle([records[turn] for records in deliveries if len(records) > turn])
     await check(pool, ways)
 
 
-async def test_every_order_and_every_duplication_converges_in_one_batch(pool: Pool, handling: Handling) -> None:
+async def test_every_permutation_and_repetition_converges_in_one_batch(pool: Pool, handling: Handling) -> None:
     ways = dict(zip(await place(pool, len(WAYS)), WAYS, strict=True))
     records = [one for order_id, way in ways.items() for one in delivery(order_id, way)]
     await handling.handle(records)
     await check(pool, ways)
     for again in (records, records[::-1]):
-        await handling.handle(again)  # every past event again
+        await handling.handle(again)  # all events again
     await check(pool, ways)
 
 
-async def test_every_cut_of_a_delivery_into_batches_converges(pool: Pool, handling: Handling) -> None:
+async def test_every_division_into_batches_converges(pool: Pool, handling: Handling) -> None:
     cuts = list(product((False, True), repeat=3))
     way = (0, 1, 0, 2)
     ids = await place(pool, len(cuts))
@@ -117,7 +119,7 @@ async def test_every_cut_of_a_delivery_into_batches_converges(pool: Pool, handli
     await check(pool, dict.fromkeys(ids, way))
 
 
-async def test_without_the_rule_that_a_final_order_stays_so_this_would_not_hold(
+async def test_without_the_rule_that_a_final_order_never_changes_the_check_fails(
     pool: Pool, handling: Handling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = domain.cancel
@@ -137,7 +139,7 @@ async def test_events_of_an_unknown_order_are_parked_alone(pool: Pool, handling:
     assert await pool.fetchval("select status from orders where id = $1", order_id) == "CONFIRMED"
 
 
-async def test_events_that_are_not_for_orders_change_nothing(pool: Pool, handling: Handling) -> None:
+async def test_events_that_orders_does_not_handle_change_nothing(pool: Pool, handling: Handling) -> None:
     (order_id,) = await place(pool, 1)
     reserved = {**order_created(order_id).model_dump(exclude={"note", "product"}), "version": 1}
     refund = PaymentRefunded(version=2, order_id=order_id, amount_cents=1, currency="EUR", provider_ref="r")

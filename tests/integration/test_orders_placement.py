@@ -1,4 +1,4 @@
-"""Placement: one statement for many callers, also from several processes, without doubles or deadlocks."""
+"""Placement: one statement writes many requests, also in several processes, without doubles or deadlocks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def running(url: str, **changes: Any) -> AsyncIterator[Placement]:
         await task
 
 
-async def test_two_instances_never_give_an_id_twice(database: Any, pool: Pool) -> None:
+async def test_two_instances_never_use_an_id_twice(database: Any, pool: Pool) -> None:
     url = database.url_for("orders")
     async with running(url, max_batch=7) as one, running(url, max_batch=11) as other:
         answers = await asyncio.gather(*(placement.place(burgers()) for _ in range(500) for placement in (one, other)))
@@ -59,7 +59,7 @@ async def test_two_instances_never_give_an_id_twice(database: Any, pool: Pool) -
     assert tuple(row) == (1000, 1000, 1000)
 
 
-async def test_two_instances_that_get_the_same_keys_place_each_once(database: Any, pool: Pool) -> None:
+async def test_two_instances_with_the_same_keys_place_each_order_once(database: Any, pool: Pool) -> None:
     url = database.url_for("orders")
     keys = [uuid4().hex for _ in range(40)]
     async with running(url, max_batch=16) as one, running(url, max_batch=16) as other:
@@ -83,8 +83,8 @@ async def test_batches_with_keys_in_opposite_orders_do_not_deadlock(pool: Pool) 
     assert await pool.fetchval("select count(*) from orders") == 5 * 500
 
 
-async def test_rows_that_are_not_sorted_deadlock(pool: Pool) -> None:
-    """Why rows are sorted: each transaction holds one key's row and asks for the other's."""
+async def test_unsorted_rows_deadlock(pool: Pool) -> None:
+    """The reason to sort rows: each transaction has locked the row of one key and waits for the other."""
 
     async def placed(conn: Any, key: str) -> None:
         (order_id,) = await store.take_ids(conn, 1)
@@ -114,7 +114,7 @@ async def _then_rolled_back(work: Any, transaction: Any) -> None:
         await transaction.rollback()
 
 
-async def test_the_same_batch_written_again_changes_nothing_and_is_answered_the_same(pool: Pool) -> None:
+async def test_a_batch_written_again_changes_nothing_and_has_the_same_results(pool: Pool) -> None:
     placement = Placement("", 60.0)
     requests = [burgers(), burgers("k"), burgers("k"), burgers("k", quantity=3)]
     async with pool.acquire() as conn:
@@ -128,7 +128,7 @@ async def test_the_same_batch_written_again_changes_nothing_and_is_answered_the_
     assert await pool.fetchval("select count(*) from outbox") == 2
 
 
-async def test_a_request_that_cannot_be_written_does_not_fail_its_neighbours(database: Any, pool: Pool) -> None:
+async def test_a_request_that_cannot_be_written_does_not_fail_the_rest_of_its_batch(database: Any, pool: Pool) -> None:
     async with running(database.url_for("orders"), workers=1) as placement:
         answers = await asyncio.gather(
             placement.place(burgers()),
@@ -141,7 +141,7 @@ async def test_a_request_that_cannot_be_written_does_not_fail_its_neighbours(dat
     assert await pool.fetchval("select count(*) from orders") == 2
 
 
-async def test_a_repeated_key_is_found_by_index_however_many_orders_there_are(pool: Pool) -> None:
+async def test_a_repeated_key_is_found_by_index(pool: Pool) -> None:
     async with pool.acquire() as conn, conn.transaction():
         await conn.execute(
             "insert into orders (user_id, product, expires_at, idempotency_key) "
@@ -152,9 +152,7 @@ async def test_a_repeated_key_is_found_by_index_however_many_orders_there_are(po
     assert "Seq Scan" not in "\n".join(row[0] for row in plan)
 
 
-async def test_the_catalogue_is_remembered_for_a_second_and_then_read_again(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_catalogue_is_cached_for_one_second(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(catalogue_module.time, "monotonic", lambda: now)
     catalogue = Catalogue()
@@ -170,7 +168,7 @@ async def test_the_catalogue_is_remembered_for_a_second_and_then_read_again(
         assert found.price_cents == 1
 
 
-async def test_two_workers_share_a_catalogue_that_is_full(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_workers_share_a_full_catalogue_cache(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue_module, "_SIZE", 2)
     catalogue = Catalogue()
 
@@ -179,12 +177,12 @@ async def test_two_workers_share_a_catalogue_that_is_full(pool: Pool, monkeypatc
             return set(await catalogue.find(conn, set(skus)))
 
     await find("burger", "pizza")
-    first = asyncio.create_task(find("burger", "pizza", "fries"))  # asks for fries, and remembers the others
+    first = asyncio.create_task(find("burger", "pizza", "fries"))  # reads fries; the others are cached
     real = store.products
 
     async def slow(conn: postgres.Connection, skus: Any) -> Any:
         if "fries" in skus:
-            for sku in "abcd":  # it is full, and forgets everything
+            for sku in "abcd":  # the cache is full, and is cleared
                 await find(sku)
         return await real(conn, skus)
 

@@ -1,4 +1,4 @@
-"""The use cases of orders on a real Postgres: one winner, one final event, whoever comes at once."""
+"""The use cases of orders on a real Postgres: concurrent changes have one winner and one final event."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from shared import errors, postgres
 ROUNDS = 200
 
 
-def anybodys(_: str) -> bool:
+def may_see_all(_: str) -> bool:
     return True
 
 
@@ -60,7 +60,7 @@ async def state(pool: Pool, order_id: int) -> tuple[Any, ...]:
 
 
 async def race(pool: Pool, ids: list[int]) -> None:
-    """Let payment, sweeper and customer come at once for every order, a few orders at a time."""
+    """Run payment, sweeper and customer at the same time, for one order after another."""
 
     async def sweep(order_id: int) -> None:
         async with postgres.transaction(pool) as conn:
@@ -73,23 +73,23 @@ async def race(pool: Pool, ids: list[int]) -> None:
     async def cancel(order_id: int) -> None:
         try:
             async with postgres.transaction(pool) as conn:
-                await service.cancel(conn, order_id, anybodys)
+                await service.cancel(conn, order_id, may_see_all)
         except errors.Conflict:
             pass
 
     for n, order_id in enumerate(ids):
-        doors = [pay(order_id), cancel(order_id), sweep(order_id)]
-        await asyncio.gather(*doors[n % 3 :], *doors[: n % 3])
+        changes = [pay(order_id), cancel(order_id), sweep(order_id)]
+        await asyncio.gather(*changes[n % 3 :], *changes[: n % 3])
 
 
-async def losers(pool: Pool, ids: list[int]) -> list[int]:
-    """Orders whose history is not: created, then one final event that agrees with the row."""
+async def inconsistent(pool: Pool, ids: list[int]) -> list[int]:
+    """The orders whose history is not: created, then one final event that agrees with the row."""
     expected = {"CONFIRMED": "OrderConfirmed", "CANCELLED": "OrderCancelled"}
     wrong = []
     for order_id in ids:
         status, reason, version = await state(pool, order_id)
-        told = await history(pool, order_id)
-        good = told == [("OrderCreated", 1), (expected.get(status), 2)] and version == 2
+        events = await history(pool, order_id)
+        good = events == [("OrderCreated", 1), (expected.get(status), 2)] and version == 2
         wrong += [] if good and (reason is None) == (status == "CONFIRMED") else [order_id]
     return wrong
 
@@ -97,35 +97,37 @@ async def losers(pool: Pool, ids: list[int]) -> list[int]:
 async def test_payment_sweeper_and_customer_at_once_have_one_winner(pool: Pool) -> None:
     ids = await place(pool, ROUNDS, deadline_seconds=-1)
     await race(pool, ids)
-    assert await losers(pool, ids) == []
+    assert await inconsistent(pool, ids) == []
     winners = {(await state(pool, order_id))[:2] for order_id in ids}
-    assert len(winners) > 1, "nobody raced"
+    assert len(winners) > 1, "all orders had the same winner"
 
 
 async def _no_locks(*_: Any) -> None:
     pass
 
 
-async def test_the_status_in_the_update_alone_keeps_it_to_one_winner(
+async def test_the_status_check_of_the_update_alone_ensures_one_winner(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "lock_keys", _no_locks)
     ids = await place(pool, ROUNDS, deadline_seconds=-1)
     await race(pool, ids)
-    assert await losers(pool, ids) == []
+    assert await inconsistent(pool, ids) == []
 
 
-async def test_without_it_and_the_key_locks_there_would_be_several(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_status_check_and_the_key_locks_there_are_several_winners(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "lock_keys", _no_locks)
     unguarded = store._FINISH.replace("and o.status = 'PENDING'", "")
     assert unguarded != store._FINISH
     monkeypatch.setattr(store, "_FINISH", unguarded)
     ids = await place(pool, ROUNDS, deadline_seconds=-1)
     await race(pool, ids)
-    assert await losers(pool, ids)
+    assert await inconsistent(pool, ids)
 
 
-async def test_sweeping_ends_all_that_is_overdue_and_nothing_else(pool: Pool) -> None:
+async def test_the_sweeper_cancels_all_overdue_orders_and_no_others(pool: Pool) -> None:
     overdue, open_ = await place(pool, 3, deadline_seconds=-1), await place(pool)
     async with locked(pool, overdue[0]) as conn:
         await service.confirm(conn, overdue[:1])
@@ -139,7 +141,7 @@ async def test_sweeping_ends_all_that_is_overdue_and_nothing_else(pool: Pool) ->
     assert await state(pool, open_[0]) == ("PENDING", None, 1)
 
 
-async def test_an_order_that_became_final_after_the_sweeper_looked_is_left_alone(pool: Pool) -> None:
+async def test_the_sweeper_does_not_change_an_order_that_became_final_meanwhile(pool: Pool) -> None:
     (order_id,) = await place(pool, deadline_seconds=-1)
     async with locked(pool, order_id) as conn:
         await service.confirm(conn, [order_id])
@@ -148,7 +150,7 @@ async def test_an_order_that_became_final_after_the_sweeper_looked_is_left_alone
     assert await state(pool, order_id) == ("CONFIRMED", None, 2)
 
 
-async def test_more_than_a_batch_of_overdue_orders_are_swept_at_once(pool: Pool) -> None:
+async def test_more_overdue_orders_than_one_batch_are_swept_at_once(pool: Pool) -> None:
     ids = await place(pool, 600, deadline_seconds=-1)
     stop = asyncio.Event()
     sweeping = asyncio.create_task(Sweeper(pool, 60.0, lambda: None).run(stop))
@@ -160,7 +162,7 @@ async def test_more_than_a_batch_of_overdue_orders_are_swept_at_once(pool: Pool)
     assert await pool.fetchval("select count(distinct key) from outbox where type = 'OrderCancelled'") == len(ids)
 
 
-async def test_an_unknown_order_is_named_and_its_neighbours_are_untouched(pool: Pool) -> None:
+async def test_unknown_orders_are_named_and_the_rest_of_the_batch_is_unchanged(pool: Pool) -> None:
     (order_id,) = await place(pool)
     for change in (
         lambda conn: service.confirm(conn, [order_id, 404, 405]),
@@ -173,7 +175,7 @@ async def test_an_unknown_order_is_named_and_its_neighbours_are_untouched(pool: 
     assert await state(pool, order_id) == ("PENDING", None, 1)
 
 
-async def test_handlers_say_which_events_are_of_unknown_orders(pool: Pool) -> None:
+async def test_handlers_name_the_events_of_unknown_orders(pool: Pool) -> None:
     (order_id,) = await place(pool)
     paid = [
         PaymentSucceeded(version=1, order_id=id_, amount_cents=1, currency="EUR", provider_ref="x")
@@ -191,8 +193,8 @@ async def test_handlers_say_which_events_are_of_unknown_orders(pool: Pool) -> No
     assert await state(pool, order_id) == ("PENDING", None, 1)
 
 
-async def test_what_does_not_exist_can_neither_be_shown_nor_cancelled(pool: Pool) -> None:
-    for use_case in (service.get, partial(service.cancel, may_see=anybodys)):
+async def test_an_unknown_order_can_neither_be_read_nor_cancelled(pool: Pool) -> None:
+    for use_case in (service.get, partial(service.cancel, may_see=may_see_all)):
         with pytest.raises(OrderNotFound):
             async with postgres.transaction(pool) as conn:
                 await use_case(conn, 404)
@@ -211,7 +213,7 @@ def product(version: int, price: int, **changes: Any) -> ProductChanged:
     return ProductChanged(**(fields | changes))
 
 
-async def test_an_order_keeps_the_price_it_was_placed_at(pool: Pool) -> None:
+async def test_an_order_keeps_the_price_of_its_placement(pool: Pool) -> None:
     (before,) = await place(pool)
     async with postgres.transaction(pool) as conn:
         await service.replicate(conn, [product(2, 999)])
@@ -228,7 +230,7 @@ async def test_an_old_version_of_a_product_after_a_new_one_changes_nothing(pool:
     assert tuple(row) == (5, 500)
 
 
-async def test_of_one_batch_the_newest_version_of_each_product_stays(pool: Pool) -> None:
+async def test_the_newest_version_of_each_product_in_a_batch_is_stored(pool: Pool) -> None:
     new = ProductCreated(**product(1, 70, sku="soup", product_id=70).model_dump())
     changes = [product(3, 300), product(2, 200), new, product(2, 71, sku="soup", product_id=70)]
     async with postgres.transaction(pool) as conn:

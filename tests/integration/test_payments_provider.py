@@ -30,7 +30,7 @@ async def kinds(ledger: Pool, key: str = "order:1") -> list[str]:
     return [row[0] for row in await ledger.fetch("select kind from movements where key = $1 order by n", key)]
 
 
-async def test_one_key_is_charged_once_however_many_ask_at_the_same_time(
+async def test_one_key_is_charged_once_by_1000_charges_at_the_same_time(
     ledger: Pool, provider: SimulatedProvider
 ) -> None:
     answers = await asyncio.gather(*[provider.charge("order:1", 1700, "EUR") for _ in range(1000)])
@@ -39,7 +39,7 @@ async def test_one_key_is_charged_once_however_many_ask_at_the_same_time(
     assert await kinds(ledger) == ["capture"]
 
 
-async def test_a_void_gives_back_what_was_charged_and_fails_what_is_charged_later(
+async def test_a_void_refunds_an_earlier_charge_and_prevents_a_later_one(
     ledger: Pool, provider: SimulatedProvider
 ) -> None:
     charged = await provider.charge("order:1", 1700, "EUR")
@@ -53,7 +53,7 @@ async def test_a_void_gives_back_what_was_charged_and_fails_what_is_charged_late
     assert await kinds(ledger, "order:2") == ["void"]
 
 
-async def test_charges_and_voids_that_race_leave_no_money(ledger: Pool, provider: SimulatedProvider) -> None:
+async def test_charges_and_voids_at_the_same_time_keep_no_money(ledger: Pool, provider: SimulatedProvider) -> None:
     keys = [f"order:{n}" for n in range(300)]
     voids = [provider.void(key) for key in keys]
     charges = [provider.charge(key, 1, "EUR") for key in keys for _ in range(2)]
@@ -71,13 +71,13 @@ async def test_a_decline_is_final_and_nothing_is_refunded(ledger: Pool, provider
     assert isinstance(await provider.charge("order:2", 50_000, "EUR"), Captured)
 
 
-async def test_a_key_that_was_never_heard_of_has_no_outcome(provider: SimulatedProvider) -> None:
+async def test_an_unknown_key_has_no_outcome(provider: SimulatedProvider) -> None:
     assert await provider.get("order:1") is None
     with pytest.raises(NoAnswer):
         await provider.refund("order:1")
 
 
-async def test_an_answer_that_gets_lost_is_lost_after_the_deed(payments_db: Any, ledger: Pool) -> None:
+async def test_a_simulated_fault_loses_the_answer_after_the_charge(payments_db: Any, ledger: Pool) -> None:
     stop = asyncio.Event()
     failing = SimulatedProvider(payments_db.provider_url, faults=Faults(error_ratio=1.0))
     silent = SimulatedProvider(payments_db.provider_url, faults=Faults(timeout_ratio=1.0, double_ratio=1.0))

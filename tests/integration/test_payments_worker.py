@@ -39,12 +39,12 @@ Hook = Callable[[str], Awaitable[None]]
 
 
 async def nothing(_: str) -> None:
-    """Let the call go on."""
+    """Do not change the call."""
 
 
 @dataclass
 class Watched:
-    """A provider whose calls tell the test of themselves before they are made and before they are answered."""
+    """A provider with hooks of the test, which run before a call and before its answer."""
 
     real: Provider
     before: Hook = nothing
@@ -72,7 +72,7 @@ class Watched:
 
 
 class Shop:
-    """One instance of the service after another, beside one provider, at a time that only the test moves."""
+    """One instance of the service after another, with one provider and a clock that only the test moves."""
 
     def __init__(self, pool: Pool, ledger: Pool, provider: Provider) -> None:
         self.pool, self.ledger, self.provider = pool, ledger, Watched(provider)
@@ -80,7 +80,7 @@ class Shop:
         self.start()
 
     def start(self, limits: Limits | None = None) -> None:
-        """Begin anew, as after a crash: all that was in memory is lost."""
+        """Start again, as after a crash: everything in memory is lost."""
         self.worker = Worker(self.pool, self.provider, limits=limits or Limits(poll_seconds=0), now=lambda: self.time)
         self.handling = Handling(self.pool, "payments", consumer.handlers(self.worker), self.worker.committed)
 
@@ -88,12 +88,12 @@ class Shop:
         await self.handling.handle([record(event) for event in events])
 
     async def work(self) -> None:
-        """Let the worker do what it can do now."""
+        """Run the worker until it has nothing to do now."""
         while await self.worker.run_once():
             pass
 
     async def settle(self) -> None:
-        """Let time pass until nothing waits for the provider any more."""
+        """Move the clock until no payment waits for the provider."""
         await self.work()
         while await self.pool.fetchval("select count(*) from payments where status in ('PENDING', 'REFUNDING')"):
             self.pass_time(CLAIM_SECONDS)
@@ -105,12 +105,12 @@ class Shop:
     async def statuses(self) -> dict[int, str]:
         return dict(await self.pool.fetch("select order_id, status from payments"))
 
-    async def told(self) -> dict[int, list[str]]:
-        """What was said about each order, in the order in which relays read it."""
-        said: dict[int, list[str]] = {}
+    async def published(self) -> dict[int, list[str]]:
+        """The event types of each order, in the order in which relays read them."""
+        types: dict[int, list[str]] = {}
         for row in await self.pool.fetch("select key, type from outbox order by xid, id"):
-            said.setdefault(int(row["key"]), []).append(row["type"].removeprefix("Payment"))
-        return said
+            types.setdefault(int(row["key"]), []).append(row["type"].removeprefix("Payment"))
+        return types
 
     async def movements(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
@@ -119,9 +119,9 @@ class Shop:
         return found
 
     async def outcome(self, order_id: int = 1) -> tuple[str | None, list[str], list[str]]:
-        """Give the payment's status, its events, and what the ledger says."""
-        statuses, told, movements = await self.statuses(), await self.told(), await self.movements()
-        return statuses.get(order_id), told.get(order_id, []), movements.get(order_id, [])
+        """The payment's status, its events, and its movements in the ledger."""
+        statuses, published, movements = await self.statuses(), await self.published(), await self.movements()
+        return statuses.get(order_id), published.get(order_id, []), movements.get(order_id, [])
 
 
 @asynccontextmanager
@@ -160,8 +160,8 @@ HISTORIES = {
 
 
 async def check(shop: Shop) -> Counter[str]:
-    """Payments, events and ledger tell one story of each order; returns how many there are of each end."""
-    statuses, told, movements = await shop.statuses(), await shop.told(), await shop.movements()
+    """Check that payments, events and ledger agree on each order; return the number of orders by status."""
+    statuses, published, movements = await shop.statuses(), await shop.published(), await shop.movements()
     refs = dict(await shop.pool.fetch("select order_id, provider_ref from payments where provider_ref is not null"))
     captures = await shop.ledger.fetch("select key, ref, amount_cents from movements where kind = 'capture'")
     assert {f"order:{order_id}": ref for order_id, ref in refs.items()} == {row["key"]: row["ref"] for row in captures}
@@ -169,7 +169,7 @@ async def check(shop: Shop) -> Counter[str]:
     assert movements.keys() <= statuses.keys()
     for order_id, status in statuses.items():
         events, ledgers = HISTORIES[Status(status)]
-        assert (status, told.get(order_id, [])) == (status, events), order_id
+        assert (status, published.get(order_id, [])) == (status, events), order_id
         assert movements.get(order_id, []) in ledgers, (order_id, status)
     return Counter(statuses.values())
 
@@ -195,7 +195,7 @@ async def test_an_order_above_the_limit_is_declined_and_its_cancellation_changes
     assert shop.provider.calls == ["charge"]
 
 
-async def test_500_charges_of_which_20_percent_go_wrong_are_made_once_each(
+async def test_500_charges_are_each_made_once_although_20_percent_fail(
     payments_db: Any, pools: tuple[Pool, Pool]
 ) -> None:
     faults = Faults(timeout_ratio=0.07, error_ratio=0.07, double_ratio=0.07, seed=1)
@@ -263,12 +263,12 @@ async def cancel_and_lose_the_answers_to_charge_and_void(shop: Shop) -> None:
     await shop.deliver(reserved())
 
 
-async def cancel_what_is_being_declined(shop: Shop) -> None:
+async def cancel_during_the_decline(shop: Shop) -> None:
     shop.provider.before = once("charge", lambda: shop.deliver(cancelled()))
     await shop.deliver(reserved(amount_cents=50_001))
 
 
-async def cancel_what_is_voided_for_its_deadline(shop: Shop) -> None:
+async def cancel_during_the_void_after_the_deadline(shop: Shop) -> None:
     shop.provider.after = once("charge", lose_the_answer)
     await shop.deliver(reserved())
     await shop.work()
@@ -297,7 +297,7 @@ async def lose_the_answer() -> None:
 
 
 def once(name: str, act: Callable[[], Awaitable[None]]) -> Hook:
-    """Act at the first call of this name."""
+    """Run `act` at the first call with this name."""
     left = [name]
 
     async def hook(called: str) -> None:
@@ -318,8 +318,8 @@ POINTS = {
     cancel_before_the_charge_is_answered: (*CANCELLED, ["capture", "refund"]),
     cancel_after_a_lost_answer: (*CANCELLED, ["capture", "refund"]),
     cancel_and_lose_the_answers_to_charge_and_void: (*CANCELLED, ["capture", "refund"]),
-    cancel_what_is_being_declined: (*CANCELLED, ["decline"]),
-    cancel_what_is_voided_for_its_deadline: (*CANCELLED, ["capture", "refund"]),
+    cancel_during_the_decline: (*CANCELLED, ["decline"]),
+    cancel_during_the_void_after_the_deadline: (*CANCELLED, ["capture", "refund"]),
     cancel_after_success: (*REFUNDED, ["capture", "refund"]),
     cancel_again_during_the_refund: (*REFUNDED, ["capture", "refund"]),
     cancel_and_lose_the_answer_to_the_refund: (*REFUNDED, ["capture", "refund"]),
@@ -338,29 +338,33 @@ async def test_an_order_cancelled_at_any_point_costs_nothing(
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
-async def test_however_often_and_in_whatever_order_events_come_the_end_is_consistent(
-    shop: Shop, together: bool
-) -> None:
+async def test_events_in_any_order_and_repeated_have_a_consistent_end(shop: Shop, together: bool) -> None:
     kinds = (reserved, cancelled) if together else (reserved, cancelled, None)
-    words = [word for length in range(2, 6) for word in product(kinds, repeat=length) if set(word) == set(kinds)]
-    for n, word in enumerate(words, start=1):
+    sequences = [
+        sequence for length in range(2, 6) for sequence in product(kinds, repeat=length) if set(sequence) == set(kinds)
+    ]
+    for n, sequence in enumerate(sequences, start=1):
         if together:
-            await shop.deliver(*[kind(n) for kind in word if kind])
+            await shop.deliver(*[kind(n) for kind in sequence if kind])
             continue
-        for kind in word:
+        for kind in sequence:
             await (shop.deliver(kind(n)) if kind else shop.work())
     await shop.settle()
 
     statuses = await shop.statuses()
-    for n, word in enumerate(words, start=1):
-        charged = word.index(reserved)
-        in_time = not together and charged < word.index(cancelled) and None in word[charged : word.index(cancelled)]
-        assert statuses[n] == ("REFUNDED" if in_time else "CANCELLED"), word
-    assert sum((await check(shop)).values()) == len(words)
+    for n, sequence in enumerate(sequences, start=1):
+        charged = sequence.index(reserved)
+        in_time = (
+            not together
+            and charged < sequence.index(cancelled)
+            and None in sequence[charged : sequence.index(cancelled)]
+        )
+        assert statuses[n] == ("REFUNDED" if in_time else "CANCELLED"), sequence
+    assert sum((await check(shop)).values()) == len(sequences)
     assert await shop.pool.fetchval("select count(*) from parked") == 0
 
 
-async def test_the_same_record_again_changes_nothing(shop: Shop) -> None:
+async def test_a_repeated_record_changes_nothing(shop: Shop) -> None:
     records = [record(reserved(n)) for n in range(1, 4)]
     for batch in (records, records[1:], [*records, *records]):
         await shop.handling.handle(batch)
@@ -369,7 +373,7 @@ async def test_the_same_record_again_changes_nothing(shop: Shop) -> None:
     assert shop.provider.calls == ["charge"] * 3
 
 
-async def test_what_follows_from_an_event_carries_its_trace(shop: Shop) -> None:
+async def test_events_that_follow_from_an_event_carry_its_trace(shop: Shop) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     came = record(reserved())
     await shop.handling.handle([came._replace(headers=(*came.headers, ("traceparent", trace.encode())))])
@@ -377,7 +381,7 @@ async def test_what_follows_from_an_event_carries_its_trace(shop: Shop) -> None:
     assert (await shop.pool.fetchval("select head from outbox")).endswith(trace.encode())
 
 
-async def test_an_order_that_comes_after_its_deadline_is_never_charged(shop: Shop) -> None:
+async def test_an_order_that_arrives_after_its_deadline_is_never_charged(shop: Shop) -> None:
     await shop.deliver(reserved(expires_at=shop.time))
     await shop.work()
     assert await shop.outcome() == ("FAILED", ["Failed"], [])
@@ -398,16 +402,16 @@ async def test_no_charge_starts_after_the_deadline(shop: Shop) -> None:
 
 
 async def test_a_charge_that_is_answered_after_the_deadline_counts(shop: Shop) -> None:
-    async def dawdle() -> None:
+    async def be_slow() -> None:
         shop.pass_time(2)
 
-    shop.provider.before = once("charge", dawdle)
+    shop.provider.before = once("charge", be_slow)
     await shop.deliver(reserved(expires_at=shop.time + timedelta(seconds=1)))
     await shop.work()
     assert await shop.outcome() == ("SUCCEEDED", ["Succeeded"], ["capture"])
 
 
-async def test_a_crash_between_intent_and_call_is_made_good_when_the_claim_is_over(shop: Shop) -> None:
+async def test_after_a_crash_between_intent_and_call_the_call_is_made_when_the_claim_is_over(shop: Shop) -> None:
     await shop.deliver(reserved())
     shop.start()
     await shop.work()
@@ -426,7 +430,7 @@ async def test_a_crash_between_intent_and_call_is_made_good_when_the_claim_is_ov
         ("refund", "nothing", ("REFUNDED", ["Succeeded", "Refunded"], ["capture", "refund"])),
     ],
 )
-async def test_a_crash_between_call_and_result_is_made_good(
+async def test_after_a_crash_between_call_and_result_the_payment_is_settled(
     shop: Shop, call: str, meanwhile: str, end: tuple[str, list[str], list[str]]
 ) -> None:
     dead = asyncio.Event()
@@ -453,7 +457,7 @@ async def test_a_crash_between_call_and_result_is_made_good(
     assert await shop.outcome() == end
 
 
-async def test_a_worker_that_was_given_up_for_dead_cannot_record_what_it_hears(shop: Shop) -> None:
+async def test_a_worker_that_lost_its_claim_cannot_store_its_late_answer(shop: Shop) -> None:
     frozen, thawed = asyncio.Event(), asyncio.Event()
 
     async def freeze() -> None:
@@ -493,7 +497,7 @@ async def test_an_intent_that_was_rolled_back_is_not_charged(shop: Shop) -> None
     assert (await shop.outcome(), shop.provider.calls) == ((None, [], []), [])
 
 
-async def test_what_finds_no_room_in_memory_is_found_in_the_table(shop: Shop) -> None:
+async def test_payments_that_do_not_fit_in_memory_are_found_in_the_table(shop: Shop) -> None:
     shop.start(Limits(calls_at_once=0))
     await shop.deliver(*[reserved(n) for n in range(1, 11)])
     await shop.work()
@@ -504,7 +508,7 @@ async def test_what_finds_no_room_in_memory_is_found_in_the_table(shop: Shop) ->
     assert shop.provider.calls == ["charge"] * 10
 
 
-async def test_of_two_that_find_the_same_payments_due_one_gets_them(shop: Shop) -> None:
+async def test_only_one_of_two_workers_claims_the_same_due_payments(shop: Shop) -> None:
     shop.start(Limits(calls_at_once=0))
     await shop.deliver(*[reserved(n) for n in range(1, 4)])
     found = [await store.due(shop.pool, shop.time, 10) for _ in range(2)]
@@ -516,7 +520,7 @@ async def test_of_two_that_find_the_same_payments_due_one_gets_them(shop: Shop) 
     assert [len(payments) for payments in taken] == [3, 0]
 
 
-async def test_a_provider_that_fails_in_an_unheard_of_way_is_asked_again(shop: Shop) -> None:
+async def test_a_call_that_raises_an_unexpected_error_is_retried(shop: Shop) -> None:
     async def explode() -> None:
         raise ZeroDivisionError
 
@@ -526,7 +530,7 @@ async def test_a_provider_that_fails_in_an_unheard_of_way_is_asked_again(shop: S
     assert (await shop.outcome(), len(shop.provider.calls)) == (("SUCCEEDED", ["Succeeded"], ["capture"]), 2)
 
 
-async def test_a_worker_that_is_stopped_finishes_what_it_has_in_hand(shop: Shop) -> None:
+async def test_a_stopped_worker_finishes_its_open_payments(shop: Shop) -> None:
     stop = asyncio.Event()
 
     async def end() -> None:
@@ -538,7 +542,7 @@ async def test_a_worker_that_is_stopped_finishes_what_it_has_in_hand(shop: Shop)
     assert await check(shop) == {"SUCCEEDED": 3}
 
 
-async def test_no_statement_reads_a_whole_table_even_if_it_was_planned_while_there_was_little(payments_db: Any) -> None:
+async def test_no_statement_scans_a_whole_table_even_if_it_was_planned_for_a_small_one(payments_db: Any) -> None:
     statements = {
         payments_db.url: (store._ADD, store._SAVE, store._DUE, store._TAKE_OVER, store._GET),
         payments_db.provider_url: (provider._FIRST, provider._GIVE_BACK, provider._READ),

@@ -1,4 +1,4 @@
-"""Changes of the catalogue take turns by sku; and whoever listens can take over what is told."""
+"""Changes of one sku are made one after another, and orders and inventory can apply the published events."""
 
 import asyncio
 from typing import Any
@@ -23,10 +23,10 @@ async def pool(open_pool: OpenPool) -> Pool:
 
 
 async def two_changes_at_once(pool: Pool, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, ...]) -> list[Product]:
-    """Each changes another field of the burger, and lingers between reading and writing."""
+    """Each change sets another field of the burger, and waits between reading and writing."""
     get = store.get
 
-    async def get_and_linger(conn: postgres.Connection, product_id: int) -> Product | None:
+    async def get_and_wait(conn: postgres.Connection, product_id: int) -> Product | None:
         found = await get(conn, product_id)
         await asyncio.sleep(0.2)
         return found
@@ -35,11 +35,11 @@ async def two_changes_at_once(pool: Pool, monkeypatch: pytest.MonkeyPatch, keys:
         async with postgres.transaction(pool, keys=keys) as conn:
             return await service.change(conn, 1, values)
 
-    monkeypatch.setattr(store, "get", get_and_linger)
+    monkeypatch.setattr(store, "get", get_and_wait)
     return list(await asyncio.gather(change(name="Double Burger"), change(price_cents=1)))
 
 
-async def told(pool: Pool) -> list[int]:
+async def published_versions(pool: Pool) -> list[int]:
     rows = await pool.fetch("select convert_from(value, 'UTF8')::json ->> 'version' from outbox where key = 'burger'")
     return sorted(int(row[0]) for row in rows)
 
@@ -48,19 +48,19 @@ async def test_two_changes_at_once_are_both_made(pool: Pool, monkeypatch: pytest
     await two_changes_at_once(pool, monkeypatch, ("burger",))
     row = await pool.fetchrow("select name, price_cents, version from products where id = 1")
     assert tuple(row) == ("Double Burger", 1, 3)
-    assert await told(pool) == [1, 2, 3]
+    assert await published_versions(pool) == [1, 2, 3]
 
 
-async def test_without_the_skus_lock_one_is_lost_and_a_version_comes_twice(
+async def test_without_the_lock_of_the_sku_one_change_is_lost_and_a_version_is_used_twice(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await two_changes_at_once(pool, monkeypatch, ())
     row = await pool.fetchrow("select name, price_cents, version from products where id = 1")
     assert tuple(row) in [("Double Burger", 850, 2), ("Burger", 1, 2)]
-    assert await told(pool) == [1, 2, 2]
+    assert await published_versions(pool) == [1, 2, 2]
 
 
-async def test_a_product_and_what_is_told_of_it_are_undone_together(pool: Pool) -> None:
+async def test_a_product_and_its_events_are_rolled_back_together(pool: Pool) -> None:
     with pytest.raises(RuntimeError, match="too bad"):  # noqa: PT012  # the transaction is what is tested
         async with postgres.transaction(pool, keys=["salad"]) as conn:
             await service.create(conn, "salad", "Salad", 990, active=True)
@@ -71,7 +71,7 @@ async def test_a_product_and_what_is_told_of_it_are_undone_together(pool: Pool) 
 
 
 async def published(pool: Pool) -> list[Record]:
-    """What a relay makes of all that the outbox has."""
+    """The records that a relay makes of all outbox rows."""
     rows = await pool.fetch("select topic, key, type, head, value from outbox order by xid, id")
     return [
         Record(topic, 0, n, 0, key.encode(), value, list(headers(static_headers(type_, "/test"), key.encode(), head)))
@@ -79,7 +79,7 @@ async def published(pool: Pool) -> list[Record]:
     ]
 
 
-async def test_orders_and_inventory_take_over_what_is_told(pool: Pool, open_pool: OpenPool) -> None:
+async def test_orders_and_inventory_apply_the_events_of_products(pool: Pool, open_pool: OpenPool) -> None:
     async with postgres.transaction(pool, keys=["salad"]) as conn:
         salad = await service.create(conn, "salad", "Sal\u00e4d", 990, active=True)
     async with postgres.transaction(pool, keys=["salad"]) as conn:

@@ -1,4 +1,4 @@
-"""What a consumer does with records: once, together with their effects, in order of each key, and never stuck."""
+"""A consumer handles records once, together with their effects, in order of each key, and never gets stuck."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Break = Callable[[Any], None]
 
 
 class Ledger:
-    """A service whose effect is a row for each event, and whose own events say so."""
+    """A service whose effect is one row for each event; it publishes one event for each row."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[tuple[int, int]]]] = []
@@ -61,7 +61,7 @@ def fail_for(*order_ids: int, error: Exception | None = None) -> Break:
 
 
 async def handle_to_the_end(handling: Handling, records: Sequence[Record]) -> int:
-    """Repeat as the consumer does; says how often it took."""
+    """Retry as the consumer does; return the number of attempts."""
     for attempt in range(1, 10):
         try:
             await handling.handle(records)
@@ -80,7 +80,7 @@ async def parked(pool: Pool) -> list[tuple[str, int, bool]]:
     return [tuple(row) for row in rows]
 
 
-async def letters(pool: Pool) -> int:
+async def dead_letters(pool: Pool) -> int:
     return await pool.fetchval("select count(*) from outbox where topic like '%.dlq'")
 
 
@@ -98,9 +98,7 @@ async def test_effects_inbox_rows_and_events_are_committed_together(
     assert tuple(await pool.fetchrow(counts)) == (3, 3, 1)
 
 
-async def test_nothing_is_committed_when_the_commit_does_not_come(
-    pool: Pool, ledger: Ledger, handling: Handling
-) -> None:
+async def test_nothing_is_committed_when_the_transaction_fails(pool: Pool, ledger: Ledger, handling: Handling) -> None:
     ledger.break_ = fail_for(2, error=asyncpg.DeadlockDetectedError("deadlock detected"))
     with pytest.raises(asyncpg.DeadlockDetectedError):
         await handling.handle(created((1, 1), (2, 1)))
@@ -117,7 +115,7 @@ async def test_an_event_delivered_again_has_no_effect(pool: Pool, handling: Hand
     assert await effects(pool) == [(1, 1), (2, 1)]
 
 
-async def test_without_its_inbox_row_it_would_have_one(pool: Pool, handling: Handling) -> None:
+async def test_without_its_inbox_row_a_repeated_event_has_an_effect(pool: Pool, handling: Handling) -> None:
     records = created((1, 1))
     await handling.handle(records)
     await pool.execute("delete from inbox")
@@ -126,9 +124,7 @@ async def test_without_its_inbox_row_it_would_have_one(pool: Pool, handling: Han
     assert len(await effects(pool)) == 2
 
 
-async def test_an_event_that_comes_twice_in_a_batch_is_handled_once_and_in_its_first_place(
-    pool: Pool, handling: Handling
-) -> None:
+async def test_an_event_twice_in_a_batch_is_handled_once_at_its_first_position(pool: Pool, handling: Handling) -> None:
     first, second = created((1, 1), (1, 2))
     await handling.handle([first, second, first._replace(offset=99)])
 
@@ -144,7 +140,7 @@ async def test_another_consumer_of_the_same_service_has_its_own_inbox(pool: Pool
     assert len(await effects(pool)) == 2
 
 
-async def test_two_members_that_get_the_same_records_at_once_have_the_effect_once(
+async def test_two_members_with_the_same_records_at_once_have_each_effect_once(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     other = Handling(pool, "ledger", {OrderCreated: ledger.write})
@@ -154,7 +150,7 @@ async def test_two_members_that_get_the_same_records_at_once_have_the_effect_onc
     assert sorted(await effects(pool)) == [(order_id, 1) for order_id in range(1, 51)]
 
 
-async def test_a_batch_is_handled_in_waves_that_keep_each_keys_order_and_group_types(
+async def test_a_batch_is_handled_in_groups_of_one_type_that_keep_the_order_of_each_key(
     ledger: Ledger, handling: Handling
 ) -> None:
     await handling.handle(
@@ -183,7 +179,7 @@ async def test_an_event_of_an_unknown_type_is_skipped(pool: Pool, handling: Hand
     assert await parked(pool) == []
 
 
-async def test_traces_go_from_an_event_to_what_follows_from_it(pool: Pool, handling: Handling) -> None:
+async def test_events_that_follow_from_an_event_carry_its_trace(pool: Pool, handling: Handling) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     traced, plain = created((1, 1), (2, 1))
     await handling.handle([traced._replace(headers=[*traced.headers, ("traceparent", trace.encode())]), plain])
@@ -193,7 +189,7 @@ async def test_traces_go_from_an_event_to_what_follows_from_it(pool: Pool, handl
     assert not heads["2"].endswith(trace)
 
 
-# Bad records: each is made of a good one, and stands between two good ones.
+# Bad records: each is made from a good one, and is handled between two good ones.
 
 
 def with_value(value: bytes | None) -> Callable[[Record], Record]:
@@ -307,13 +303,13 @@ async def test_a_bad_record_of_every_kind_is_parked_alone(pool: Pool, handling: 
         bad = spoil(good)
         try:
             await handling.handle([before, bad, after])
-        except Exception as error:  # noqa: BLE001  # every kind is looked at
+        except Exception as error:  # noqa: BLE001  # all kinds are checked
             wrong[kind] = repr(error)[:200]
             continue
         rows = await pool.fetch('select attempts, blocks, raw_key, value, partition, "offset" from parked')
         if [tuple(row) for row in rows] != [(0, False, bad.key, bad.value, bad.partition, bad.offset)]:
             wrong[kind] = f"parked {len(rows)}"
-        if await effects(pool) != [(1, 1), (1, 3)] or await letters(pool) != 1:
+        if await effects(pool) != [(1, 1), (1, 3)] or await dead_letters(pool) != 1:
             wrong[kind] = "effects or dead letter"
         await pool.execute("delete from parked; delete from effects; delete from outbox")
     assert wrong == {}
@@ -333,7 +329,7 @@ HARMLESS: dict[str, Callable[[Record], Record]] = {
 }
 
 
-async def test_a_strange_record_that_is_no_mistake_is_not_parked(pool: Pool, handling: Handling) -> None:
+async def test_an_unusual_but_valid_record_is_not_parked(pool: Pool, handling: Handling) -> None:
     before, after = created((100, 1), (100, 2))
     strange = [change(created((n, 1))[0]) for n, change in enumerate(HARMLESS.values(), start=1)]
     await handling.handle([before, *strange, after])
@@ -342,7 +338,7 @@ async def test_a_strange_record_that_is_no_mistake_is_not_parked(pool: Pool, han
     assert len(await effects(pool)) == len(HARMLESS) + 2 - 3  # three are of unknown types
 
 
-async def test_a_parked_records_time_may_be_anything(pool: Pool, handling: Handling) -> None:
+async def test_a_record_with_any_timestamp_can_be_parked(pool: Pool, handling: Handling) -> None:
     for timestamp_ms in (-1, 0, 2**62):
         (good,) = created((1, 1))
         await handling.handle([good._replace(value=None, timestamp_ms=timestamp_ms)])
@@ -350,25 +346,25 @@ async def test_a_parked_records_time_may_be_anything(pool: Pool, handling: Handl
     assert len(await parked(pool)) == 3
 
 
-async def test_a_bad_record_of_any_kind_blocks_no_other(pool: Pool, handling: Handling) -> None:
+async def test_a_bad_record_of_any_kind_blocks_no_other_record(pool: Pool, handling: Handling) -> None:
     batch: list[Record] = []
     for n, spoil in enumerate(BAD.values(), start=1):
         good, to_spoil = created((n, 1), (n, 2))
         batch += [good, spoil(to_spoil)]
     await handling.handle(batch)
 
-    assert len(await effects(pool)) == len(await parked(pool)) == await letters(pool) == len(BAD)
+    assert len(await effects(pool)) == len(await parked(pool)) == await dead_letters(pool) == len(BAD)
 
 
-async def test_parking_twice_is_parking_once(pool: Pool, handling: Handling) -> None:
+async def test_a_record_that_arrives_again_is_parked_once(pool: Pool, handling: Handling) -> None:
     (good,) = created((1, 1))
     for _ in range(3):
         await handling.handle([good._replace(value=None)])
 
-    assert len(await parked(pool)) == await letters(pool) == 1
+    assert len(await parked(pool)) == await dead_letters(pool) == 1
 
 
-async def test_the_dead_letter_says_what_came_and_why_it_was_not_taken(pool: Pool, handling: Handling) -> None:
+async def test_a_dead_letter_has_the_record_and_the_error(pool: Pool, handling: Handling) -> None:
     (good,) = created((1, 1))
     await handling.handle([good._replace(value=b"hello")])
 
@@ -380,7 +376,7 @@ async def test_the_dead_letter_says_what_came_and_why_it_was_not_taken(pool: Poo
     assert "JSON" in letter["error"]
 
 
-async def test_a_failing_event_is_parked_after_its_attempts_and_other_keys_flow(
+async def test_a_failing_event_is_parked_after_its_attempts_and_other_keys_are_handled(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     ledger.break_ = fail_for(3)
@@ -389,10 +385,10 @@ async def test_a_failing_event_is_parked_after_its_attempts_and_other_keys_flow(
     assert attempts == MAX_ATTEMPTS
     assert sorted(await effects(pool)) == [(order_id, 1) for order_id in (1, 2, 4, 5, 6, 7, 8)]
     assert await parked(pool) == [("3", MAX_ATTEMPTS, True)]
-    assert await letters(pool) == 1
+    assert await dead_letters(pool) == 1
 
 
-async def test_other_keys_are_handled_before_the_failing_one_has_used_up_its_attempts(
+async def test_other_keys_are_handled_before_the_failing_key_is_parked(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     ledger.break_ = fail_for(3)
@@ -403,7 +399,7 @@ async def test_other_keys_are_handled_before_the_failing_one_has_used_up_its_att
     assert await parked(pool) == []
 
 
-async def test_an_event_that_fails_once_is_handled_and_so_is_what_follows_it(
+async def test_an_event_that_fails_once_is_retried_and_its_later_events_are_handled(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     records = created((3, 1), (3, 2))
@@ -417,7 +413,7 @@ async def test_an_event_that_fails_once_is_handled_and_so_is_what_follows_it(
     assert await parked(pool) == []
 
 
-async def test_later_events_of_a_parked_key_park_behind_it_in_order(
+async def test_later_events_of_a_blocked_key_are_parked_in_order(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     def break_(event: Any) -> None:
@@ -435,7 +431,7 @@ async def test_later_events_of_a_parked_key_park_behind_it_in_order(
     assert await pool.fetchval("select count(*) from inbox") == 7
 
 
-async def test_a_key_flows_again_once_its_parked_events_are_resolved(
+async def test_a_key_is_handled_again_when_its_parked_events_are_resolved(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     ledger.break_ = fail_for(3)
@@ -471,7 +467,7 @@ TRANSIENT = [
 ]
 
 
-async def test_trouble_with_postgres_never_parks_an_event(pool: Pool, ledger: Ledger, handling: Handling) -> None:
+async def test_transient_errors_of_postgres_never_park_an_event(pool: Pool, ledger: Ledger, handling: Handling) -> None:
     records = created((1, 1), (2, 1))
     for error in TRANSIENT * MAX_ATTEMPTS:
         ledger.break_ = fail_for(2, error=error)
@@ -513,7 +509,7 @@ async def test_events_of_unknown_aggregates_are_parked_alone_and_block_nothing(p
     assert await parked(pool) == [("3", 1, False)] * 2
 
 
-async def test_a_handler_that_names_the_wrong_events_as_unknown_is_a_handler_that_fails(pool: Pool) -> None:
+async def test_a_handler_that_names_the_wrong_events_as_unknown_counts_as_failed(pool: Pool) -> None:
     async def confused(conn: Connection, given: list[OrderCreated]) -> None:
         raise UnknownAggregate([e.model_copy() for e in given])
 
@@ -523,7 +519,7 @@ async def test_a_handler_that_names_the_wrong_events_as_unknown_is_a_handler_tha
     assert await parked(pool) == [("1", MAX_ATTEMPTS, True), ("2", MAX_ATTEMPTS, True)]
 
 
-async def test_a_failing_event_with_a_key_of_any_length_is_parked(pool: Pool) -> None:
+async def test_a_failing_event_with_a_very_long_key_is_parked(pool: Pool) -> None:
     async def fail(conn: Connection, given: list[ProductChanged]) -> None:
         raise LookupError
 
@@ -534,7 +530,7 @@ async def test_a_failing_event_with_a_key_of_any_length_is_parked(pool: Pool) ->
     assert [key for key, *_ in await parked(pool)] == [sku]
 
 
-async def test_an_event_that_the_handler_makes_too_large_is_parked(pool: Pool) -> None:
+async def test_an_event_whose_handler_publishes_a_too_large_event_is_parked(pool: Pool) -> None:
     async def inflate(conn: Connection, given: list[OrderCreated]) -> None:
         await outbox.append(conn, [order_created(given[0].order_id, note="x" * outbox.MAX_BYTES)])
 
@@ -543,17 +539,17 @@ async def test_an_event_that_the_handler_makes_too_large_is_parked(pool: Pool) -
     assert await parked(pool) == [("1", MAX_ATTEMPTS, True)]
 
 
-async def test_commits_are_announced_after_they_are_made(pool: Pool, ledger: Ledger) -> None:
+async def test_the_callback_is_called_after_each_commit(pool: Pool, ledger: Ledger) -> None:
     await pool.execute("create table effects (n serial, order_id bigint, version int)")
-    told = 0
+    calls = 0
 
     def committed() -> None:
-        nonlocal told
-        told += 1
+        nonlocal calls
+        calls += 1
 
     handling = Handling(pool, "ledger", {OrderCreated: ledger.write}, committed)
     (good,) = created((1, 1))
     await handling.handle([good])
     await handling.handle([good._replace(value=None)])
 
-    assert told == 2
+    assert calls == 2

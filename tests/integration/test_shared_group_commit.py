@@ -1,4 +1,4 @@
-"""Group commit: every caller gets a true answer in time, whatever happens to Postgres."""
+"""Group commit: every caller gets a true answer in time, even if Postgres fails or freezes."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ TABLE = "create table things (id bigint primary key, attempts int not null defau
 
 
 async def write(conn: Plain, ids: Sequence[int]) -> list[int | Exception]:
-    """Store each id once; a repetition is counted, as a sign that the same ids came again."""
+    """Store each id once; `attempts` counts how often the same id was written."""
     rows = await conn.fetch(
         """insert into things (id) select unnest($1::bigint[])
            on conflict (id) do update set attempts = things.attempts + 1 returning id""",
@@ -43,7 +43,7 @@ async def running(group: Group) -> AsyncIterator[Group]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(group.run(stop))
-        await asyncio.sleep(0)  # its workers have begun
+        await asyncio.sleep(0)  # let its workers start
         try:
             yield group
         finally:
@@ -68,7 +68,7 @@ async def ids(pool: Pool | Plain) -> list[int]:
 async def outcome(work: asyncio.Task[int]) -> object:
     try:
         return await work
-    except Exception as error:  # noqa: BLE001  # that is what is asked
+    except Exception as error:  # noqa: BLE001  # the error is the result
         return type(error)
 
 
@@ -87,7 +87,7 @@ async def test_many_callers_share_one_statement(url: str, things: Pool) -> None:
     assert await things.fetchval("select count(distinct xmin::text) from things") <= 11
 
 
-async def test_a_bad_row_does_not_fail_its_neighbours(url: str, things: Pool) -> None:
+async def test_a_bad_row_does_not_fail_the_other_rows(url: str, things: Pool) -> None:
     async with running(GroupCommit(url, write, name="test", workers=1)) as group:
         tasks = [asyncio.create_task(group.submit(id_)) for id_ in (11, 12, 13, 14)]
         results = [await outcome(task) for task in tasks]
@@ -96,7 +96,7 @@ async def test_a_bad_row_does_not_fail_its_neighbours(url: str, things: Pool) ->
     assert await ids(things) == [11, 12, 14]
 
 
-async def test_a_result_that_is_an_exception_is_raised_at_its_own_caller(url: str, things: Pool) -> None:
+async def test_a_result_that_is_an_exception_is_raised_only_for_its_caller(url: str, things: Pool) -> None:
     async with running(GroupCommit(url, write, name="test", workers=1)) as group:
         tasks = [asyncio.create_task(group.submit(id_)) for id_ in (403, 404, 405)]
         results = [await outcome(task) for task in tasks]
@@ -104,7 +104,7 @@ async def test_a_result_that_is_an_exception_is_raised_at_its_own_caller(url: st
     assert results == [4030, LookupError, 4050]
 
 
-async def test_a_full_queue_refuses(url: str, things: Pool) -> None:
+async def test_a_full_queue_refuses_callers(url: str, things: Pool) -> None:
     group: Group = GroupCommit(url, write, name="test", max_waiting=5)
     tasks = [asyncio.create_task(group.submit(id_)) for id_ in range(1, 8)]
     await asyncio.sleep(0)
@@ -115,7 +115,7 @@ async def test_a_full_queue_refuses(url: str, things: Pool) -> None:
     assert await ids(things) == [1, 2, 3, 4, 5]
 
 
-async def test_a_caller_that_hangs_up_cancels_nothing(url: str, things: Pool) -> None:
+async def test_a_cancelled_caller_does_not_cancel_its_write(url: str, things: Pool) -> None:
     group: Group = GroupCommit(url, write, name="test")
     task = asyncio.create_task(group.submit(1))
     await asyncio.sleep(0)
@@ -126,9 +126,7 @@ async def test_a_caller_that_hangs_up_cancels_nothing(url: str, things: Pool) ->
     assert await ids(things) == [1, 2]
 
 
-async def test_what_waits_is_written_before_the_door_stops_and_nothing_is_taken_afterwards(
-    url: str, things: Pool
-) -> None:
+async def test_waiting_rows_are_written_before_a_stop_and_later_rows_are_refused(url: str, things: Pool) -> None:
     group: Group = GroupCommit(url, write, name="test", workers=1, max_batch=10)
     tasks = [asyncio.create_task(group.submit(id_)) for id_ in range(101, 201)]
     async with running(group):
@@ -140,7 +138,7 @@ async def test_what_waits_is_written_before_the_door_stops_and_nothing_is_taken_
     assert await ids(things) == list(range(101, 201))
 
 
-async def test_while_a_lock_holds_the_write_callers_are_answered_in_time_and_truly(
+async def test_callers_get_a_true_answer_in_time_while_a_lock_delays_the_write(
     url: str, things: Pool, database: Database
 ) -> None:
     group: Group = GroupCommit(url, write, name="test", workers=1, deadline_seconds=0.5)
@@ -167,7 +165,7 @@ async def is_waiting_for_a_lock(conn: Plain) -> bool:
     return await conn.fetchval("select exists (select from pg_locks where not granted)")
 
 
-async def test_a_connection_killed_before_the_answer_is_repeated_with_the_same_ids(
+async def test_a_write_that_lost_its_connection_is_repeated_with_the_same_ids(
     url: str, things: Pool, database: Database
 ) -> None:
     killed: list[int] = []
@@ -177,7 +175,7 @@ async def test_a_connection_killed_before_the_answer_is_repeated_with_the_same_i
         if not killed:
             killed.append(conn.get_server_pid())
             await things.execute("select pg_terminate_backend($1)", killed[0])
-            await conn.execute("select 1")  # and here nobody answers
+            await conn.execute("select 1")  # fails: the connection is gone
         return results
 
     async with running(GroupCommit(url, write_and_lose_the_connection, name="test", workers=1)) as group:
@@ -186,7 +184,7 @@ async def test_a_connection_killed_before_the_answer_is_repeated_with_the_same_i
     assert [tuple(row) for row in await things.fetch("select id, attempts from things")] == [(7, 2)]
 
 
-async def test_connections_that_die_under_load_lose_and_double_nothing(url: str, things: Pool) -> None:
+async def test_connections_killed_under_load_lose_and_double_nothing(url: str, things: Pool) -> None:
     async def kill() -> None:
         for _ in range(10):
             await things.execute(
@@ -219,7 +217,7 @@ async def test_without_postgres_callers_are_refused_in_time(url: str) -> None:
 
 @pytest.fixture
 async def own_postgres(run_folder: object) -> AsyncIterator[tuple[Server, str]]:
-    """A server that a test may freeze, with the table; gives its address."""
+    """A server with the table, which a test may freeze; yields the server and its URL."""
     root = run_folder / "own-postgres"  # type: ignore[operator]
     engine = Postgres(root, ports.free_block(1), settings={"fsync": "off", "shared_buffers": "32MB"})
     server = Server(engine, root)
@@ -239,7 +237,7 @@ def signal_all(server: Server, what: signal.Signals) -> None:
         os.kill(one.pid, what)
 
 
-async def test_a_frozen_postgres_answers_nobody_and_the_door_answers_all_in_time_and_truly(
+async def test_callers_get_a_true_answer_in_time_while_postgres_is_frozen(
     own_postgres: tuple[Server, str],
 ) -> None:
     server, url = own_postgres

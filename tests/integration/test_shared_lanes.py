@@ -1,4 +1,4 @@
-"""The cursor, the key locks and the leases: what makes every row read once, in order, by somebody."""
+"""The cursor, the key locks and the leases: together they make a relay read every row once and in order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ async def conn(database: Database) -> AsyncIterator[Plain]:
 
 @asynccontextmanager
 async def session(database: Database) -> AsyncIterator[Plain]:
-    """A connection that is in a transaction."""
+    """A connection with an open transaction."""
     conn = await postgres.connect(database.url_for("orders"))
     async with conn.transaction():
         yield conn
@@ -43,7 +43,7 @@ async def append(pool: Pool, *ids: int) -> None:
 
 
 def reader(conn: Plain, lanes: Lanes) -> Reader:
-    """Read as the relay does, and move the cursor."""
+    """A function that reads as the relay does, and moves the cursor."""
 
     async def turn() -> list[int]:
         rows = await read(conn, lanes.positions, 1000)
@@ -54,7 +54,7 @@ def reader(conn: Plain, lanes: Lanes) -> Reader:
 
 
 def naive_reader(conn: Plain) -> Reader:
-    """Read with the cursor that everybody writes first."""
+    """A function that reads with the most obvious cursor, over ids alone."""
     last = 0
 
     async def turn() -> list[int]:
@@ -71,7 +71,7 @@ def ids_of(rows: list[Row]) -> list[int]:
 
 
 async def read_around_a_late_commit(database: Database, pool: Pool, turn: Reader) -> list[int]:
-    """One transaction gets xid and id early and commits late; another overtakes it."""
+    """One transaction gets its xid and id early and commits late; another one overtakes it."""
     async with session(database) as late:
         await outbox.append(late, [order_confirmed(1)])
         await append(pool, 1, 1)
@@ -86,7 +86,9 @@ async def test_a_row_that_commits_late_is_not_skipped(database: Database, pool: 
     assert len(await read_around_a_late_commit(database, pool, reader(conn, lanes))) == 3
 
 
-async def test_a_cursor_over_ids_alone_loses_that_row(database: Database, pool: Pool, conn: Plain) -> None:
+async def test_a_cursor_over_ids_alone_loses_a_row_that_commits_late(
+    database: Database, pool: Pool, conn: Plain
+) -> None:
     assert len(await read_around_a_late_commit(database, pool, naive_reader(conn))) == 2
 
 
@@ -104,9 +106,7 @@ async def test_rows_are_read_in_the_order_of_xid_and_then_id(database: Database,
     assert [row["id"] for row in rows] != sorted(row["id"] for row in rows)
 
 
-async def test_many_interleaved_writers_and_a_small_limit_skip_nothing(
-    database: Database, pool: Pool, conn: Plain
-) -> None:
+async def test_interleaved_writers_and_a_small_limit_skip_no_row(database: Database, pool: Pool, conn: Plain) -> None:
     lanes, seen = Lanes("a", 30.0), list[tuple[int, int]]()
     await lanes.renew(conn)
 
@@ -129,7 +129,7 @@ async def test_many_interleaved_writers_and_a_small_limit_skip_nothing(
     assert await read(conn, lanes.positions, 10) == []
 
 
-async def test_rows_flow_while_another_session_holds_an_old_snapshot(
+async def test_rows_are_read_while_another_session_has_an_old_snapshot(
     database: Database, pool: Pool, conn: Plain
 ) -> None:
     lanes = Lanes("a", 3.0)
@@ -142,7 +142,7 @@ async def test_rows_flow_while_another_session_holds_an_old_snapshot(
         assert ids_of(await read(conn, lanes.positions, 10)) == [7]
 
 
-async def test_an_open_write_transaction_holds_rows_back_and_is_named(
+async def test_an_open_write_transaction_delays_rows_and_is_reported(
     database: Database, pool: Pool, conn: Plain
 ) -> None:
     lanes = Lanes("a", 3.0)
@@ -199,7 +199,7 @@ async def test_versions_of_a_key_are_published_in_order_only_if_its_lock_is_take
     assert [row["v"] for row in rows] == published
 
 
-async def test_batches_that_lock_the_same_keys_in_other_orders_do_not_deadlock(pool: Pool) -> None:
+async def test_batches_that_lock_the_same_keys_in_different_orders_do_not_deadlock(pool: Pool) -> None:
     keys = [str(n) for n in range(200)]
 
     async def lock(order: list[str]) -> None:
@@ -215,7 +215,7 @@ async def test_a_single_relay_takes_all_lanes(conn: Plain) -> None:
     assert sorted(lanes.held) == [0, 1, 2, 3]
 
 
-async def test_two_relays_share_the_lanes_evenly_once_they_know_of_each_other(conn: Plain) -> None:
+async def test_two_relays_share_the_lanes_evenly(conn: Plain) -> None:
     a, b = Lanes("a", 3.0), Lanes("b", 3.0)
     for relay in (a, b, a, b):
         await relay.renew(conn)
@@ -223,33 +223,35 @@ async def test_two_relays_share_the_lanes_evenly_once_they_know_of_each_other(co
     assert a.held.keys().isdisjoint(b.held)
 
 
-async def test_a_dead_relays_lanes_are_taken_after_its_lease(conn: Plain) -> None:
-    dead, heir = Lanes("dead", 0.3), Lanes("heir", 3.0)
+async def test_the_lanes_of_a_dead_relay_are_taken_after_its_lease(conn: Plain) -> None:
+    dead, successor = Lanes("dead", 0.3), Lanes("successor", 3.0)
     await dead.renew(conn)
-    await heir.renew(conn)
-    assert heir.held == {}
+    await successor.renew(conn)
+    assert successor.held == {}
 
     async def has_all() -> bool:
-        await heir.renew(conn)
-        return len(heir.held) == 4
+        await successor.renew(conn)
+        return len(successor.held) == 4
 
     await eventually(has_all, seconds=2)
 
 
-async def test_a_frozen_relay_that_wakes_up_moves_no_cursor_and_forgets_the_lane(pool: Pool, conn: Plain) -> None:
-    frozen, heir = Lanes("frozen", 0.2), Lanes("heir", 3.0)
+async def test_a_relay_that_was_frozen_beyond_its_lease_moves_no_cursor_and_drops_the_lane(
+    pool: Pool, conn: Plain
+) -> None:
+    frozen, successor = Lanes("frozen", 0.2), Lanes("successor", 3.0)
     await frozen.renew(conn)
     await append(pool, 1)
     stale = await read(conn, frozen.positions, 10)
     await append(pool, 1)
 
     async def taken() -> bool:
-        await heir.renew(conn)
-        return len(heir.held) == 4
+        await successor.renew(conn)
+        return len(successor.held) == 4
 
     await eventually(taken)
     lane = stale[0]["lane"]
-    await heir.advance(conn, ends_of(await read(conn, heir.positions, 10)))
+    await successor.advance(conn, ends_of(await read(conn, successor.positions, 10)))
     end = await conn.fetchrow("select xid, id from outbox_lanes where lane = $1", lane)
     await frozen.advance(conn, ends_of(stale))
 
@@ -257,25 +259,25 @@ async def test_a_frozen_relay_that_wakes_up_moves_no_cursor_and_forgets_the_lane
     assert lane not in frozen.held
 
 
-async def test_a_slow_relay_that_lost_its_lane_and_was_not_yet_overtaken_moves_no_cursor_either(
+async def test_a_slow_relay_that_lost_its_lane_moves_no_cursor_even_if_the_new_owner_has_not_read_yet(
     pool: Pool, conn: Plain
 ) -> None:
-    slow, heir = Lanes("slow", 0.2), Lanes("heir", 3.0)
+    slow, successor = Lanes("slow", 0.2), Lanes("successor", 3.0)
     await slow.renew(conn)
     await append(pool, 1)
     rows = await read(conn, slow.positions, 10)
 
     async def taken() -> bool:
-        await heir.renew(conn)
-        return len(heir.held) == 4
+        await successor.renew(conn)
+        return len(successor.held) == 4
 
     await eventually(taken)
     await slow.advance(conn, ends_of(rows))
 
-    assert len(await read(conn, heir.positions, 10)) == 1
+    assert len(await read(conn, successor.positions, 10)) == 1
 
 
-async def test_lanes_that_are_given_back_are_taken_at_once(conn: Plain) -> None:
+async def test_released_lanes_are_taken_at_once(conn: Plain) -> None:
     a, b = Lanes("a", 60.0), Lanes("b", 60.0)
     await a.renew(conn)
     await b.renew(conn)

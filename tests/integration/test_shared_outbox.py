@@ -23,7 +23,7 @@ async def test_events_are_appended_in_order_within_one_transaction(pool: Pool) -
     assert len({row["xid"] for row in rows}) == 1
 
 
-async def test_a_key_is_always_in_the_lane_that_its_hash_says(pool: Pool) -> None:
+async def test_a_key_is_always_in_the_lane_of_its_hash(pool: Pool) -> None:
     async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [order_confirmed(id_) for id_ in range(1, 200)])
 
@@ -32,7 +32,7 @@ async def test_a_key_is_always_in_the_lane_that_its_hash_says(pool: Pool) -> Non
     assert {row["lane"] for row in rows} == {0, 1, 2, 3}
 
 
-async def test_nothing_is_there_after_a_rollback(pool: Pool) -> None:
+async def test_no_row_is_left_after_a_rollback(pool: Pool) -> None:
     async with pool.acquire() as conn:
         transaction = conn.transaction()
         await transaction.start()
@@ -42,14 +42,14 @@ async def test_nothing_is_there_after_a_rollback(pool: Pool) -> None:
     assert await pool.fetch(SQL) == []
 
 
-async def test_appending_nothing_is_no_error(pool: Pool) -> None:
+async def test_appending_no_events_is_no_error(pool: Pool) -> None:
     async with postgres.transaction(pool) as conn:
         await outbox.append(conn, [])
 
     assert await pool.fetch(SQL) == []
 
 
-async def test_an_event_that_kafka_would_not_take_is_refused_before_it_is_written(pool: Pool) -> None:
+async def test_an_event_too_large_for_kafka_is_refused_before_it_is_written(pool: Pool) -> None:
     with pytest.raises(outbox.TooLarge):
         async with postgres.transaction(pool) as conn:
             await outbox.append(conn, [order_confirmed(), order_created(note="x" * outbox.MAX_BYTES)])
@@ -64,7 +64,7 @@ async def test_another_services_topic_is_refused_by_the_table(pool: Pool) -> Non
             await outbox.append(conn, [foreign])
 
 
-async def test_a_dead_letter_may_go_to_any_services_topic(pool: Pool) -> None:
+async def test_a_dead_letter_may_have_any_services_topic(pool: Pool) -> None:
     letter = events.envelope("payments.events.dlq", "1", "DeadLetter", b"{}")
     async with postgres.transaction(pool) as conn:
         await outbox.append_encoded(conn, [letter])
@@ -72,7 +72,7 @@ async def test_a_dead_letter_may_go_to_any_services_topic(pool: Pool) -> None:
     assert len(await pool.fetch(SQL)) == 1
 
 
-async def test_a_fused_insert_appends_only_for_what_was_placed(pool: Pool) -> None:
+async def test_a_combined_insert_appends_only_the_events_of_inserted_rows(pool: Pool) -> None:
     async with pool.acquire() as conn:
         await conn.execute("create temp table placed (id text primary key)")
         await conn.execute("insert into placed values ('2')")
@@ -84,7 +84,7 @@ async def test_a_fused_insert_appends_only_for_what_was_placed(pool: Pool) -> No
     assert [row["key"] for row in await pool.fetch(SQL)] == ["1", "3"]
 
 
-def test_columns_of_a_dead_letter_may_be_twice_as_large() -> None:
+def test_a_dead_letter_may_be_twice_as_large() -> None:
     def row(topic: str) -> Encoded:
         return Encoded(1, uuid4(), topic, "k", "T", b"", b"x" * (outbox.MAX_BYTES + 1))
 

@@ -1,4 +1,4 @@
-"""The janitor: the DEFAULT partition catches what finds none of its day, and no insert ever fails for it."""
+"""The janitor: the DEFAULT partition takes rows whose day has no partition, so that no insert fails."""
 
 import asyncio
 from datetime import UTC, date, datetime
@@ -17,7 +17,7 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-async def lose_today(pool: Pool) -> None:
+async def drop_todays_partitions(pool: Pool) -> None:
     for table in ("outbox", "inbox"):
         await pool.execute(f"drop table {table}_{today():%Y%m%d}")
 
@@ -28,8 +28,8 @@ async def append(pool: Pool, id_: int) -> None:
         await inbox.add(conn, "test", [uuid7()], [])
 
 
-async def test_what_the_default_partition_caught_moves_to_its_day_and_keeps_its_position(pool: Pool) -> None:
-    await lose_today(pool)
+async def test_rows_of_the_default_partition_move_to_their_day_and_keep_their_position(pool: Pool) -> None:
+    await drop_todays_partitions(pool)
     for id_ in range(1, 21):
         await append(pool, id_)
     before = await pool.fetch("select xid, id, key, event_id from outbox_default order by xid, id")
@@ -45,7 +45,7 @@ async def test_what_the_default_partition_caught_moves_to_its_day_and_keeps_its_
 
 
 async def test_rows_are_read_in_order_before_and_after_they_moved(pool: Pool) -> None:
-    await lose_today(pool)
+    await drop_todays_partitions(pool)
     lanes = Lanes("a", 3.0)
     for id_ in range(1, 21):
         await append(pool, id_)
@@ -59,8 +59,8 @@ async def test_rows_are_read_in_order_before_and_after_they_moved(pool: Pool) ->
     assert caught == moved
 
 
-async def test_inserts_go_on_while_the_day_is_made(pool: Pool) -> None:
-    await lose_today(pool)
+async def test_inserts_continue_while_a_partition_is_created(pool: Pool) -> None:
+    await drop_todays_partitions(pool)
     made = asyncio.Event()
 
     async def write(n: int) -> int:
@@ -81,19 +81,19 @@ async def test_inserts_go_on_while_the_day_is_made(pool: Pool) -> None:
     assert await pool.fetchval("select count(*) from outbox_default") == 0
 
 
-async def test_a_janitor_that_finds_everything_made_changes_nothing(pool: Pool) -> None:
+async def test_the_janitor_changes_nothing_when_all_partitions_exist(pool: Pool) -> None:
     assert await partitions.run_once(pool) == 0
 
 
-async def test_two_janitors_at_once_make_each_day_once(pool: Pool) -> None:
-    await lose_today(pool)
+async def test_two_janitors_at_once_create_each_partition_once(pool: Pool) -> None:
+    await drop_todays_partitions(pool)
     results = await asyncio.gather(partitions.run_once(pool), partitions.run_once(pool), return_exceptions=True)
     assert [r for r in results if isinstance(r, Exception) and not isinstance(r, postgres.ERRORS)] == []
     assert await partitions.run_once(pool) == 0
 
 
 @pytest.mark.parametrize("days_off", [0, 6])
-async def test_todays_and_next_weeks_rows_have_partitions_of_their_own(pool: Pool, days_off: int) -> None:
+async def test_rows_of_today_and_of_next_week_have_their_own_partitions(pool: Pool, days_off: int) -> None:
     where = await pool.fetchval(
         """insert into outbox (lane, hash, event_id, topic, key, type, head, value, occurred_at)
            values (0, 0, gen_random_uuid(), 'orders.events', '1', 'T', '', '', now() + $1 * interval '1 day')

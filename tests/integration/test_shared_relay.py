@@ -1,4 +1,4 @@
-"""The relay against a real broker: every row arrives, in the order of its key, whatever dies in between."""
+"""The relay with a real broker: every row arrives, in the order of its key, even if the relay or Kafka is killed."""
 
 import asyncio
 import os
@@ -56,13 +56,13 @@ async def append(pool: Pool, *new: tuple[int, int]) -> None:
 
 
 async def append_unchecked(pool: Pool, event: Any, key: str) -> None:
-    """Write a row around the check of its size."""
+    """Insert a row without the check of its size."""
     e = events.encode(event)
     await pool.execute(INSERT_RAW, e.hash % 4, e.hash, e.event_id, e.topic, key, e.type, e.head, e.value)
 
 
 async def drain(one: Relay) -> int:
-    """Take turns until nothing is left."""
+    """Publish until no row is left."""
     published = 0
     while rows := await one.run_once():
         published += rows
@@ -104,7 +104,7 @@ async def test_every_row_is_in_kafka_once_with_its_key_headers_partition_and_ord
         }
 
 
-async def test_more_rows_than_a_turn_takes_are_published_once_and_in_order(
+async def test_more_rows_than_one_turn_reads_are_published_once_and_in_order(
     pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "ROWS_PER_LANE", 7)
@@ -117,7 +117,7 @@ async def test_more_rows_than_a_turn_takes_are_published_once_and_in_order(
     assert found == {str(key): list(range(1, 31)) for key in range(1, 11)}
 
 
-async def test_a_trace_goes_with_the_event(pool: Pool, shop_topics: str, make_relay: MakeRelay) -> None:
+async def test_an_event_is_published_with_its_trace(pool: Pool, shop_topics: str, make_relay: MakeRelay) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with tail(shop_topics, TOPIC) as published:
         with tracing.carrying({"1": trace}):
@@ -128,7 +128,7 @@ async def test_a_trace_goes_with_the_event(pool: Pool, shop_topics: str, make_re
     assert found == {b"1": trace.encode(), b"2": None}
 
 
-async def test_a_relay_that_dies_between_send_and_advance_repeats_and_skips_nothing(
+async def test_after_a_crash_between_send_and_advance_rows_are_repeated_and_none_is_skipped(
     pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_: object) -> None:
@@ -143,7 +143,7 @@ async def test_a_relay_that_dies_between_send_and_advance_repeats_and_skips_noth
         with pytest.raises(ConnectionError):
             await dying.run_once()
         monkeypatch.undo()
-        dying.lanes._moved.clear()  # what only its memory knew is gone with it
+        dying.lanes._moved.clear()  # a crash loses what is only in memory
         await append(pool, *[(key, 4) for key in range(1, 21)])
         await dying.close()
         await drain(make_relay(shop_topics))
@@ -165,7 +165,7 @@ async def test_two_relays_publish_everything_in_the_order_of_each_key(
         await eventually(has_versions(published, 20, list(range(1, 41))))
 
 
-async def test_rows_written_while_kafka_is_down_are_published_when_it_is_back(
+async def test_rows_written_while_kafka_is_down_are_published_after_its_restart(
     pool: Pool, make_relay: MakeRelay, start_broker: StartBroker
 ) -> None:
     broker = start_broker("relay-kafka")
@@ -231,7 +231,7 @@ async def test_rows_too_large_in_several_partitions_at_once_are_each_refused_wit
     assert ["waits" in row["reason"] for row in refused] == [False] * 4 + [True] * 4
 
 
-async def test_a_key_that_is_stopped_stays_stopped_for_the_next_relay(
+async def test_a_stopped_key_stays_stopped_for_the_next_relay(
     pool: Pool, shop_topics: str, make_relay: MakeRelay
 ) -> None:
     await pool.execute("insert into outbox_refused values (0, '1', 1, $1, '1', 'too large')", TOPIC)
@@ -241,7 +241,7 @@ async def test_a_key_that_is_stopped_stays_stopped_for_the_next_relay(
         assert versions_by_key(await published()) == {"2": [2]}
 
 
-async def test_the_largest_event_and_the_largest_dead_letter_are_taken_by_kafka(
+async def test_the_largest_event_and_the_largest_dead_letter_are_accepted_by_kafka(
     pool: Pool, shop_topics: str, make_relay: MakeRelay
 ) -> None:
     letter = b'"' + os.urandom(outbox.MAX_BYTES - 100).hex().encode() + b'"'
@@ -270,7 +270,7 @@ async def test_a_notification_wakes_the_relay_of_another_process(
         hint.wake()
 
 
-async def test_a_relay_that_writes_wakes_the_relay_that_has_the_lane(
+async def test_waking_one_relay_wakes_the_relay_that_has_the_lane(
     pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = make_relay(shop_topics), make_relay(shop_topics)
@@ -289,7 +289,7 @@ async def holds_lanes(one: Relay) -> bool:
     return one.lanes.held != {} and one._conn is not None
 
 
-async def test_the_read_sorts_nothing_on_a_large_outbox_that_was_never_analysed(pool: Pool, database: Database) -> None:
+async def test_the_read_needs_no_sort_on_a_large_outbox_that_was_never_analysed(pool: Pool, database: Database) -> None:
     days = await pool.fetch("select inhrelid::regclass::text t from pg_inherits where inhparent = 'outbox'::regclass")
     for day in days:
         await pool.execute(f"alter table {day['t']} set (autovacuum_enabled = off)")

@@ -1,4 +1,4 @@
-"""Membership in a group on real brokers: nothing is lost and nothing has its effect twice, whoever comes and goes."""
+"""Consumer groups on real brokers: no event is lost and no effect is doubled when members join, leave or die."""
 
 import asyncio
 import os
@@ -62,14 +62,14 @@ class Writer:
 
 
 def subscription(address: str, group: str, topic: str) -> Subscription:
-    """A member that notices others' coming, going and dying soon."""
+    """A member that soon notices when other members join, leave or die."""
     made = Subscription(address, group, [topic], "", 100)
     made._consumer._session_timeout_ms, made._consumer._heartbeat_interval_ms = 1500, 100
     return made
 
 
 class Members:
-    """A service's consumers, each a process in real life, over one database; `seen` counts deliveries."""
+    """The consumers of a service on one database, in production separate processes; `seen` counts deliveries."""
 
     def __init__(self, pool: Pool, address: str, topic: str) -> None:
         self._pool, self._address, self._topic = pool, address, topic
@@ -98,7 +98,7 @@ class Members:
         await consumer.close()
 
     async def die(self, consumer: Consumer) -> None:
-        """End as kill -9 does: no commit, no leaving."""
+        """Stop as after SIGKILL: without a commit, and without leaving the group."""
         _, task = self._running.pop(consumer)
         inner = consumer._subscription._consumer  # type: ignore[union-attr]
         inner._coordinator._maybe_leave_group = _nothing
@@ -156,7 +156,7 @@ async def all_have_effects(members: Members, count: int) -> bool:
     return len(await members.effects()) == count
 
 
-async def test_through_twenty_rebalances_nothing_is_lost_and_nothing_has_its_effect_twice(
+async def test_twenty_rebalances_lose_no_event_and_double_no_effect(
     kafka: str, make_members: Callable[[str, str], Members]
 ) -> None:
     topic, over = await new_topic(kafka), asyncio.Event()
@@ -188,7 +188,7 @@ async def test_through_twenty_rebalances_nothing_is_lost_and_nothing_has_its_eff
     print(f"rebalances {gate.epoch // 2}, records {writer.written}, deliveries {members.seen.total()}")  # noqa: T201
 
 
-async def test_members_that_leave_properly_leave_nothing_to_be_read_twice(
+async def test_no_record_is_read_twice_when_members_leave_properly(
     kafka: str, make_members: Callable[[str, str], Members]
 ) -> None:
     topic = await new_topic(kafka)
@@ -205,7 +205,7 @@ async def test_members_that_leave_properly_leave_nothing_to_be_read_twice(
     assert members.seen.total() == writer.written
 
 
-async def test_consuming_goes_on_after_the_broker_was_killed(
+async def test_consumers_continue_after_the_broker_was_killed(
     broker: Broker, make_members: Callable[[str, str], Members]
 ) -> None:
     topic = await new_topic(broker.address)
@@ -225,7 +225,7 @@ async def test_consuming_goes_on_after_the_broker_was_killed(
 
 
 async def poll_some(member: Subscription) -> list[Record]:
-    """Handle until something came; gives it."""
+    """Poll until there are records, handle them, and return them."""
     found: list[Record] = []
 
     async def keep(records: list[Record]) -> None:
@@ -255,7 +255,7 @@ async def test_after_a_broker_restart_a_member_starts_from_its_committed_offset(
         assert await committed(broker.address, topic) == 300
 
     member = subscription(broker.address, "group", topic)
-    await start_again_and_again(member)
+    await start_with_retries(member)
     async with Writer(broker.address, topic) as writer:
         await writer.write(1)
     records = await poll_some(member)
@@ -264,7 +264,7 @@ async def test_after_a_broker_restart_a_member_starts_from_its_committed_offset(
 
 
 async def committed(address: str, topic: str) -> int:
-    """Ask as early as possible for the sum of the group's offsets."""
+    """The sum of the group's committed offsets, read as early as possible."""
     consumer = AIOKafkaConsumer(bootstrap_servers=address, group_id="group", enable_auto_commit=False)
     await consumer.start()
     partitions = [TopicPartition(topic, n) for n in range(PARTITIONS)]
@@ -274,7 +274,7 @@ async def committed(address: str, topic: str) -> int:
     return sum(filter(None, offsets))
 
 
-async def start_again_and_again(member: Subscription) -> None:
+async def start_with_retries(member: Subscription) -> None:
     await eventually(lambda: started(member))
 
 
@@ -286,8 +286,8 @@ async def started(member: Subscription) -> bool:
     return True
 
 
-def coordinator_that_is_loading(send: Any) -> Any:
-    """What a coordinator needs to ask for offsets, and a broker that answers COORDINATOR_LOAD_IN_PROGRESS."""
+def loading_coordinator(send: Any) -> Any:
+    """A fake of what a coordinator needs to fetch offsets, whose broker answers COORDINATOR_LOAD_IN_PROGRESS."""
 
     async def answer(_: object, request: object) -> object:
         return SimpleNamespace(error_code=14, topics=[("t", [(0, -1, "", 0)])])
@@ -298,17 +298,15 @@ def coordinator_that_is_loading(send: Any) -> Any:
 
 
 async def test_aiokafka_still_reads_a_loading_coordinator_as_no_offset() -> None:
-    """When this fails, aiokafka looks at the error itself and `_send_request_checked` can go."""
-    fake = coordinator_that_is_loading(None)
+    """If this fails, aiokafka checks the error itself, and `_send_request_checked` can be removed."""
+    fake = loading_coordinator(None)
 
     assert await GroupCoordinator._do_fetch_commit_offsets(fake, [TopicPartition("t", 0)]) == {}
 
 
-async def test_our_repair_makes_it_an_error_that_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = coordinator_that_is_loading(clients._send_request_checked)
-    monkeypatch.setattr(
-        clients, "_send_request", lambda self, request: coordinator_that_is_loading(None)._send_req(request)
-    )
+async def test_our_fix_makes_a_loading_coordinator_a_retriable_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = loading_coordinator(clients._send_request_checked)
+    monkeypatch.setattr(clients, "_send_request", lambda self, request: loading_coordinator(None)._send_req(request))
 
     with pytest.raises(GroupLoadInProgressError) as raised:
         await GroupCoordinator._do_fetch_commit_offsets(fake, [TopicPartition("t", 0)])
@@ -347,7 +345,7 @@ async def test_offsets_are_committed_by_time_and_not_by_batch(kafka: str) -> Non
     assert sum(filter(None, committed)) == 20
 
 
-async def test_what_failed_is_given_again_and_is_not_committed(kafka: str) -> None:
+async def test_a_failed_batch_is_delivered_again_and_is_not_committed(kafka: str) -> None:
     topic = await new_topic(kafka)
     member = subscription(kafka, topic, topic)
     await member.start()
@@ -369,10 +367,10 @@ async def test_what_failed_is_given_again_and_is_not_committed(kafka: str) -> No
     await again.close()
 
 
-async def test_a_batch_that_fails_for_longer_than_a_member_may_go_without_polling_is_handled_in_the_end(
+async def test_a_batch_that_fails_for_longer_than_the_poll_interval_is_handled_in_the_end(
     kafka: str,
 ) -> None:
-    """Postgres is away, aiokafka leaves the group meanwhile, and only a poll lets it join again."""
+    """Postgres is down; meanwhile aiokafka leaves the group, and only a poll lets it join again."""
     topic, handled = await new_topic(kafka), asyncio.Event()
     member = subscription(kafka, topic, topic)
 
@@ -382,7 +380,7 @@ async def test_a_batch_that_fails_for_longer_than_a_member_may_go_without_pollin
         async def handle(self, _: list[Record]) -> None:
             self.until = self.until or time.monotonic() + 4
             if time.monotonic() < self.until:
-                raise ConnectionError("Postgres is away")
+                raise ConnectionError("Postgres is down")
             handled.set()
 
     consumer, stop = Consumer(lambda: member, Work()), asyncio.Event()  # type: ignore[arg-type]  # all that it needs
@@ -402,7 +400,7 @@ async def _owns(member: Subscription) -> bool:
 
 
 @pytest.mark.parametrize("is_gone", [False, True], ids=["frozen", "gone"])
-async def test_clients_close_within_seconds_whatever_the_broker_does(broker: Broker, is_gone: bool) -> None:
+async def test_clients_close_within_seconds_if_the_broker_is_frozen_or_gone(broker: Broker, is_gone: bool) -> None:
     topic = await new_topic(broker.address)
     member, writer = subscription(broker.address, "closing", topic), Writer(broker.address, topic)
     await member.start()
@@ -440,7 +438,7 @@ async def timed(work: Any) -> float:
     return time.monotonic() - began
 
 
-async def test_a_producer_says_unavailable_in_time_when_the_broker_is_frozen(broker: Broker) -> None:
+async def test_a_producer_raises_unavailable_in_time_when_the_broker_is_frozen(broker: Broker) -> None:
     topic = await new_topic(broker.address)
     async with Writer(broker.address, topic) as writer:
         await writer.write(1)

@@ -1,4 +1,4 @@
-"""Whatever order and however often a user's registration and deletion come, they end the same."""
+"""A user's registration and deletion have the same result in any order and when they are repeated."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -34,7 +34,7 @@ def registered(user_id: object, username: str = "ann") -> UserRegistered:
 
 
 async def delete(pool: Pool, user_id: int) -> bool:
-    """Delete a profile; says whether there was one to delete, or had been."""
+    """Delete a profile; return False if the user never had one."""
     try:
         async with postgres.transaction(pool, keys=[str(user_id)]) as conn:
             await service.delete(conn, user_id)
@@ -49,7 +49,7 @@ async def change(pool: Pool, user_id: int, **values: str) -> None:
 
 
 async def follow(pool: Pool, handling: Handling, ways: dict[int, Sequence[str]]) -> None:
-    """Take the n-th steps of all users at once: one batch, and the deletions."""
+    """Run the n-th steps of all users together: one batch of registrations, then the deletions."""
     records = {user_id: record(registered(user_id)) for user_id in ways}
     for turn in range(max(map(len, ways.values()))):
         steps = {user_id: way[turn] for user_id, way in ways.items() if turn < len(way)}
@@ -61,7 +61,10 @@ async def follow(pool: Pool, handling: Handling, ways: dict[int, Sequence[str]])
 
 
 def expected(way: Sequence[str]) -> tuple[Any, ...] | None:
-    """Give a user's row and how many were told of their deletion: the first registration counts, then the first end."""
+    """A user's row and the number of UserDeleted events.
+
+    The first registration counts, and then the first deletion.
+    """
     first = next((n for n, step in enumerate(way) if step != DELETED), None)
     if first is None:
         return None
@@ -88,7 +91,7 @@ async def test_every_order_and_every_repetition_converges(pool: Pool, handling: 
     await check(pool, ways)
 
 
-async def test_without_the_rule_that_a_row_stays_as_it_is_this_would_not_hold(
+async def test_without_the_rule_that_an_existing_row_is_kept_the_check_fails(
     pool: Pool, handling: Handling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resurrect = "(user_id) do update set username = excluded.username, deleted_at = null"
@@ -99,9 +102,7 @@ async def test_without_the_rule_that_a_row_stays_as_it_is_this_would_not_hold(
         await check(pool, ways)
 
 
-async def test_a_registration_that_comes_again_leaves_a_changed_profile_as_it_is(
-    pool: Pool, handling: Handling
-) -> None:
+async def test_a_repeated_registration_keeps_a_changed_profile(pool: Pool, handling: Handling) -> None:
     first = record(registered(1))
     await handling.handle([first, first])
     await change(pool, 1, display_name="Ann", email="ann@example.org")
@@ -111,7 +112,9 @@ async def test_a_registration_that_comes_again_leaves_a_changed_profile_as_it_is
     assert await pool.fetchval("select count(*) from outbox") == 0
 
 
-async def test_several_registrations_of_one_user_in_one_batch_make_one_profile(pool: Pool, handling: Handling) -> None:
+async def test_several_registrations_of_one_user_in_one_batch_create_one_profile(
+    pool: Pool, handling: Handling
+) -> None:
     await handling.handle([record(registered(1, name)) for name in ("first", "second", "third")])
     assert [tuple(row) for row in await pool.fetch("select user_id, username from profiles")] == [(1, "first")]
 
@@ -119,7 +122,7 @@ async def test_several_registrations_of_one_user_in_one_batch_make_one_profile(p
 STRANGE = ["0", "-1", "+1", "007", "x", "u1", "1.0", "1e3", " 7", "7\n", "\u0667", "²", str(2**63), "1" * 200]
 
 
-async def test_events_of_strange_ids_are_parked_alone(pool: Pool, handling: Handling) -> None:
+async def test_events_with_invalid_ids_are_parked_alone(pool: Pool, handling: Handling) -> None:
     good = {1: "ann", 7: "bob", 2**63 - 1: "carla"}
     events = [registered(user_id, name) for user_id, name in good.items()] + [registered(text) for text in STRANGE]
     await handling.handle([record(event) for event in events[::-1]])
@@ -129,10 +132,10 @@ async def test_events_of_strange_ids_are_parked_alone(pool: Pool, handling: Hand
 
 
 @pytest.mark.parametrize("text", ["", *STRANGE])
-def test_only_one_way_to_write_an_id_is_read(text: str) -> None:
+def test_an_id_in_another_notation_is_not_read(text: str) -> None:
     assert read_id(text) is None
 
 
 @pytest.mark.parametrize("number", [1, 10, 2**63 - 1])
-def test_an_id_is_read_as_it_is_written(number: int) -> None:
+def test_an_id_in_its_only_notation_is_read(number: int) -> None:
     assert read_id(str(number)) == number

@@ -1,4 +1,4 @@
-"""The schema's history: up, down and up again; what the services believe of it is so; nobody sees another's."""
+"""Migrations: up, down and up again; they match the tables in code; no role can use the schema of another."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from shared.delivery.tables import Xid8
 from tests.conftest import ROOT, Database
 
 ROLES = [section for section in SECTIONS if section != "admin"]
-SERVICES = [role for role in ROLES if role != "provider"]  # it is simulated by payments, with a schema of its own
+SERVICES = [role for role in ROLES if role != "provider"]  # payments simulates the provider, with its own schema
 PARTITION = re.compile(r"(outbox|inbox)_(\d{8}|default)")
 
 
@@ -40,7 +40,7 @@ async def migrate(database: Database, *arguments: str) -> None:
 
 @pytest.fixture
 async def empty(template: Database) -> AsyncIterator[Database]:
-    """A database without anything in it, on the run's server."""
+    """An empty database on the run's server."""
     made = Database(f"empty_{uuid4().hex[:12]}", template.port)
     conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
     await conn.execute(f"create database {made.name}")
@@ -50,7 +50,7 @@ async def empty(template: Database) -> AsyncIterator[Database]:
 
 
 async def contents(database: Database) -> set[str]:
-    """Every table, index, sequence, column and constraint outside Postgres' own schemas; partitions are left out."""
+    """Every table, index, sequence, column and constraint outside Postgres' own schemas, without partitions."""
     conn = await asyncpg.connect(database.admin_url)
     rows = await conn.fetch(
         """
@@ -73,7 +73,7 @@ async def contents(database: Database) -> set[str]:
     return {row[0] for row in rows if not PARTITION.search(row[0])}
 
 
-async def test_up_down_and_up_again_leave_the_same_and_nothing(empty: Database) -> None:
+async def test_up_creates_the_same_each_time_and_down_leaves_nothing(empty: Database) -> None:
     before = await contents(empty)
     await migrate(empty, "up")
     made = await contents(empty)
@@ -84,7 +84,7 @@ async def test_up_down_and_up_again_leave_the_same_and_nothing(empty: Database) 
         assert await contents(empty) == made
 
 
-async def test_every_section_goes_down_and_up_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_section_can_go_down_and_up_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADMIN_DATABASE_URL", database.admin_url)
     made = await contents(database)
     for section in ROLES:
@@ -103,7 +103,7 @@ def metadata_of(section: str) -> MetaData:
 
 
 @pytest.mark.parametrize("service", ROLES)
-async def test_the_tables_of_a_service_are_those_of_its_migrations(database: Database, service: str) -> None:
+async def test_the_tables_of_a_service_match_its_migrations(database: Database, service: str) -> None:
     wanted = metadata_of(service)
     url = database.admin_url.replace("postgresql://", "postgresql+asyncpg://")
 
@@ -124,7 +124,7 @@ async def test_the_tables_of_a_service_are_those_of_its_migrations(database: Dat
 
 
 @pytest.mark.parametrize("service", ROLES)
-async def test_defaults_and_nullability_are_as_the_tables_say(database: Database, service: str) -> None:
+async def test_defaults_and_nullability_match_the_tables(database: Database, service: str) -> None:
     wanted = metadata_of(service)
     conn = await asyncpg.connect(database.admin_url)
     rows = await conn.fetch(
@@ -134,7 +134,7 @@ async def test_defaults_and_nullability_are_as_the_tables_say(database: Database
     )
     await conn.close()
     migrated = {tuple(row)[:2]: tuple(row)[2:] for row in rows if not PARTITION.fullmatch(row[0])}
-    believed = {
+    declared = {
         (table.name, column.name): (
             column.nullable,
             column.server_default is not None or (column is table.autoincrement_column),
@@ -142,10 +142,10 @@ async def test_defaults_and_nullability_are_as_the_tables_say(database: Database
         for table in wanted.tables.values()
         for column in table.columns
     }
-    assert believed == {name: fact for name, fact in migrated.items() if name[0] != "alembic_version"}
+    assert declared == {name: column for name, column in migrated.items() if name[0] != "alembic_version"}
 
 
-async def test_orders_has_the_seeds_columns_and_indexes(database: Database) -> None:
+async def test_orders_has_the_required_columns_and_indexes(database: Database) -> None:
     conn = await asyncpg.connect(database.url_for("orders"))
     columns = await conn.fetch(
         "select column_name, data_type, is_nullable, column_default from information_schema.columns "
@@ -155,7 +155,7 @@ async def test_orders_has_the_seeds_columns_and_indexes(database: Database) -> N
     tables = await conn.fetch("select tablename from pg_tables where schemaname = 'orders'")  # psql's \dt orders.*
     await conn.close()
     found = {row[0]: tuple(row)[1:] for row in columns}
-    seeds = {
+    required = {
         "id": ("bigint", "NO", "nextval('orders_id_seq'::regclass)"),
         "user_id": ("text", "NO", None),
         "note": ("text", "NO", "''::text"),
@@ -164,7 +164,7 @@ async def test_orders_has_the_seeds_columns_and_indexes(database: Database) -> N
         "quantity": ("integer", "NO", "1"),
         "created_at": ("timestamp with time zone", "NO", "now()"),
     }
-    assert {name: found[name] for name in seeds} == seeds
+    assert {name: found[name] for name in required} == required
     assert found["product"][0] == "jsonb"
     assert set(found) >= {"amount_cents", "currency", "reason", "version", "expires_at", "updated_at"}
     defined = {row[0]: row[1] for row in indexes}
@@ -174,7 +174,7 @@ async def test_orders_has_the_seeds_columns_and_indexes(database: Database) -> N
 
 
 @pytest.mark.parametrize("values", [("LOST", 1), ("pending", 1), ("", 1)], ids=str)
-async def test_a_status_that_is_none_of_the_three_is_refused(database: Database, values: tuple[str, int]) -> None:
+async def test_an_unknown_status_is_refused(database: Database, values: tuple[str, int]) -> None:
     conn = await asyncpg.connect(database.url_for("orders"))
     with pytest.raises(asyncpg.CheckViolationError):
         await conn.execute(
@@ -185,7 +185,7 @@ async def test_a_status_that_is_none_of_the_three_is_refused(database: Database,
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_a_role_neither_reads_nor_writes_another_services_schema(database: Database, role: str) -> None:
+async def test_a_role_can_neither_read_nor_write_another_services_schema(database: Database, role: str) -> None:
     admin = await asyncpg.connect(database.admin_url)
     tables = await admin.fetch("select schemaname, tablename from pg_tables where schemaname = any($1)", ROLES)
     await admin.close()
@@ -227,13 +227,13 @@ async def test_a_role_neither_reads_nor_writes_another_services_schema(database:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_a_role_takes_no_other_roles_password(database: Database, role: str) -> None:
+async def test_a_role_cannot_log_in_with_another_roles_password(database: Database, role: str) -> None:
     for password in ("", "postgres", *set(ROLES) - {role}):
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(database.url_of(f"{role}_user", password))
 
 
-async def test_the_seed_has_the_tutorials_five_products_and_stock(database: Database) -> None:
+async def test_seeding_creates_five_products_and_their_stock(database: Database) -> None:
     conn = await asyncpg.connect(database.admin_url)
     products = await conn.fetch(
         "select product_id, sku, price_cents, currency, active from orders.products order by product_id"
@@ -253,7 +253,7 @@ async def test_the_seed_has_the_tutorials_five_products_and_stock(database: Data
     assert all(stock[sku] >= 1000 for sku in ("burger", "pizza", "fries", "sushi"))
 
 
-async def test_seeding_again_changes_nothing_that_was_sold_or_repriced(database: Database) -> None:
+async def test_seeding_again_keeps_sold_stock_and_changed_prices(database: Database) -> None:
     conn = await asyncpg.connect(database.admin_url)
     await conn.execute("update orders.products set price_cents = 1, version = 2 where sku = 'burger'")
     await conn.execute("update inventory.stock set available = 7 where sku = 'burger'")
@@ -268,7 +268,7 @@ async def test_seeding_again_changes_nothing_that_was_sold_or_repriced(database:
     await conn.close()
 
 
-async def told(database: Database) -> list[ProductCreated]:
+async def published(database: Database) -> list[ProductCreated]:
     conn = await asyncpg.connect(database.admin_url)
     rows = await conn.fetch("select type, key, value from products.outbox order by xid, id")
     await conn.close()
@@ -277,37 +277,37 @@ async def told(database: Database) -> list[ProductCreated]:
     return events
 
 
-async def test_the_seed_tells_of_each_product_once(database: Database) -> None:
+async def test_seeding_publishes_each_product_once(database: Database) -> None:
     for _ in range(2):
         await seed.run(database.admin_url)
-        assert [(event.product_id, event.sku, event.name, event.price_cents) for event in await told(database)] == [
-            row[:4] for row in seed.CATALOGUE
-        ]
-    assert {(event.version, event.currency, event.active) for event in await told(database)} == {(1, "EUR", True)}
+        assert [
+            (event.product_id, event.sku, event.name, event.price_cents) for event in await published(database)
+        ] == [row[:4] for row in seed.CATALOGUE]
+    assert {(event.version, event.currency, event.active) for event in await published(database)} == {(1, "EUR", True)}
 
 
-async def test_the_seed_tells_of_what_it_added_only_and_leaves_ids_for_others(database: Database) -> None:
+async def test_seeding_publishes_only_added_products_and_leaves_later_ids_free(database: Database) -> None:
     conn = await asyncpg.connect(database.url_for("products"))
     insert = "insert into products (sku, name, price_cents) values ('soup', 'Soup', 1) returning id"
     assert await conn.fetchval(insert) == len(seed.CATALOGUE) + 1
     await conn.execute("delete from products where sku in ('pizza', 'soup')")
     await seed.run(database.admin_url)
-    assert [event.sku for event in await told(database)][len(seed.CATALOGUE) :] == ["pizza"]
+    assert [event.sku for event in await published(database)][len(seed.CATALOGUE) :] == ["pizza"]
     assert await conn.fetchval(insert) == len(seed.CATALOGUE) + 2
     await conn.close()
 
 
-async def test_the_seed_neither_adds_nor_tells_when_it_may_not_tell(database: Database) -> None:
+async def test_seeding_adds_no_product_that_it_may_not_publish(database: Database) -> None:
     admin = await asyncpg.connect(database.admin_url)
     await admin.execute("delete from products.products; revoke insert on products.outbox from products_user")
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # so it did it as products_user
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # seeding runs as products_user
         await seed.run(database.admin_url)
     assert await admin.fetchval("select count(*) from products.products") == 0
     await admin.close()
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_every_outbox_takes_its_own_topic_and_dead_letters_only(database: Database, service: str) -> None:
+async def test_every_outbox_accepts_only_its_own_topic_and_dead_letters(database: Database, service: str) -> None:
     conn = await asyncpg.connect(database.url_for(service))
     insert = (
         "insert into outbox (lane, event_id, topic, hash, key, type, head, value) "

@@ -1,4 +1,4 @@
-"""Services over HTTP: only their doors, or the whole of them, on a database of a test's or a module's own."""
+"""Services over HTTP: only their API, or all their parts, on a database for one test or one module."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +11,7 @@ from aiohttp import TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from local import ports
-from tests.conftest import Database, made_from
+from tests.conftest import Database, copied_from
 from tests.tokens import Mint, publishing
 
 NO_KAFKA = "127.0.0.1:9"
@@ -21,7 +21,7 @@ Serve = Callable[..., Awaitable[Client]]
 
 
 class Production(TestServer):
-    """A test server that, as the real one, lets a handler go on when its client hangs up."""
+    """A test server that, as in production, finishes a request when its client disconnects."""
 
     async def _make_runner(self, **settings: Any) -> web.AppRunner:
         return web.AppRunner(self.app, **settings | {"handler_cancellation": False})
@@ -29,7 +29,7 @@ class Production(TestServer):
 
 @asynccontextmanager
 async def serving(service: str, database_url: str, **changes: Any) -> AsyncIterator[Client]:
-    """Run a service on a port of its own; only its door, unless `changes` of its settings say otherwise."""
+    """Run a service on its own port; only its API, unless `changes` of its settings choose other parts."""
     app, config = import_module(f"{service}.app"), import_module(f"{service}.config")
     port = ports.free_block(1)
     chosen = {"database_url": database_url, "only": ["api"], "kafka_bootstrap_servers": NO_KAFKA}
@@ -44,7 +44,7 @@ async def serving(service: str, database_url: str, **changes: Any) -> AsyncItera
 
 @pytest.fixture
 def mint() -> Mint:
-    """Makes the tokens that `serve` accepts."""
+    """Creates the tokens that services from `serve` accept."""
     return Mint()
 
 
@@ -76,12 +76,12 @@ async def serve_orders(database: Database) -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def orders(serve_orders: Serve) -> Client:
-    """The door of the orders service, on the test's own database."""
+    """A client of the orders API, on the test's own database."""
     return await serve_orders()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def orders_for_all(template: Database) -> AsyncIterator[Client]:
-    """The door on one database for a whole module, for tables of cases that do not care what others left behind."""
-    async with made_from(template) as made, serving("orders", made.url_for("orders"), require_token=False) as client:
+    """A client of the orders API on one database for a whole module, for tests that ignore rows of other tests."""
+    async with copied_from(template) as made, serving("orders", made.url_for("orders"), require_token=False) as client:
         yield client

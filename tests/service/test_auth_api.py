@@ -1,4 +1,4 @@
-"""Logging in and staying so: tokens, refresh with rotation, logout, and what others may know of keys and sessions."""
+"""Login and sessions: tokens, refresh with rotation, logout, and what is public of keys and sessions."""
 
 import asyncio
 import json
@@ -18,10 +18,10 @@ ANN = {"username": "ann", "password": "correct horse"}
 async def auth(serve: Serve) -> Client:
     client = await serve("auth")
 
-    async def admin_is_there() -> bool:
+    async def admin_exists() -> bool:
         return (await post(client, "login", ADMIN))[0] == 200
 
-    await eventually(admin_is_there)
+    await eventually(admin_exists)
     return client
 
 
@@ -35,7 +35,7 @@ async def validate(client: Client, token: str) -> tuple[int, str | None, str | N
     return answer.status, answer.headers.get("X-User-Id"), answer.headers.get("X-User-Roles")
 
 
-async def test_the_seeds_pair_logs_in_as_administrator(auth: Client) -> None:
+async def test_the_administrator_can_log_in(auth: Client) -> None:
     status, tokens = await post(auth, "login", ADMIN)
     assert (status, tokens["token_type"], tokens["expires_in"]) == (200, "Bearer", 900)
     status, user_id, roles = await validate(auth, tokens["token"])
@@ -51,14 +51,14 @@ async def test_a_user_registers_once_and_has_no_roles(auth: Client) -> None:
     assert await validate(auth, tokens["token"]) == (204, str(made["id"]), "")
 
 
-async def test_a_wrong_pair_is_401_in_one_sentence_whoever_it_is(auth: Client) -> None:
+async def test_a_wrong_password_and_an_unknown_user_get_the_same_401(auth: Client) -> None:
     wrong = await post(auth, "login", ADMIN | {"password": "passwort"})
     unknown = await post(auth, "login", {"username": "nobody", "password": "passwort"})
     assert wrong == unknown
     assert wrong == (401, {**wrong[1], "detail": "wrong username or password"})
 
 
-async def test_a_refresh_token_is_good_once_and_its_return_ends_the_session(auth: Client) -> None:
+async def test_a_refresh_token_is_valid_once_and_its_reuse_ends_the_session(auth: Client) -> None:
     _, first = await post(auth, "login", ADMIN)
     status, second = await post(auth, "refresh", {"refresh_token": first["refresh_token"]})
     assert status == 200
@@ -71,14 +71,14 @@ async def test_a_refresh_token_is_good_once_and_its_return_ends_the_session(auth
     await eventually(over)
 
 
-async def test_of_many_who_refresh_at_once_one_is_answered(auth: Client) -> None:
+async def test_only_one_of_many_refreshes_at_once_succeeds(auth: Client) -> None:
     _, first = await post(auth, "login", ADMIN)
     sent = {"refresh_token": first["refresh_token"]}
     answers = await asyncio.gather(*(post(auth, "refresh", sent) for _ in range(20)))
     assert sorted(status for status, _ in answers) == [200] + [401] * 19
 
 
-async def test_after_logout_neither_token_counts(auth: Client) -> None:
+async def test_after_logout_neither_token_is_valid(auth: Client) -> None:
     _, tokens = await post(auth, "login", ADMIN)
     for _ in range(2):
         assert (await post(auth, "logout", {"refresh_token": tokens["refresh_token"]}))[0] == 204
@@ -91,17 +91,17 @@ async def test_after_logout_neither_token_counts(auth: Client) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", ".", "x.y", "0" * 32, "0" * 32 + ".x", "\u0661" * 32 + ".x"])
-async def test_a_refresh_token_that_is_none_is_401(auth: Client, token: str) -> None:
+async def test_an_invalid_refresh_token_is_401(auth: Client, token: str) -> None:
     assert (await post(auth, "refresh", {"refresh_token": token}))[0] == 401
     assert (await post(auth, "logout", {"refresh_token": token}))[0] == 204
 
 
-async def test_an_access_token_does_not_refresh_and_a_refresh_token_does_not_admit(auth: Client) -> None:
+async def test_access_and_refresh_tokens_cannot_replace_each_other(auth: Client) -> None:
     _, tokens = await post(auth, "login", ADMIN)
     assert (await post(auth, "refresh", {"refresh_token": tokens["token"]}))[0] == 401
     assert (await validate(auth, tokens["refresh_token"]))[0] == 401
 
 
-async def test_only_public_halves_are_published(auth: Client) -> None:
+async def test_only_public_keys_are_published(auth: Client) -> None:
     (key,) = (await (await auth.get("/auth/jwks.json")).json())["keys"]
     assert key.keys() == {"kty", "crv", "x", "kid", "use", "alg"}

@@ -1,4 +1,4 @@
-"""No request makes auth fail, hang or lie, whatever is in it: bodies, names, passwords, refresh tokens."""
+"""No body, name, password or refresh token makes auth fail, hang or answer wrongly."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.builders import eventually
-from tests.conftest import Database, made_from
+from tests.conftest import Database, copied_from
 from tests.service.conftest import Client, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,7 +29,7 @@ MADE_UP = 999_999_999_999
 async def auth(template: Database) -> AsyncIterator[Client]:
     limits = {"free_failures_per_account": 1000, "free_failures_per_address": 1_000_000}
     async with (
-        made_from(template) as database,
+        copied_from(template) as database,
         serving("auth", database.url_for("auth"), **limits) as client,
     ):
 
@@ -42,9 +42,9 @@ async def auth(template: Database) -> AsyncIterator[Client]:
 
 async def assert_problem(answer: Any, *statuses: int) -> str:
     assert answer.status in statuses, await answer.text()
-    told = await answer.json(content_type="application/problem+json")
-    assert told["status"] == answer.status
-    return str(told["detail"])
+    problem = await answer.json(content_type="application/problem+json")
+    assert problem["status"] == answer.status
+    return str(problem["detail"])
 
 
 def text_of(body: dict[str, Any]) -> bytes:
@@ -52,7 +52,7 @@ def text_of(body: dict[str, Any]) -> bytes:
 
 
 def raw(path: str, field: str, value: bytes) -> bytes:
-    """A good body but for one field, whose value is written as it is."""
+    """A good body, except that one field has these bytes as its value."""
     return text_of(GOOD[path] | {field: "@"}).replace(b'"@"', value)
 
 
@@ -161,34 +161,34 @@ ODD_TOKENS = {
 
 @pytest.mark.parametrize("data", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("path", GOOD)
-async def test_what_is_no_object_in_json_is_invalid_json(auth: Client, path: str, data: bytes) -> None:
+async def test_a_body_that_is_no_json_object_is_refused(auth: Client, path: str, data: bytes) -> None:
     detail = await assert_problem(await auth.post(f"/auth/{path}", data=data), 400)
     assert detail == "invalid json" or detail.endswith("is required")
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 @pytest.mark.parametrize(("path", "field"), FIELDS)
-async def test_a_field_that_is_no_text_of_its_size_is_refused(
+async def test_a_field_that_is_no_text_or_too_long_is_refused(
     auth: Client, path: str, field: str, value: bytes
 ) -> None:
     await assert_problem(await auth.post(f"/auth/{path}", data=raw(path, field, value)), 400)
 
 
 @pytest.mark.parametrize(("path", "field"), FIELDS)
-async def test_a_field_that_is_missing_is_named(auth: Client, path: str, field: str) -> None:
+async def test_a_missing_field_is_named(auth: Client, path: str, field: str) -> None:
     body = {name: value for name, value in GOOD[path].items() if name != field}
     detail = await assert_problem(await auth.post(f"/auth/{path}", data=text_of(body)), 400)
     assert detail == f"{field} is required"
 
 
 @pytest.mark.parametrize("path", GOOD)
-async def test_a_body_over_64_kib_is_refused_as_such(auth: Client, path: str) -> None:
+async def test_a_body_over_64_kib_is_413(auth: Client, path: str) -> None:
     for data in (b" " * 65_537, text_of({"username": "x" * 1_000_000}), b"[" * 100_000):
         await assert_problem(await auth.post(f"/auth/{path}", data=io.BytesIO(data)), 413)
 
 
 @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
-async def test_a_name_that_looks_like_another_is_not_given_and_not_known(auth: Client, name: str) -> None:
+async def test_a_bad_username_can_neither_register_nor_log_in(auth: Client, name: str) -> None:
     detail = await assert_problem(await auth.post("/auth/register", json=PAIR | {"username": name}), 400)
     assert detail.startswith("username")
     await assert_problem(await auth.post("/auth/login", json=PAIR | {"username": name}), 401)
@@ -203,7 +203,7 @@ async def test_a_password_is_8_to_128_characters(auth: Client, password: str) ->
 
 
 @pytest.mark.parametrize("kind", ODD_PASSWORDS)
-async def test_an_odd_password_is_kept_as_it_is(auth: Client, kind: str) -> None:
+async def test_an_unusual_password_is_kept_unchanged(auth: Client, kind: str) -> None:
     pair = {"username": f"odd.{list(ODD_PASSWORDS).index(kind)}", "password": ODD_PASSWORDS[kind]}
     assert (await auth.post("/auth/register", json=pair)).status == 201
     assert (await auth.post("/auth/login", json=pair)).status == 200
@@ -212,12 +212,12 @@ async def test_an_odd_password_is_kept_as_it_is(auth: Client, kind: str) -> None
 
 
 @pytest.mark.parametrize("token", ODD_TOKENS.values(), ids=ODD_TOKENS)
-async def test_a_refresh_token_of_nobody_refreshes_nothing_and_ends_nothing(auth: Client, token: str) -> None:
+async def test_an_unknown_refresh_token_refreshes_nothing_and_ends_nothing(auth: Client, token: str) -> None:
     await assert_problem(await auth.post("/auth/refresh", json={"refresh_token": token}), 401)
     assert (await auth.post("/auth/logout", json={"refresh_token": token})).status == 204
 
 
-async def test_unknown_fields_give_nobody_a_role(auth: Client) -> None:
+async def test_unknown_fields_give_no_role(auth: Client) -> None:
     more = {"roles": ["admin"], "user_id": MADE_UP, "id": 1, "is_admin": True, "disabled_at": None}
     pair = {"username": "mallory", "password": "correct horse"}
     answer = await auth.post("/auth/register", json=more | pair)
@@ -231,10 +231,10 @@ async def test_unknown_fields_give_nobody_a_role(auth: Client) -> None:
 
 @pytest.mark.parametrize("path", [*GOOD, "validate", "jwks.json"])
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"])
-async def test_a_verb_that_a_path_does_not_know_is_not_allowed(auth: Client, path: str, method: str) -> None:
+async def test_an_unsupported_verb_is_405(auth: Client, path: str, method: str) -> None:
     await assert_problem(await auth.request(method, f"/auth/{path}", data=b"{}"), 405)
 
 
 @pytest.mark.parametrize("path", ["/auth", "/auth/", "/auth/login/", "/auth/login/x", "/auth/%2e%2e/x"])
-async def test_a_path_that_is_none_is_a_problem(auth: Client, path: str) -> None:
+async def test_an_unknown_path_is_a_problem(auth: Client, path: str) -> None:
     await assert_problem(await auth.post(path, data=text_of(PAIR)), 404)

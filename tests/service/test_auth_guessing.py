@@ -1,4 +1,7 @@
-"""Guessing passwords is slow, tells nothing, and slows nobody else; of many who want one name one gets it."""
+"""Guessing passwords is slow, reveals nothing, and slows down no other user.
+
+Of many registrations of one name at the same time, one succeeds.
+"""
 
 import asyncio
 import time
@@ -17,7 +20,7 @@ from auth import passwords, store
 from auth.domain import Credential
 from auth.passwords import Passwords
 from tests.builders import eventually
-from tests.conftest import Database, made_from
+from tests.conftest import Database, copied_from
 from tests.service.conftest import Client, Serve, serving
 
 FREE = 5
@@ -35,7 +38,7 @@ class Auth:
     conn: Any
 
     async def log_in(self, username: str, password: str = PASSWORD, ip: str | None = None) -> tuple[int, int, str]:
-        """The answer's status, the seconds to wait, and what it says; from an address of its own."""
+        """Log in, by default from a new address; return the status, the seconds to wait, and the detail."""
         sent = {"username": username, "password": password}
         headers = {"X-Real-IP": next(_addresses) if ip is None else ip}
         answer = await self.client.post("/auth/login", json=sent, headers=headers)
@@ -64,21 +67,21 @@ async def opened(client: Client, database: Database) -> AsyncIterator[Auth]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def database_for_all(template: Database) -> AsyncIterator[Database]:
-    async with made_from(template) as made:
+    async with copied_from(template) as made:
         yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def auth(database_for_all: Database) -> AsyncIterator[Auth]:
-    """A service for tests that use names of their own."""
+    """A service for tests that use their own usernames."""
     async with serving("auth", database_for_all.url_for("auth"), free_failures_per_account=FREE) as client:
         async for made in opened(await keyed(client), database_for_all):
             yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def patient(database_for_all: Database) -> AsyncIterator[Auth]:
-    """Another, which lets everybody guess, but not from one address."""
+async def lenient_auth(database_for_all: Database) -> AsyncIterator[Auth]:
+    """Another service, which allows many guesses for a name, but not from one address."""
     limits = {"free_failures": 1000, "free_failures_per_account": 1000, "free_failures_per_address": 3}
     async with serving("auth", database_for_all.url_for("auth"), **limits) as client:
         async for made in opened(await keyed(client), database_for_all):
@@ -86,7 +89,7 @@ async def patient(database_for_all: Database) -> AsyncIterator[Auth]:
 
 
 async def keyed(client: Client) -> Client:
-    """Wait until the service has a key to sign with."""
+    """Wait until the service has a signing key."""
 
     async def published() -> bool:
         return (await client.get("/auth/jwks.json")).status == 200
@@ -97,14 +100,14 @@ async def keyed(client: Client) -> Client:
 
 @pytest.fixture
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first wait is as long as the last one: no test is so slow that it is over by itself."""
+    """Make the first wait as long as the last one, so that it does not end during a slow test."""
     monkeypatch.setattr(store, "_FAILED", store._FAILED.replace("2.0 ^ ", "30 + 2.0 ^ "))
     monkeypatch.setattr(passwords, "_TURN_SECONDS", 2.5)
 
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """What every comparison of a password has found."""
+    """The results of all comparisons of passwords."""
     found: list[bool] = []
     real = Passwords.is_right
 
@@ -119,11 +122,9 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @on_one_service
 @pytest.mark.usefixtures("long_waits")
-async def test_after_the_free_failures_everybody_waits_and_then_the_right_password_counts_again(
-    auth: Auth, compared: list[bool]
-) -> None:
+async def test_after_the_free_failures_even_the_right_password_must_wait(auth: Auth, compared: list[bool]) -> None:
     assert await auth.register("bea") == 201
-    for _ in range(2):  # a success forgives all of it
+    for _ in range(2):  # a success resets the failures
         compared.clear()
         assert await auth.statuses("bea", FREE + 1) == [401] * (FREE + 1)
         for password in ("guess", PASSWORD):
@@ -136,12 +137,12 @@ async def test_after_the_free_failures_everybody_waits_and_then_the_right_passwo
 
 
 @on_one_service
-async def test_the_wait_doubles_up_to_half_a_minute_and_is_never_longer(auth: Auth) -> None:
+async def test_the_wait_doubles_up_to_half_a_minute(auth: Auth) -> None:
     assert await auth.statuses("waiting", FREE) == [401] * FREE
     waits = []
     for _ in range(8):
         assert (await auth.log_in("waiting"))[0] == 401
-        waits.append((await auth.log_in("waiting"))[1])  # 0 if the first, of a second, should be over by now
+        waits.append((await auth.log_in("waiting"))[1])  # 0 if the first wait, of one second, is already over
         await auth.let_time_pass()
     assert waits[2:] == sorted(waits[2:])
     assert waits[2] < 10
@@ -158,7 +159,7 @@ async def test_failures_are_forgotten_after_a_quarter_of_an_hour(auth: Auth) -> 
 
 @on_one_service
 @pytest.mark.usefixtures("long_waits")
-async def test_a_name_that_does_not_exist_is_counted_and_answered_alike(auth: Auth) -> None:
+async def test_unknown_names_are_counted_and_answered_like_known_ones(auth: Auth) -> None:
     assert [await auth.register(name) for name in ("known", "gone")] == [201, 201]
     await auth.disable("gone")
     answers = {
@@ -170,7 +171,7 @@ async def test_a_name_that_does_not_exist_is_counted_and_answered_alike(auth: Au
 
 
 @pytest.mark.usefixtures("long_waits")
-async def test_who_guesses_from_one_address_does_not_lock_the_owner_out(serve: Serve, database: Database) -> None:
+async def test_guesses_from_one_address_do_not_lock_the_owner_out(serve: Serve, database: Database) -> None:
     async for auth in opened(await keyed(await serve("auth")), database):
         assert await auth.register("amy") == 201
         guesses = [(await auth.log_in("amy", "guess", ip="203.0.113.1"))[0] for _ in range(FREE + 5)]
@@ -181,20 +182,23 @@ async def test_who_guesses_from_one_address_does_not_lock_the_owner_out(serve: S
 
 @on_one_service
 @pytest.mark.usefixtures("long_waits")
-async def test_an_address_is_slowed_whatever_names_it_tries_and_no_other_is(patient: Auth) -> None:
-    assert await patient.register("cem") == 201
+async def test_guesses_for_many_names_slow_down_their_address_and_no_other(lenient_auth: Auth) -> None:
+    assert await lenient_auth.register("cem") == 201
     here, there = "198.51.100.1", "198.51.100.2"
-    assert [(await patient.log_in(f"name {n}", ip=here))[0] for n in range(5)] == [401] * 4 + [429]
-    assert (await patient.log_in("cem", ip=here))[0] == 429
-    assert (await patient.log_in("cem", ip=there))[0] == 200
-    await patient.let_time_pass()
-    assert (await patient.log_in("cem", ip=here))[0] == 200
-    assert [(await patient.log_in(f"other {n}", ip=here))[0] for n in range(2)] == [401, 429]  # no address is forgiven
+    assert [(await lenient_auth.log_in(f"name {n}", ip=here))[0] for n in range(5)] == [401] * 4 + [429]
+    assert (await lenient_auth.log_in("cem", ip=here))[0] == 429
+    assert (await lenient_auth.log_in("cem", ip=there))[0] == 200
+    await lenient_auth.let_time_pass()
+    assert (await lenient_auth.log_in("cem", ip=here))[0] == 200
+    assert [(await lenient_auth.log_in(f"other {n}", ip=here))[0] for n in range(2)] == [
+        401,
+        429,
+    ]  # a success does not reset an address
 
 
 @on_one_service
 @pytest.mark.parametrize("ip", [b"", b"x" * 8000, b"2001:db8::1", b"a,b", b"\xff", "\u0661".encode(), b"'; --"])
-async def test_an_address_may_be_anything(auth: Auth, ip: bytes) -> None:
+async def test_any_value_of_the_address_header_is_handled(auth: Auth, ip: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", auth.client.port)
     body = b'{"username":"from afar","password":"guess"}'
     writer.write(b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Real-IP: " % len(body))
@@ -205,7 +209,7 @@ async def test_an_address_may_be_anything(auth: Auth, ip: bytes) -> None:
 
 
 async def guess_at_once(auth: Auth, username: str, compared: list[bool]) -> int:
-    """How many of fifty guesses were compared with the password."""
+    """Send fifty guesses at once; return how many were compared with the password."""
     compared.clear()
     answers = await asyncio.gather(*(auth.log_in(username, f"guess {n}") for n in range(50)))
     assert {status for status, _, _ in answers} == {401, 429}, answers
@@ -214,13 +218,15 @@ async def guess_at_once(auth: Auth, username: str, compared: list[bool]) -> int:
 
 @on_one_service
 @pytest.mark.usefixtures("long_waits")
-async def test_guesses_all_at_once_are_no_more_than_one_after_another(auth: Auth, compared: list[bool]) -> None:
+async def test_guesses_at_once_are_compared_no_more_often_than_one_after_another(
+    auth: Auth, compared: list[bool]
+) -> None:
     assert await auth.register("dag") == 201
     assert await guess_at_once(auth, "dag", compared) == FREE + 1
 
 
 @pytest.mark.usefixtures("long_waits")
-async def test_guesses_all_at_once_are_more_only_by_those_that_are_hashed_at_once(
+async def test_guesses_at_once_exceed_the_limit_at_most_by_the_concurrent_hashes(
     serve: Serve, database: Database, compared: list[bool]
 ) -> None:
     async for auth in opened(
@@ -231,7 +237,7 @@ async def test_guesses_all_at_once_are_more_only_by_those_that_are_hashed_at_onc
 
 
 @on_one_service
-async def test_without_the_wait_guesses_at_once_would_be_more(
+async def test_without_the_wait_more_guesses_at_once_are_compared(
     auth: Auth, compared: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never_blocked(*_: Any) -> float:
@@ -242,7 +248,7 @@ async def test_without_the_wait_guesses_at_once_would_be_more(
 
 
 async def spread(auth: Auth, names: list[str]) -> float:
-    """How much longer the slowest of these takes than the fastest: of interleaved attempts, the medians' ratio."""
+    """The ratio of the slowest to the fastest name, by the medians of interleaved attempts."""
     seen: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(15):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -254,14 +260,14 @@ async def spread(auth: Auth, names: list[str]) -> float:
 
 
 @on_one_service
-async def test_nobody_can_tell_from_the_time_whether_a_name_exists(
-    patient: Auth, monkeypatch: pytest.MonkeyPatch
+async def test_the_time_of_an_answer_does_not_reveal_if_a_name_exists(
+    lenient_auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [await patient.register(name) for name in ("fay", "fey")] == [201, 201]
-    await patient.disable("fey")
+    assert [await lenient_auth.register(name) for name in ("fay", "fey")] == [201, 201]
+    await lenient_auth.disable("fey")
     names, spreads = ["fay", "fey", "nobody"], [9.0]
-    while min(spreads) >= 1.2 and len(spreads) < 7:  # others use this machine, too
-        spreads.append(await spread(patient, names))
+    while min(spreads) >= 1.2 and len(spreads) < 7:  # other processes use this machine, too
+        spreads.append(await spread(lenient_auth, names))
     assert min(spreads) < 1.2, spreads
 
     real = Passwords.is_right
@@ -270,11 +276,11 @@ async def test_nobody_can_tell_from_the_time_whether_a_name_exists(
         return known is not None and await real(self, known, password)
 
     monkeypatch.setattr(Passwords, "is_right", hasty)
-    assert await spread(patient, names) > 1.5  # without the hash of nobody's password everybody could
+    assert await spread(lenient_auth, names) > 1.5  # without a hash for unknown names, the time reveals them
 
 
 async def storm(auth: Auth, username: str) -> tuple[set[int], float]:
-    """Log in forty times at once; gives the statuses, and in which share of the time the loop stood still."""
+    """Log in forty times at once; return the statuses, and the share of time in which the event loop was blocked."""
     gaps: list[float] = []
 
     async def beat() -> None:
@@ -290,27 +296,27 @@ async def storm(auth: Auth, username: str) -> tuple[set[int], float]:
 
 
 @on_one_service
-async def test_a_storm_of_logins_is_slow_itself_and_stops_nobody_else(
-    patient: Auth, monkeypatch: pytest.MonkeyPatch
+async def test_many_logins_at_once_do_not_block_the_event_loop(
+    lenient_auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await patient.register("gil") == 201
+    assert await lenient_auth.register("gil") == 201
     slow = PasswordHasher(time_cost=8, memory_cost=19_456, parallelism=1).hash(PASSWORD)  # four times as slow as ours
-    await patient.conn.execute("update credentials set password_hash = $1 where username = 'gil'", slow)
-    statuses, stood_still = await storm(patient, "gil")
+    await lenient_auth.conn.execute("update credentials set password_hash = $1 where username = 'gil'", slow)
+    statuses, blocked_share = await storm(lenient_auth, "gil")
     assert statuses == {200, 429}
-    assert stood_still < 0.4
-    assert (await patient.log_in("gil"))[0] == 200
+    assert blocked_share < 0.4
+    assert (await lenient_auth.log_in("gil"))[0] == 200
 
     async def in_the_loop(_: Passwords, work: Any, *arguments: str) -> Any:
         await asyncio.sleep(0)
         return work(*arguments)
 
     monkeypatch.setattr(Passwords, "_in_thread", in_the_loop)
-    assert (await storm(patient, "gil"))[1] > 0.6  # without threads the loop would
+    assert (await storm(lenient_auth, "gil"))[1] > 0.6  # without threads, the loop is blocked
 
 
 @on_one_service
-async def test_of_many_who_register_one_name_at_once_one_gets_it_and_says_so_once(auth: Auth) -> None:
+async def test_only_one_of_many_registrations_of_a_name_succeeds_and_publishes_one_event(auth: Auth) -> None:
     statuses = await asyncio.gather(*(auth.register("hal", f"{PASSWORD} {n}") for n in range(20)))
     assert statuses.count(201) == 1
     assert set(statuses) <= {201, 409, 429}
@@ -320,7 +326,9 @@ async def test_of_many_who_register_one_name_at_once_one_gets_it_and_says_so_onc
     assert await auth.conn.fetch(sql) == made
 
 
-async def test_nobody_registers_as_the_administrator_also_before_there_is_one(serve: Serve, database: Database) -> None:
+async def test_the_administrators_name_cannot_be_registered_even_before_the_administrator_exists(
+    serve: Serve, database: Database
+) -> None:
     async for auth in opened(await serve("auth", only=["api"]), database):
         assert await auth.register("admin") == 409
         assert await auth.conn.fetchval("select count(*) from credentials") == 0

@@ -1,4 +1,4 @@
-"""How auth begins and changes: the administrator's password, processes that start together, keys that are rotated."""
+"""How auth starts and changes: the administrator's password, processes that start together, and key rotation."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ async def conn(database: Database) -> AsyncIterator[Any]:
 
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Run `python -m auth` to its end; gives its exit status and what it printed."""
+    """Run `python -m auth` until it ends; return its exit status, stdout and stderr."""
     ours = {name: value for name, value in os.environ.items() if name not in ("ADMIN_PASSWORD", "DATABASE_URL")}
     done = await asyncio.to_thread(
         subprocess.run,
@@ -49,7 +49,7 @@ async def post(client: Client, path: str, **body: str) -> tuple[int, dict[str, A
 
 
 async def log_in(client: Client, password: str = PASSWORD) -> dict[str, Any]:
-    """Log in as the administrator, as soon as there is one with that password."""
+    """Log in as the administrator, as soon as the administrator exists with this password."""
 
     async def logged_in() -> dict[str, Any] | None:
         status, found = await post(client, "login", username="admin", password=password)
@@ -72,24 +72,24 @@ def signed_by(tokens: dict[str, Any]) -> str:
     return str(jwt.get_unverified_header(tokens["token"])["kid"])
 
 
-async def test_without_a_password_for_the_administrator_auth_does_not_start_and_none_is_printed() -> None:
+async def test_auth_does_not_start_without_the_administrators_password_and_prints_no_password() -> None:
     missing, empty, short, other = await asyncio.gather(
         run(),
         run(ADMIN_PASSWORD=""),
         run(ADMIN_PASSWORD=TOO_SHORT),
         run("rotate-keys", ADMIN_PASSWORD=TOO_SHORT, PORT="x"),
     )
-    for status, out, told in (missing, empty, short, other):
-        assert (status, out, told.count("\n")) == (1, "", 1), told
-        assert "ADMIN_PASSWORD" in told
-        assert "Traceback" not in told
-        assert TOO_SHORT not in told
+    for status, out, error in (missing, empty, short, other):
+        assert (status, out, error.count("\n")) == (1, "", 1), error
+        assert "ADMIN_PASSWORD" in error
+        assert "Traceback" not in error
+        assert TOO_SHORT not in error
     assert "ADMIN_PASSWORD must be set" in missing[2]
     assert missing == empty
     assert "PORT" in other[2]
 
 
-async def test_two_processes_that_start_at_once_make_one_administrator_and_one_key(
+async def test_two_processes_that_start_at_once_create_one_administrator_and_one_key(
     database: Database, conn: Any
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -109,7 +109,7 @@ async def test_another_password_at_the_next_start_replaces_the_old_one_and_ends_
     url = database.url_for("auth")
     async with serving("auth", url) as client:
         old = await log_in(client)
-    async with serving("auth", url) as client:  # the same one changes nothing
+    async with serving("auth", url) as client:  # the same password changes nothing
         await log_in(client)
         status, old = await post(client, "refresh", refresh_token=old["refresh_token"])
         assert status == 200
@@ -125,7 +125,7 @@ async def test_another_password_at_the_next_start_replaces_the_old_one_and_ends_
     assert await conn.fetchval("select count(*) from credentials") == 1
 
 
-async def test_a_rotated_key_is_published_before_it_signs_and_the_old_one_after(
+async def test_a_new_key_is_published_before_it_signs_and_the_old_key_also_afterwards(
     database: Database, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification, "_REFRESH_SECONDS", 0.2)
@@ -133,10 +133,10 @@ async def test_a_rotated_key_is_published_before_it_signs_and_the_old_one_after(
     async with serving("auth", url) as client:
         before = await log_in(client)
         old = signed_by(before)
-        status, out, told = await run(
+        status, out, error = await run(
             "rotate-keys", ADMIN_PASSWORD="password", DATABASE_URL=url, KEY_LEAD_SECONDS="600"
         )
-        assert (status, told) == (0, "")
+        assert (status, error) == (0, "")
         kid = await conn.fetchval("select kid from signing_keys where kid <> $1", old)
         assert out == f"key {kid} is published, and signs after 600 s\n"
         await eventually(lambda: is_published(client, {old, kid}))
@@ -163,10 +163,10 @@ async def test_a_rotated_key_is_published_before_it_signs_and_the_old_one_after(
         await conn.execute("update signing_keys set expires_at = now() where kid = $1", old)
         await eventually(lambda: is_published(client, {kid}))
 
-        async def counts_no_more() -> bool:
+        async def is_refused() -> bool:
             return await validated(client, before["token"]) == 401
 
-        await eventually(counts_no_more)
+        await eventually(is_refused)
         assert await validated(client, after["token"]) == 204
 
 

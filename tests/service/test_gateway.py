@@ -1,4 +1,4 @@
-"""The gateway by itself: a real nginx before services of the test's own, which remember what reaches them."""
+"""The gateway alone: a real nginx in front of fake services, which record the requests that reach them."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SERVICE_SECONDS = 2.8  # as shared/web/deadline.py has it
+SERVICE_SECONDS = 2.8  # as in shared/web/deadline.py
 TOKEN = "Bearer good"
 KEY = "Idempotency-Key: k"
 USER = {"X-User-Id": "7", "X-User-Roles": "user"}
@@ -40,7 +40,7 @@ SECURITY = {
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it reached a service."""
+    """A request as a service received it."""
 
     method: str
     path: str
@@ -59,19 +59,19 @@ class Seen:
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-async def say_ok(request: web.BaseRequest) -> web.StreamResponse:
+async def answer_ok(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(text="ok")
 
 
 class Upstream:
-    """A service that remembers what was asked, and answers as it is told to."""
+    """A fake service that records its requests and answers with `handler`."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name, self.port = name, port
         self.seen: list[Seen] = []
         self.unread = 0
         self.reads = True
-        self.handler: Handler = say_ok
+        self.handler: Handler = answer_ok
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
@@ -85,7 +85,7 @@ class Upstream:
         self._runner = None
 
     async def reset(self) -> None:
-        self.seen, self.unread, self.reads, self.handler = [], 0, True, say_ok
+        self.seen, self.unread, self.reads, self.handler = [], 0, True, answer_ok
         if not self._runner:
             await self.start()
 
@@ -100,22 +100,22 @@ class Upstream:
 
 
 class Auth(Upstream):
-    """The auth service: what `sessions` has is a token, and its first session's user is known to it."""
+    """A fake of auth: the keys of `sessions` are the valid tokens, the values are the headers of their users."""
 
     def __init__(self, port: int) -> None:
         super().__init__("auth", port)
-        self.asked: list[Seen] = []
+        self.validations: list[Seen] = []
         self.sessions: dict[str, dict[str, str]] = {}
         self.hang: asyncio.Event | None = None
 
     async def reset(self) -> None:
         await super().reset()
-        self.asked, self.sessions, self.hang = [], {"good": USER}, None
+        self.validations, self.sessions, self.hang = [], {"good": USER}, None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path != "/auth/validate":
             return await super()._serve(request)
-        self.asked.append(await Seen.of(request))
+        self.validations.append(await Seen.of(request))
         if self.hang:
             await self.hang.wait()
         try:
@@ -127,7 +127,7 @@ class Auth(Upstream):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, all of it."""
+    """A complete answer."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -149,13 +149,13 @@ class Answer:
     @property
     def problem(self) -> str:
         assert self.get("content-type") == "application/problem+json", self.raw
-        told = json.loads(self.body)
-        assert told["status"] == self.status
-        return str(told["type"]).removeprefix(problems.PATH)
+        found = json.loads(self.body)
+        assert found["status"] == self.status
+        return str(found["type"]).removeprefix(problems.PATH)
 
 
 def request(first: str, *headers: str, body: bytes = b"", token: str | None = TOKEN, close: bool = True) -> bytes:
-    """A request as text; the body's length is among `headers`, if at all."""
+    """A request as bytes; a length of the body must be in `headers`."""
     lines = [f"{first} HTTP/1.1" if "HTTP/" not in first else first, "Host: shop"]
     if token is not None:
         lines.append(f"Authorization: {token}")
@@ -174,7 +174,7 @@ def chunked(*chunks: bytes) -> bytes:
 
 @dataclass
 class Shop:
-    """A gateway and what is behind it."""
+    """A gateway and the fake services behind it."""
 
     port: int
     server: Server
@@ -192,16 +192,16 @@ class Shop:
 
     @property
     def seen(self) -> dict[str, list[Seen]]:
-        """What reached services, by service, without the questions for tokens."""
+        """The requests that reached services, by service, without the validations of tokens."""
         return {name: upstream.seen for name, upstream in self.upstreams.items() if upstream.seen}
 
     def only(self, service: str) -> Seen:
-        """The one request that reached any service."""
+        """The only request that reached any service."""
         assert {name: len(seen) for name, seen in self.seen.items()} == {service: 1}
         return self.upstreams[service].seen[0]
 
     async def raw(self, *pieces: bytes, pause: float = 0.0, source: str = ports.LOOPBACK, seconds: float = 15) -> bytes:
-        """Send the pieces, and give all that comes back until the connection ends."""
+        """Send the pieces; return everything that is received until the connection ends."""
         reader, writer = await asyncio.open_connection(ports.LOOPBACK, self.port, local_addr=(source, 0))
         got = bytearray()
 
@@ -231,7 +231,7 @@ class Shop:
         return bytes(got)
 
     async def send(self, *pieces: bytes, **how: Any) -> Answer:
-        """Send one request, which asks for the connection to be closed."""
+        """Send one request, which must ask to close the connection."""
         return Answer.of(await self.raw(*pieces, **how))
 
     async def ask(self, first: str, *headers: str, body: bytes = b"", token: str | None = TOKEN, **how: Any) -> Answer:
@@ -240,7 +240,7 @@ class Shop:
         return await self.send(request(first, *headers, *lengths, body=body, token=token), **how)
 
     async def many(self, count: int, first: str, *headers: str, **how: Any) -> list[Answer]:
-        """Send as many at once."""
+        """Send the request `count` times at once."""
         return await asyncio.gather(*(self.ask(first, *headers, **how) for _ in range(count)))
 
     def logged(self) -> str:
@@ -287,7 +287,7 @@ async def limited(tmp_path: Path) -> AsyncIterator[Shop]:
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def unharmed(shop: Shop) -> AsyncIterator[None]:
-    """Whatever was sent: a good request is served at once after it, and its body was never taken for a request."""
+    """After every test, a good request is served at once, and no body was read as a request."""
     yield
     assert not [seen for upstream in shop.upstreams.values() for seen in upstream.seen if "smuggled" in seen.path]
     for upstream in shop.upstreams.values():
@@ -316,9 +316,7 @@ PROTECTED = {"orders", "inventory", "payments", "users"}
 
 @pytest.mark.parametrize(("path", "service"), ROUTES.items())
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
-async def test_a_path_belongs_to_one_service_which_gets_it_as_it_was_sent(
-    shop: Shop, method: str, path: str, service: str
-) -> None:
+async def test_each_path_is_sent_unchanged_to_its_service(shop: Shop, method: str, path: str, service: str) -> None:
     body = b"" if method in {"GET", "HEAD"} else b"{}"
     assert (await shop.ask(f"{method} {path}", body=body)).status == 200
     seen = shop.only(service)
@@ -333,7 +331,7 @@ async def test_documents_of_services_are_public(shop: Shop, service: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/orders", "/users", "/products"])
-async def test_a_missing_slash_is_told_in_a_way_that_works_at_any_port(shop: Shop, path: str) -> None:
+async def test_a_missing_slash_is_redirected_with_a_relative_location(shop: Shop, path: str) -> None:
     answer = await shop.ask(f"POST {path}?a=%2f&b", token=None)
     assert (answer.status, answer.get("Location")) == (308, f"{path}/?a=%2f&b")
     assert shop.seen == {}
@@ -358,7 +356,7 @@ async def test_a_missing_slash_is_told_in_a_way_that_works_at_any_port(shop: Sho
         *("/openapi/", "/openapi/orders.jsonx", "/openapi/../openapi.json", "/auth", "/inventory", "/payments"),
     ],
 )
-async def test_what_nobody_has_is_a_problem(shop: Shop, path: str) -> None:
+async def test_an_unknown_path_is_a_404_problem(shop: Shop, path: str) -> None:
     answer = await shop.ask(f"GET {path}")
     assert (answer.status, answer.problem) == (404, "not-found")
     assert shop.seen == {}
@@ -393,7 +391,7 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("path", TRICKS)
-async def test_no_way_of_writing_a_path_saves_the_token(shop: Shop, path: str) -> None:
+async def test_no_spelling_of_a_path_avoids_the_token(shop: Shop, path: str) -> None:
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
         for header in (
             "X-A: b",
@@ -409,7 +407,7 @@ async def test_no_way_of_writing_a_path_saves_the_token(shop: Shop, path: str) -
 
 
 @pytest.mark.parametrize("path", TRICKS)
-async def test_a_path_goes_to_the_service_that_its_normal_form_belongs_to(shop: Shop, path: str) -> None:
+async def test_a_path_is_sent_to_the_service_of_its_normal_form(shop: Shop, path: str) -> None:
     normal = normpath("/" + unquote(re.sub("^http://[^/]*|[?#].*", "", path)).lstrip("/"))
     expected = {"v1": "orders", "problems": "auth"}.get(name := normal.split("/")[1], name)
     for method in ("GET", "PATCH"):
@@ -418,7 +416,7 @@ async def test_a_path_goes_to_the_service_that_its_normal_form_belongs_to(shop: 
 
 
 @pytest.mark.parametrize("key", [":GET:", "x:GET:", "GET:products:", "POST:auth:", ":HEAD:\t:GET:"])
-async def test_no_key_makes_a_write_pass_for_something_public(shop: Shop, key: str) -> None:
+async def test_no_idempotency_key_makes_a_write_public(shop: Shop, key: str) -> None:
     for first in ("PATCH /products/1", "POST /products/", "DELETE /users/1", "POST /v1/orders"):
         answer = await shop.ask(first, f"Idempotency-Key: {key}", body=b"{}", token=None)
         assert (answer.status, answer.problem) == (401, "unauthenticated")
@@ -426,9 +424,7 @@ async def test_no_key_makes_a_write_pass_for_something_public(shop: Shop, key: s
 
 
 @pytest.mark.parametrize("method", ["TRACE", "BREW", "GETS", "XGET", "PROPFIND"])
-async def test_of_an_unknown_verb_nothing_reaches_a_service_but_the_question_which_it_has(
-    shop: Shop, method: str
-) -> None:
+async def test_an_unknown_verb_reaches_a_service_only_as_a_bare_trace_request(shop: Shop, method: str) -> None:
     inner = request("GET /users/smuggled")
     for sent in (
         request(f"{method} /users/1", "X-User-Id: 1"),
@@ -445,25 +441,28 @@ async def test_of_an_unknown_verb_nothing_reaches_a_service_but_the_question_whi
 # Tokens
 
 
-async def test_without_a_token_nobody_is_asked(limited: Shop) -> None:
+async def test_a_request_without_a_token_reaches_no_service(limited: Shop) -> None:
     for first in ("GET /v1/orders", "POST /orders/", "DELETE /users/1", "POST /products/", "HEAD /payments/1"):
         answer = await limited.ask(first, KEY, token=None)
         assert (answer.status, answer.get("WWW-Authenticate")) == (401, "Bearer")
         assert first.startswith("HEAD") or answer.problem == "unauthenticated"
-    assert (limited.seen, limited.auth.asked) == ({}, [])
+    assert (limited.seen, limited.auth.validations) == ({}, [])
 
 
 @pytest.mark.parametrize(
     "token", ["Bearer bad", "Basic good", "good", "Bearer", "Bearer good x", "Bearer " + "a" * 8000]
 )
-async def test_a_refused_token_goes_no_further(shop: Shop, token: str) -> None:
+async def test_a_request_with_a_refused_token_reaches_no_service(shop: Shop, token: str) -> None:
     answer = await shop.ask("GET /v1/orders", token=token)
     assert (answer.status, answer.problem, answer.get("WWW-Authenticate")) == (401, "unauthenticated", "Bearer")
     assert shop.seen == {}
-    assert [asked.all("Authorization") for asked in shop.auth.asked] in ([[token]], [])  # or remembered, for a second
+    assert [validation.all("Authorization") for validation in shop.auth.validations] in (
+        [[token]],
+        [],
+    )  # or cached, for a second
 
 
-async def test_two_tokens_are_none(shop: Shop) -> None:
+async def test_two_tokens_are_refused(shop: Shop) -> None:
     assert (await shop.ask("GET /v1/orders", "Authorization: Bearer other")).status in {400, 401}
     assert (await shop.ask("GET /v1/orders", f"Authorization: {TOKEN}")).status in {400, 401}
     assert shop.seen == {}
@@ -493,7 +492,7 @@ OWN = {
 
 @pytest.mark.parametrize("first", OWN)
 @pytest.mark.parametrize("key", ["X-A: b", KEY])
-async def test_what_a_client_says_of_itself_reaches_nobody(shop: Shop, first: str, key: str) -> None:
+async def test_forged_identity_headers_reach_no_service(shop: Shop, first: str, key: str) -> None:
     shop.auth.sessions[token := f"spoof {first} {key}"] = USER
     answer = await shop.ask(first, key, *SPOOFED, "Connection: X-User-Id, X-Real-IP", token=f"Bearer {token}")
     assert answer.status == 200
@@ -501,15 +500,15 @@ async def test_what_a_client_says_of_itself_reaches_nobody(shop: Shop, first: st
     assert {name: seen.all(name) for name in USER} == {name: [OWN[first][name]] if OWN[first] else [] for name in USER}
     assert seen.all("X-Real-IP") == seen.all("X-Forwarded-For") == [ports.LOOPBACK]
     assert seen.all("X-Request-Id") == [answer.get("X-Request-Id")]
-    for reached in [seen, *shop.auth.asked]:
+    for reached in [seen, *shop.auth.validations]:
         assert "evil" not in str(reached.headers)
-    assert len(shop.auth.asked) == bool(OWN[first])
+    assert len(shop.auth.validations) == bool(OWN[first])
 
 
 @pytest.mark.parametrize(
     "how", ["X-User-Id : 1", " X-User-Id: 1", "X-User-Id\t: 1", "X-User-Id\0: 1", "X-A: b\rX-User-Id: 1"]
 )
-async def test_no_bad_spelling_of_a_header_is_mended_on_the_way(shop: Shop, how: str) -> None:
+async def test_a_badly_spelled_header_is_not_corrected_by_the_gateway(shop: Shop, how: str) -> None:
     answer = await shop.ask("GET /products/", how, token=None)
     assert answer.status in {200, 400}
     for seen in shop.upstreams["products"].seen:
@@ -519,13 +518,13 @@ async def test_no_bad_spelling_of_a_header_is_mended_on_the_way(shop: Shop, how:
 @pytest.mark.parametrize(
     "sent", ["a" * 7, "a" * 65, "a b c d e f", "évilévil", "<script>1", "aaaa\taaaa", '"; DROP --', "%0d%0aX: y"]
 )
-async def test_an_odd_request_id_is_replaced_everywhere(shop: Shop, sent: str) -> None:
+async def test_an_invalid_request_id_is_replaced_everywhere(shop: Shop, sent: str) -> None:
     answer = await shop.ask("GET /products/", f"X-Request-Id: {sent}")
     assert re.fullmatch("[0-9a-f]{32}", answer.get("X-Request-Id"))
     assert shop.only("products").all("X-Request-Id") == [answer.get("X-Request-Id")]
 
 
-async def test_a_good_request_id_is_kept_in_answer_service_and_log(shop: Shop) -> None:
+async def test_a_valid_request_id_is_kept_in_answer_service_and_log(shop: Shop) -> None:
     for first in ("GET /v1/orders", "GET /nowhere"):
         assert (await shop.ask(first, "X-Request-Id: My.id_12-3")).get("X-Request-Id") == "My.id_12-3"
     assert shop.only("orders").all("X-Request-Id") == ["My.id_12-3"]
@@ -536,7 +535,7 @@ async def test_a_good_request_id_is_kept_in_answer_service_and_log(shop: Shop) -
     await eventually(written, seconds=5)
 
 
-async def test_auth_is_asked_once_in_two_seconds_for_a_token(shop: Shop) -> None:
+async def test_auth_validates_a_token_once_in_two_seconds(shop: Shop) -> None:
     shop.auth.sessions["busy"] = {"X-User-Id": "8", "X-User-Roles": "user"}
     started = time.monotonic()
     for _ in range(8):
@@ -544,19 +543,19 @@ async def test_auth_is_asked_once_in_two_seconds_for_a_token(shop: Shop) -> None
         assert {answer.status for answer in answers} == {200}
         await asyncio.sleep(0.3)
     passed = time.monotonic() - started
-    assert passed / 4 <= len(shop.auth.asked) <= 1 + passed / 2
+    assert passed / 4 <= len(shop.auth.validations) <= 1 + passed / 2
     assert {tuple(seen.all("X-User-Id")) for seen in shop.orders.seen} == {("8",)}
 
 
-async def test_the_others_wait_hardly_at_all_for_the_one_that_asks(shop: Shop) -> None:
+async def test_requests_with_the_same_token_share_one_validation_with_hardly_any_wait(shop: Shop) -> None:
     shop.auth.sessions["cold"] = USER
     started = time.monotonic()
     await shop.many(6, "GET /v1/orders", token="Bearer cold")
     assert time.monotonic() - started < 0.4
-    assert len(shop.auth.asked) == 1
+    assert len(shop.auth.validations) == 1
 
 
-async def test_no_two_tokens_ever_share_a_user(shop: Shop) -> None:
+async def test_two_tokens_never_share_a_user(shop: Shop) -> None:
     prefix = "p" * 7000
     tokens = [f"{prefix}{n}" for n in range(5)] + [f"{n}{prefix}" for n in range(5)]
     tokens += ["t", "T", "tt", "t.", "t;", "t t", "t,t", "bearer", "Bearer", "t=", "t?", "t%20"]
@@ -573,15 +572,15 @@ async def test_no_two_tokens_ever_share_a_user(shop: Shop) -> None:
     for seen in shop.upstreams["users"].seen:
         own = shop.auth.sessions[sent[int(seen.path.removeprefix("/users/"))][1]]
         assert {name: seen.all(name) for name in own} == {name: [value] for name, value in own.items()}
-    assert len(shop.auth.asked) == len(sent)
+    assert len(shop.auth.validations) == len(sent)
 
 
-async def test_while_auth_is_down_a_known_token_goes_on_and_no_other(shop: Shop) -> None:
+async def test_while_auth_is_down_only_known_tokens_are_accepted(shop: Shop) -> None:
     shop.auth.sessions["known"] = USER
     assert (await shop.ask("GET /v1/orders", token="Bearer known")).status == 200
     await shop.auth.stop()
     started = time.monotonic()
-    while time.monotonic() - started < 3.5:  # longer than a token is remembered while auth answers
+    while time.monotonic() - started < 3.5:  # longer than a token is cached while auth answers
         assert (await shop.ask("GET /v1/orders", token="Bearer known")).status == 200
         await asyncio.sleep(0.2)
     unknown = await shop.ask("GET /v1/orders", token="Bearer unknown")
@@ -595,7 +594,7 @@ async def test_while_auth_is_down_a_known_token_goes_on_and_no_other(shop: Shop)
 async def test_while_auth_hangs_every_request_is_answered_in_three_seconds(shop: Shop) -> None:
     shop.auth.sessions["patient"] = USER
     assert (await shop.ask("GET /v1/orders", token="Bearer patient")).status == 200
-    await asyncio.sleep(3.1)  # it is not fresh any more
+    await asyncio.sleep(3.1)  # now its cached validation is stale
     shop.auth.hang = asyncio.Event()
     started = time.monotonic()
     *known, unknown = await asyncio.gather(
@@ -622,7 +621,7 @@ async def test_a_logout_is_noticed_in_three_seconds(shop: Shop) -> None:
     assert all([await refused() for _ in range(20)])
 
 
-# Repeats
+# Retries
 
 
 async def hang_up(request: web.BaseRequest) -> web.StreamResponse:
@@ -651,7 +650,7 @@ TRIES = {
 
 
 async def warm(shop: Shop, count: int = 10) -> None:
-    """Leave the gateway with open connections to all services, of which each may be closed."""
+    """Leave the gateway with open connections to services, any of which may be closed later."""
     arrived = asyncio.Barrier(count * 3)
 
     async def together(request: web.BaseRequest) -> web.StreamResponse:
@@ -670,7 +669,7 @@ async def warm(shop: Shop, count: int = 10) -> None:
 @pytest.mark.parametrize(("sent", "expected"), TRIES.items(), ids=[" ".join(sent) for sent in TRIES])
 @pytest.mark.parametrize("body", [b"", b'{"quantity": 1}'], ids=["bare", "body"])
 @pytest.mark.parametrize("warmed", [False, True], ids=["", "warm"])
-async def test_without_an_answer_only_what_is_harmless_is_sent_again_and_once(
+async def test_an_unanswered_request_is_retried_once_and_only_if_that_is_safe(
     shop: Shop, sent: tuple[str, str], expected: tuple[int, str], body: bytes, warmed: bool
 ) -> None:
     if warmed:
@@ -685,9 +684,9 @@ async def test_without_an_answer_only_what_is_harmless_is_sent_again_and_once(
 
 @pytest.mark.parametrize("size", [1, 1000, 10_000, 65_536])
 @pytest.mark.parametrize("chunks", [False, True])
-async def test_a_second_try_with_a_key_has_the_whole_body_and_is_answered(shop: Shop, size: int, chunks: bool) -> None:
+async def test_a_retry_with_a_key_has_the_whole_body_and_is_answered(shop: Shop, size: int, chunks: bool) -> None:
     async def first_not(request: web.BaseRequest) -> web.StreamResponse:
-        return await (hang_up if len(shop.orders.seen) == 1 else say_ok)(request)
+        return await (hang_up if len(shop.orders.seen) == 1 else answer_ok)(request)
 
     shop.orders.handler = first_not
     body = bytes(n % 251 for n in range(size))
@@ -701,7 +700,7 @@ async def test_a_second_try_with_a_key_has_the_whole_body_and_is_answered(shop: 
 
 
 @pytest.mark.parametrize("first", ["GET /v1/orders", "POST /v1/orders", "PATCH /users/1", "DELETE /users/1"])
-async def test_what_could_not_be_sent_was_refused(shop: Shop, first: str) -> None:
+async def test_a_request_that_could_not_be_sent_is_refused(shop: Shop, first: str) -> None:
     await shop.orders.stop()
     await shop.upstreams["users"].stop()
     for header in ("X-A: b", KEY):
@@ -710,7 +709,7 @@ async def test_what_could_not_be_sent_was_refused(shop: Shop, first: str) -> Non
         assert answer.problem == ("unavailable" if first.startswith("GET") else "refused")
 
 
-async def test_a_service_that_died_between_two_tries_leaves_the_outcome_unknown(shop: Shop) -> None:
+async def test_the_outcome_is_unknown_if_a_service_dies_between_two_tries(shop: Shop) -> None:
     async def die(request: web.BaseRequest) -> web.StreamResponse:
         assert shop.orders._runner
         for site in list(shop.orders._runner.sites):
@@ -724,7 +723,7 @@ async def test_a_service_that_died_between_two_tries_leaves_the_outcome_unknown(
     await shop.orders.stop()
 
 
-# What a service answers
+# Answers of a service
 
 
 async def die_in_the_middle(request: web.BaseRequest) -> web.StreamResponse:
@@ -749,7 +748,7 @@ async def die_in_a_chunk(request: web.BaseRequest) -> web.StreamResponse:
     "sent", [("GET /v1/orders", "X-A: b"), ("POST /v1/orders", KEY), ("POST /v1/orders", "X-A: b")]
 )
 @pytest.mark.parametrize("handler", [die_in_the_middle, die_in_a_chunk])
-async def test_an_answer_that_breaks_off_is_seen_to_and_not_asked_for_again(
+async def test_a_truncated_answer_looks_truncated_and_its_request_is_not_retried(
     shop: Shop, sent: tuple[str, str], handler: Handler
 ) -> None:
     shop.orders.handler = handler
@@ -759,7 +758,7 @@ async def test_an_answer_that_breaks_off_is_seen_to_and_not_asked_for_again(
     shop.only("orders")
 
 
-async def test_headers_larger_than_the_gateway_takes_are_a_problem(shop: Shop) -> None:
+async def test_too_large_headers_of_a_service_are_a_problem(shop: Shop) -> None:
     async def huge(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(headers={"X-Huge": "a" * 30_000})
 
@@ -770,7 +769,7 @@ async def test_headers_larger_than_the_gateway_takes_are_a_problem(shop: Shop) -
 
 
 @pytest.mark.parametrize("junk", [b"HTTP/1.1 200 OK\r\nX-A", b"nonsense\r\n\r\n", b"HTTP/1.1 999\r\n\r\n", b"\0" * 99])
-async def test_an_answer_that_is_none_reaches_nobody(shop: Shop, junk: bytes) -> None:
+async def test_an_invalid_answer_of_a_service_does_not_reach_the_client(shop: Shop, junk: bytes) -> None:
     async def answer_junk(request: web.BaseRequest) -> web.StreamResponse:
         assert isinstance(request.transport, asyncio.Transport)
         request.transport.write(junk)
@@ -785,7 +784,7 @@ async def test_an_answer_that_is_none_reaches_nobody(shop: Shop, junk: bytes) ->
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 501, 502, 503, 504])
 @pytest.mark.parametrize("first", ["GET /v1/orders", "POST /v1/orders", "POST /auth/login", "DELETE /users/1"])
-async def test_a_services_own_problems_pass_untouched(shop: Shop, first: str, status: int) -> None:
+async def test_problems_of_a_service_pass_unchanged(shop: Shop, first: str, status: int) -> None:
     text = json.dumps({"type": "/problems/own", "status": status, "detail": "said by the service"}).encode()
     headers = {"Retry-After": "7", "Allow": "POST", "WWW-Authenticate": "Own", "Location": "/x/1", "ETag": '"1"'}
 
@@ -809,7 +808,7 @@ async def test_head_has_headers_and_no_body(shop: Shop) -> None:
     assert shop.only("orders").method == "HEAD"
 
 
-async def test_the_same_security_headers_are_on_everything_once(shop: Shop) -> None:
+async def test_every_answer_has_the_same_security_headers_once(shop: Shop) -> None:
     headers = dict.fromkeys([*SECURITY, "x-request-id", "server"], "a service's own")
 
     async def own(request: web.BaseRequest) -> web.StreamResponse:
@@ -846,7 +845,7 @@ async def test_the_same_security_headers_are_on_everything_once(shop: Shop) -> N
     assert {answer.status for answer in everything} >= {200, 302, 308, 400, 401, 404, 405, 413, 414, 431, 501, 505}
 
 
-# The page
+# The API page
 
 
 async def test_the_page_and_its_files_are_served_with_their_types(shop: Shop) -> None:
@@ -874,7 +873,7 @@ async def test_the_page_and_its_files_are_served_with_their_types(shop: Shop) ->
         *("/docs/%00", "/docs/start.js%00.html", "/docs/x"),
     ],
 )
-async def test_nothing_else_on_the_disk_can_be_read(shop: Shop, path: str) -> None:
+async def test_no_other_file_on_the_disk_can_be_read(shop: Shop, path: str) -> None:
     answer = await shop.ask(f"GET {path}")
     assert answer.status in {400, 404}
     assert answer.problem in {"invalid", "not-found"}
@@ -954,7 +953,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_what_is_not_http_is_a_problem_or_a_closed_connection(shop: Shop, name: str) -> None:
+async def test_invalid_http_gets_a_problem_or_a_closed_connection(shop: Shop, name: str) -> None:
     for sent in (BROKEN[name], BROKEN[name].replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ", 1)):
         raw = await shop.raw(sent)
         if raw.startswith(b"HTTP/"):
@@ -982,7 +981,7 @@ TOO_MUCH = {
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
-async def test_what_is_too_much_is_refused(shop: Shop, name: str) -> None:
+async def test_a_too_large_request_is_refused(shop: Shop, name: str) -> None:
     text, expected = TOO_MUCH[name]
     for sent in (text, text.replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ", 1)):
         answer = await shop.send(sent)
@@ -1013,7 +1012,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_what_is_odd_but_http_is_served(shop: Shop, name: str) -> None:
+async def test_unusual_but_valid_http_is_served(shop: Shop, name: str) -> None:
     assert (await shop.send(ODD[name])).status == 200
     seen = shop.only("orders")
     assert (seen.path.removeprefix("http://shop"), seen.body) == ("/v1/orders", BODY)
@@ -1029,7 +1028,7 @@ async def test_a_body_of_64_kib_arrives(shop: Shop, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["X-A: b", KEY])
-async def test_a_client_that_asks_first_whether_to_send_is_told(shop: Shop, key: str) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(shop: Shop, key: str) -> None:
     for path in ("/v1/orders", "/auth/login"):
         reader, writer = await asyncio.open_connection(ports.LOOPBACK, shop.port)
         writer.write(request(f"POST {path}", key, "Content-Length: 3", "Expect: 100-continue"))
@@ -1062,7 +1061,7 @@ SMUGGLED = {
 
 @pytest.mark.parametrize("name", SMUGGLED)
 @pytest.mark.parametrize("reads", [True, False])
-async def test_nothing_of_a_request_becomes_another(shop: Shop, name: str, reads: bool) -> None:
+async def test_no_part_of_a_request_becomes_another_request(shop: Shop, name: str, reads: bool) -> None:
     for upstream in shop.upstreams.values():
         upstream.reads = reads
     for sent in (SMUGGLED[name], SMUGGLED[name].replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ", 1)):
@@ -1077,7 +1076,7 @@ async def test_nothing_of_a_request_becomes_another(shop: Shop, name: str, reads
     assert "smuggled" not in str([seen.path for seen in shop.upstreams["users"].seen])
 
 
-async def test_requests_in_one_go_are_answered_one_by_one_and_each_for_itself(shop: Shop) -> None:
+async def test_pipelined_requests_are_answered_in_order_and_independently(shop: Shop) -> None:
     raw = await shop.raw(
         request("GET /v1/orders", close=False)
         + request("POST /v1/orders", KEY, sized(BODY), body=BODY, close=False)
@@ -1090,7 +1089,7 @@ async def test_requests_in_one_go_are_answered_one_by_one_and_each_for_itself(sh
     assert shop.upstreams["products"].seen[0].all("X-User-Id") == []
 
 
-async def test_a_client_that_hangs_up_at_any_byte_does_no_harm(shop: Shop) -> None:
+async def test_a_client_that_disconnects_at_any_byte_does_no_harm(shop: Shop) -> None:
     whole = request("POST /v1/orders", KEY, sized(BODY), body=BODY, close=False)
 
     async def hang_up_after(count: int) -> None:
@@ -1111,7 +1110,7 @@ async def test_a_client_that_hangs_up_at_any_byte_does_no_harm(shop: Shop) -> No
 
 @dataclass
 class Timed:
-    """How a slow client was ended, and when."""
+    """When and how the gateway ended a slow client."""
 
     seconds: float = 0.0
     raw: bytes = b""
@@ -1131,7 +1130,7 @@ async def test_slow_senders_of_every_kind_are_ended_while_others_are_served(shop
     )
     keyed_length, keyed_chunks = (text.replace(b"Host: ", b"Idempotency-Key: k\r\nHost: ") for text in (length, chunks))
     byte = [b" "] * 99
-    # The first number is the seconds that it is meant to have, the second what it is told in the end.
+    # The first number is the seconds that the client has, the second is the status that it gets at the end.
     slow: dict[str, tuple[float, int | None, Awaitable[Timed]]] = {
         "no header": (5, None, timed(shop, b"GET")),
         "headers a byte at a time": (
@@ -1147,7 +1146,7 @@ async def test_slow_senders_of_every_kind_are_ended_while_others_are_served(shop
         "never a byte, with a key": (3, None, timed(shop, keyed_length)),
         "stops in the middle, with a key": (3, None, timed(shop, keyed_length + b"a")),
         "a chunk that never ends, with a key": (3, None, timed(shop, keyed_chunks + b"ff\r\n{")),
-        # The bound is not on the whole, so these have all the time that they need.
+        # There is no limit for the whole body, so these have all the time that they need.
         "a byte at a time, with a key": (8, 200, timed(shop, keyed_length, *byte, pause=0.08)),
         "chunks that end late, with a key": (
             8,
@@ -1172,7 +1171,7 @@ async def test_slow_senders_of_every_kind_are_ended_while_others_are_served(shop
         assert one.statuses == ([status] if status else []), name
 
 
-async def test_a_client_that_does_not_read_is_given_up_and_the_service_is_free(shop: Shop) -> None:
+async def test_a_client_that_does_not_read_is_disconnected_and_the_service_is_free(shop: Shop) -> None:
     freed = asyncio.Event()
 
     async def endless(request: web.BaseRequest) -> web.StreamResponse:
@@ -1190,7 +1189,7 @@ async def test_a_client_that_does_not_read_is_given_up_and_the_service_is_free(s
     started = time.monotonic()
     async with asyncio.timeout(13):
         await freed.wait()
-    assert time.monotonic() - started > 9  # send_timeout, and no more
+    assert time.monotonic() - started > 9  # send_timeout, and not much more
     writer.close()
 
 
@@ -1200,7 +1199,7 @@ async def test_a_client_that_does_not_read_is_given_up_and_the_service_is_free(s
 OTHER = "127.0.0.2"
 
 
-async def test_who_asks_too_often_is_told_when_to_come_again_and_nobody_else_is(limited: Shop) -> None:
+async def test_too_many_requests_of_an_address_get_429_with_retry_after_and_no_others_do(limited: Shop) -> None:
     answers = [await limited.ask("GET /v1/orders") for _ in range(100)]
     found = Counter(answer.status for answer in answers)
     assert 30 < found[200] < 70
@@ -1218,7 +1217,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again_and_nobody_else_is(
 
 
 @pytest.mark.parametrize("path", ["/auth/login", "/auth/register", "/auth/refresh", "/auth/x/../lo%67in"])
-async def test_logins_have_a_limit_of_their_own_beyond_which_all_else_goes_on(limited: Shop, path: str) -> None:
+async def test_logins_have_their_own_limit_which_does_not_affect_other_requests(limited: Shop, path: str) -> None:
     answers = [await limited.ask(f"POST {path}", body=b"{}", token=None) for _ in range(26)]
     found = Counter(answer.status for answer in answers)
     assert 21 <= found[200] <= 23
@@ -1228,12 +1227,12 @@ async def test_logins_have_a_limit_of_their_own_beyond_which_all_else_goes_on(li
     assert (await limited.ask(f"POST {path}", body=b"{}", token=None, source=OTHER)).status == 200
 
 
-async def test_an_address_holds_so_many_connections_and_no_more_however_slowly_it_sends(limited: Shop) -> None:
+async def test_an_address_cannot_exceed_its_connections_with_slow_requests(limited: Shop) -> None:
     head = request("POST /v1/orders", KEY, "Content-Length: 50")
     drips = [asyncio.create_task(timed(limited, head, *[b" "] * 50, pause=0.03)) for _ in range(4)]
     drips_done = asyncio.gather(*drips)
 
-    await asyncio.sleep(0.1)  # they have to be first
+    await asyncio.sleep(0.1)  # they must be first
 
     async def full() -> bool:
         answer = await limited.ask("GET /v1/orders")

@@ -1,4 +1,4 @@
-"""Stock over HTTP: who sees how much of it, and that a restock with a key is done once."""
+"""Stock over HTTP: who may see how much of it, and a restock with a key is applied once."""
 
 import asyncio
 from typing import Any
@@ -44,12 +44,12 @@ async def count(client: Client, table: str) -> int:
 
 
 async def assert_problem(answer: Any, status: int, detail: str | None = None) -> None:
-    said = await answer.json(content_type="application/problem+json")
-    assert (answer.status, said["status"]) == (status, status), said
-    assert detail in (None, said["detail"])
+    problem = await answer.json(content_type="application/problem+json")
+    assert (answer.status, problem["status"]) == (status, status), problem
+    assert detail in (None, problem["detail"])
 
 
-async def test_a_user_sees_what_is_available_and_an_administrator_all(client: Client, mint: Mint) -> None:
+async def test_a_user_sees_available_units_and_an_administrator_sees_all_units(client: Client, mint: Mint) -> None:
     await deliver(client, order_created(quantity=2))
     answer = await client.get("/inventory/burger", headers=mint.header())
     assert (answer.status, await answer.json()) == (200, {"sku": "burger", "available": PLENTY - 2})
@@ -84,7 +84,7 @@ async def test_a_new_product_can_be_restocked(client: Client, mint: Mint) -> Non
     assert await units(client, "salad") == 5
 
 
-async def test_a_repeated_restock_adds_nothing_and_shows_the_stock_as_it_stands(client: Client, mint: Mint) -> None:
+async def test_a_repeated_restock_adds_nothing_and_shows_the_current_stock(client: Client, mint: Mint) -> None:
     keyed = mint.admin | {"Idempotency-Key": "k"}
     first = await restock(client, keyed, "lobster")
     assert "Idempotent-Replayed" not in first.headers
@@ -95,7 +95,7 @@ async def test_a_repeated_restock_adds_nothing_and_shows_the_stock_as_it_stands(
     assert await units(client, "lobster") == 105
 
 
-async def test_a_key_is_good_for_one_sku_and_quantity(client: Client, mint: Mint) -> None:
+async def test_a_key_is_valid_for_one_sku_and_quantity(client: Client, mint: Mint) -> None:
     keyed = mint.admin | {"Idempotency-Key": "k"}
     await restock(client, keyed)
     for changes in ({"quantity": 6}, {"sku": "pizza"}, {"sku": "nowhere"}):
@@ -104,7 +104,7 @@ async def test_a_key_is_good_for_one_sku_and_quantity(client: Client, mint: Mint
     assert [await units(client, sku) for sku in ("burger", "pizza")] == [PLENTY + 5, PLENTY]
 
 
-async def test_a_key_is_its_users_own(client: Client, mint: Mint) -> None:
+async def test_two_users_may_use_the_same_key(client: Client, mint: Mint) -> None:
     key = {"Idempotency-Key": "k"}
     for headers in (mint.admin, mint.header(OTHER, "admin")):
         answer = await restock(client, headers | key, quantity=int(headers == mint.admin) + 1)
@@ -112,7 +112,7 @@ async def test_a_key_is_its_users_own(client: Client, mint: Mint) -> None:
     assert await units(client) == PLENTY + 3
 
 
-async def test_what_is_refused_does_not_use_its_key_up(client: Client, mint: Mint) -> None:
+async def test_a_refused_restock_does_not_use_up_its_key(client: Client, mint: Mint) -> None:
     keyed = mint.admin | {"Idempotency-Key": "k"}
     assert (await restock(client, keyed, "nowhere")).status == 404
     assert (await restock(client, keyed, quantity=0)).status == 400
@@ -125,7 +125,7 @@ async def fifty_with_one_key(client: Client, mint: Mint) -> list[Any]:
     return list(await asyncio.gather(*(restock(client, keyed) for _ in range(50))))
 
 
-async def test_of_fifty_with_one_key_one_restocks(client: Client, mint: Mint) -> None:
+async def test_one_of_fifty_restocks_with_one_key_is_applied(client: Client, mint: Mint) -> None:
     answers = await fifty_with_one_key(client, mint)
     assert [answer.status for answer in answers] == [200] * 50
     assert sum("Idempotent-Replayed" not in answer.headers for answer in answers) == 1
@@ -133,7 +133,7 @@ async def test_of_fifty_with_one_key_one_restocks(client: Client, mint: Mint) ->
     assert (await units(client), await count(client, "restocks")) == (PLENTY + 5, 1)
 
 
-async def test_of_fifty_with_one_key_one_restocks_also_without_turns(
+async def test_one_of_fifty_restocks_with_one_key_is_applied_even_without_the_stock_lock(
     client: Client, mint: Mint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "STOCK_LOCK", ())
@@ -141,7 +141,7 @@ async def test_of_fifty_with_one_key_one_restocks_also_without_turns(
     assert await units(client) == PLENTY + 5
 
 
-async def test_without_the_claim_each_of_fifty_restocks(
+async def test_without_the_used_key_each_of_fifty_restocks_is_applied(
     client: Client, mint: Mint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_USE_KEY", "select true where $1 || $2 || $3 || $4::int is not null")
@@ -149,13 +149,13 @@ async def test_without_the_claim_each_of_fifty_restocks(
     assert await units(client) == PLENTY + 250
 
 
-async def test_fifty_without_a_key_all_restock(client: Client, mint: Mint) -> None:
+async def test_fifty_restocks_without_a_key_are_all_applied(client: Client, mint: Mint) -> None:
     answers = await asyncio.gather(*(restock(client, mint.admin) for _ in range(50)))
     shown = [(await answer.json())["available"] for answer in answers]
     assert sorted(shown) == [PLENTY + 5 * n for n in range(1, 51)]
 
 
-async def test_a_restock_waits_for_its_turn(client: Client, mint: Mint) -> None:
+async def test_a_restock_waits_for_the_stock_lock(client: Client, mint: Mint) -> None:
     async with postgres.transaction(client.app[database.POOL], keys=service.STOCK_LOCK):
         waiting = asyncio.create_task(restock(client, mint.admin))
         await asyncio.sleep(0.3)
@@ -163,16 +163,16 @@ async def test_a_restock_waits_for_its_turn(client: Client, mint: Mint) -> None:
     assert (await waiting).status == 200
 
 
-async def test_who_does_not_get_their_turn_in_time_is_told_that_nobody_knows(client: Client, mint: Mint) -> None:
+async def test_a_restock_that_waits_too_long_for_the_lock_has_an_unknown_outcome(client: Client, mint: Mint) -> None:
     async with postgres.transaction(client.app[database.POOL], keys=service.STOCK_LOCK):
         answer = await restock(client, mint.admin)
-        said = await answer.json(content_type=None)
-        assert (answer.status, said["type"], said["detail"]) == (503, "/problems/outcome-unknown", "db error")
+        problem = await answer.json(content_type=None)
+        assert (answer.status, problem["type"], problem["detail"]) == (503, "/problems/outcome-unknown", "db error")
     assert await units(client) == PLENTY
 
 
 @pytest.mark.parametrize("column", ["available", "held", "sold"])
-async def test_there_are_never_more_units_than_can_be_counted(client: Client, mint: Mint, column: str) -> None:
+async def test_a_restock_beyond_the_maximum_of_units_is_refused(client: Client, mint: Mint, column: str) -> None:
     pool = client.app[database.POOL]
     await pool.execute(f"update stock set {column} = {column} + $1 where sku = 'lobster'", domain.MAX_UNITS - 5)
     answer = await restock(client, mint.admin | {"Idempotency-Key": "k"}, "lobster", quantity=6)
@@ -182,7 +182,7 @@ async def test_there_are_never_more_units_than_can_be_counted(client: Client, mi
     assert await count(client, "restocks") == 0
 
 
-async def test_who_may_what(client: Client, mint: Mint) -> None:
+async def test_users_may_read_the_stock_and_only_administrators_may_restock(client: Client, mint: Mint) -> None:
     late = mint.header(ADMIN, "admin", exp=1)
     for headers, read, write in (
         ({}, 401, 401),
@@ -226,7 +226,7 @@ async def test_a_quantity_is_an_integer_from_1_to_a_million(client: Client, mint
     assert await units(client) == PLENTY
 
 
-async def test_a_key_is_printable_and_there_once(client: Client, mint: Mint) -> None:
+async def test_a_key_must_be_printable_and_sent_once(client: Client, mint: Mint) -> None:
     for keys in ([""], ["k" * 256], ["\u00e4"], ["a", "a"]):
         headers = [*mint.admin.items(), *(("Idempotency-Key", key) for key in keys)]
         answer = await client.post("/inventory/burger/restock", json={"quantity": 1}, headers=headers)
@@ -258,7 +258,7 @@ async def test_a_sku_is_any_text_up_to_128_characters_without_nul(client: Client
 
 
 @pytest.mark.parametrize("path", [b"\xff", b"\xed\xa0\x80", b"\xc3\xa4", b"%ff", b"%ED%A0%80", b"%", b"%zz"])
-async def test_no_bytes_in_a_path_make_it_fail(client: Client, mint: Mint, path: bytes) -> None:
+async def test_no_bytes_in_a_path_cause_a_server_error(client: Client, mint: Mint, path: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     token = mint.header()["Authorization"].encode()
     writer.write(b"GET /inventory/" + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
@@ -269,7 +269,7 @@ async def test_no_bytes_in_a_path_make_it_fail(client: Client, mint: Mint, path:
     assert status in (400, 404)
 
 
-async def test_the_document_says_what_is_served(client: Client) -> None:
+async def test_the_document_describes_the_served_operations(client: Client) -> None:
     document = await (await client.get("/openapi.json")).json()
     served = {(method, path) for path, of in document["paths"].items() for method in of}
     assert served == {("get", "/inventory/{sku}"), ("post", "/inventory/{sku}/restock")}
@@ -278,6 +278,6 @@ async def test_the_document_says_what_is_served(client: Client) -> None:
     assert document["components"]["schemas"]["Stock"]["required"] == ["sku", "available"]
 
 
-async def test_a_process_without_a_door_has_no_api(serve: Serve) -> None:
+async def test_a_process_without_the_api_part_has_no_api(serve: Serve) -> None:
     client = await serve("inventory", only=["relay"])
     assert [(await client.get(path)).status for path in ("/inventory/burger", "/openapi.json")] == [404, 404]

@@ -1,4 +1,4 @@
-"""The tutorial's API of orders: every answer, field for field."""
+"""The API of orders: every answer, field by field."""
 
 import re
 from typing import Any
@@ -25,25 +25,25 @@ async def settle(client: Any, order_id: int, status: str, reason: str | None = N
     )
 
 
-async def told(client: Any, order_id: int) -> list[str]:
-    """The types of all events that tell of an order."""
+async def published(client: Any, order_id: int) -> list[str]:
+    """The types of all events of an order."""
     rows = await client.app[database.POOL].fetch("select type from outbox where key = $1 order by id", str(order_id))
     return [row["type"] for row in rows]
 
 
 async def assert_problem(answer: Any, status: int, detail: str) -> dict[str, Any]:
-    """Every error is RFC 9457, with the seed's own words where the seed has some."""
+    """Check that an error is an RFC 9457 problem with this status and this detail."""
     assert answer.status == status, await answer.text()
     assert answer.content_type == "application/problem+json"
-    said: dict[str, Any] = await answer.json(content_type=None)
-    assert {"type", "title", "status", "detail"} <= set(said)
-    assert said["type"].startswith("/problems/")
-    assert said["title"]
-    assert (said["status"], said["detail"]) == (status, detail)
-    return said
+    problem: dict[str, Any] = await answer.json(content_type=None)
+    assert {"type", "title", "status", "detail"} <= set(problem)
+    assert problem["type"].startswith("/problems/")
+    assert problem["title"]
+    assert (problem["status"], problem["detail"]) == (status, detail)
+    return problem
 
 
-async def test_the_tutorials_first_order_is_number_1(orders: Any) -> None:
+async def test_the_first_order_is_number_1(orders: Any) -> None:
     answer = await orders.post("/v1/orders", json=BURGERS)
     assert (answer.status, await answer.text()) == (202, '{"id":1}')
     assert answer.content_type == "application/json"
@@ -53,7 +53,7 @@ async def test_the_tutorials_first_order_is_number_1(orders: Any) -> None:
 
 
 @ON_ONE
-async def test_a_pending_order_is_shown_with_the_seeds_fields_in_the_seeds_order(orders_for_all: Any) -> None:
+async def test_a_pending_order_is_shown_with_its_fields_in_a_fixed_order(orders_for_all: Any) -> None:
     order_id = await place(orders_for_all)
     answer = await orders_for_all.get(f"/v1/orders/{order_id}")
     assert (answer.status, answer.content_type) == (200, "application/json")
@@ -76,20 +76,20 @@ async def test_only_a_cancelled_order_has_a_reason(orders_for_all: Any) -> None:
 
 
 @ON_ONE
-async def test_healthz_says_ok_as_in_the_seed(orders_for_all: Any) -> None:
+async def test_healthz_answers_ok(orders_for_all: Any) -> None:
     answer = await orders_for_all.get("/healthz")
     assert (answer.status, await answer.text()) == (200, "ok")
 
 
 @ON_ONE
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
-async def test_the_service_says_how_it_is(orders_for_all: Any, path: str) -> None:
+async def test_health_and_metrics_are_served(orders_for_all: Any, path: str) -> None:
     assert (await orders_for_all.get(path)).status == 200
 
 
 @ON_ONE
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
-async def test_the_service_describes_itself(orders_for_all: Any, path: str) -> None:
+async def test_the_document_and_its_page_are_served(orders_for_all: Any, path: str) -> None:
     assert (await orders_for_all.get(path)).status == 200
 
 
@@ -109,16 +109,16 @@ async def test_a_note_may_be_missing_or_null(orders_for_all: Any, note: dict[str
 
 
 @ON_ONE
-async def test_an_unknown_sku_is_accepted_as_in_the_seed(orders_for_all: Any) -> None:
+async def test_an_unknown_sku_is_accepted(orders_for_all: Any) -> None:
     order_id = await place(orders_for_all, sku="no such thing")
     assert (await (await orders_for_all.get(f"/v1/orders/{order_id}")).json())["sku"] == "no such thing"
 
 
 @ON_ONE
 @pytest.mark.parametrize(("method", "path"), [("get", "/v1/orders/777777"), ("post", "/v1/orders/777777/cancel")])
-async def test_an_order_that_nobody_placed_is_not_found(orders_for_all: Any, method: str, path: str) -> None:
-    said = await assert_problem(await getattr(orders_for_all, method)(path), 404, "not found")
-    assert said["type"] == "/problems/not-found"
+async def test_an_unknown_order_is_not_found(orders_for_all: Any, method: str, path: str) -> None:
+    problem = await assert_problem(await getattr(orders_for_all, method)(path), 404, "not found")
+    assert problem["type"] == "/problems/not-found"
 
 
 @ON_ONE
@@ -131,34 +131,34 @@ async def test_an_unknown_path_and_a_wrong_verb_are_problems_too(orders_for_all:
 
 @ON_ONE
 class TestCancelling:
-    async def test_a_pending_order_is_cancelled_for_its_customer(self, orders_for_all: Any) -> None:
+    async def test_a_pending_order_can_be_cancelled(self, orders_for_all: Any) -> None:
         order_id = await place(orders_for_all)
         answer = await orders_for_all.post(f"/v1/orders/{order_id}/cancel")
         shown = await answer.json()
         assert (answer.status, shown["status"], shown["reason"]) == (202, "CANCELLED", "cancelled_by_customer")
-        assert await told(orders_for_all, order_id) == ["OrderCreated", "OrderCancelled"]
+        assert await published(orders_for_all, order_id) == ["OrderCreated", "OrderCancelled"]
 
-    async def test_a_repeated_cancel_is_answered_as_the_first_and_tells_nobody_again(self, orders_for_all: Any) -> None:
+    async def test_a_repeated_cancel_gets_the_same_answer_and_publishes_nothing(self, orders_for_all: Any) -> None:
         order_id = await place(orders_for_all)
         answers = [await orders_for_all.post(f"/v1/orders/{order_id}/cancel") for _ in range(3)]
         assert [a.status for a in answers] == [202] * 3
         assert len({await a.text() for a in answers}) == 1
-        assert await told(orders_for_all, order_id) == ["OrderCreated", "OrderCancelled"]
+        assert await published(orders_for_all, order_id) == ["OrderCreated", "OrderCancelled"]
 
     @pytest.mark.parametrize(
         ("status", "reason"),
         [("CONFIRMED", None), ("CANCELLED", "deadline_passed"), ("CANCELLED", "out_of_stock")],
     )
-    async def test_an_order_that_is_final_otherwise_stays_so(
+    async def test_an_order_that_is_final_for_another_reason_does_not_change(
         self, orders_for_all: Any, status: str, reason: str | None
     ) -> None:
         order_id = await place(orders_for_all)
         await settle(orders_for_all, order_id, status, reason)
         answer = await orders_for_all.post(f"/v1/orders/{order_id}/cancel")
-        said = await assert_problem(answer, 409, f"the order is already {status}")
-        assert said["type"] == "/problems/conflict"
+        problem = await assert_problem(answer, 409, f"the order is already {status}")
+        assert problem["type"] == "/problems/conflict"
         assert (await (await orders_for_all.get(f"/v1/orders/{order_id}")).json())["status"] == status
-        assert await told(orders_for_all, order_id) == ["OrderCreated"]
+        assert await published(orders_for_all, order_id) == ["OrderCreated"]
 
 
 async def test_orders_are_listed_newest_first_and_20_at_a_time(orders: Any) -> None:
@@ -175,7 +175,7 @@ async def test_orders_are_listed_newest_first_and_20_at_a_time(orders: Any) -> N
 
 @ON_ONE
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 100])
-async def test_paging_to_the_end_shows_every_order_once_also_while_new_ones_come(
+async def test_paging_to_the_end_shows_every_order_once_even_while_new_ones_arrive(
     orders_for_all: Any, limit: int
 ) -> None:
     user = uuid4().hex

@@ -1,4 +1,4 @@
-"""No request makes the orders service fail, hang or lie, whatever is in it: bodies, ids, queries, keys."""
+"""No body, id, query or key makes the orders service fail, hang or answer wrongly."""
 
 import io
 import json
@@ -20,12 +20,12 @@ def body(**changes: Any) -> bytes:
 
 
 def raw(field: str, value: str) -> bytes:
-    """A good order but for one field, whose value is written as it is."""
+    """A good order, except that one field has this text as its value."""
     return body(**{field: "@"}).replace(b'"@"', value.encode("utf-8", "surrogatepass"))
 
 
 def failures() -> float:
-    """Answers of 5xx so far, as the service itself counts them, also those that no client waited for."""
+    """The number of 5xx answers so far, counted by the service, also those that no client waited for."""
     return sum(
         sample.value
         for family in metrics.REQUESTS.collect()
@@ -36,7 +36,7 @@ def failures() -> float:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_failed() -> Iterator[None]:
-    """None of all this was answered by a 5xx."""
+    """Check that no test of this module caused a 5xx."""
     before = failures()
     yield
     assert failures() == before
@@ -173,29 +173,29 @@ ACCEPTED = {
 
 
 async def assert_invalid(answer: Any, detail: str | None = None) -> str:
-    told = await answer.json(content_type="application/problem+json")
-    assert (answer.status, told["status"], told["type"]) == (400, 400, "/problems/invalid"), told
-    assert detail in (None, told["detail"])
-    return str(told["detail"])
+    problem = await answer.json(content_type="application/problem+json")
+    assert (answer.status, problem["status"], problem["type"]) == (400, 400, "/problems/invalid"), problem
+    assert detail in (None, problem["detail"])
+    return str(problem["detail"])
 
 
 @pytest.mark.parametrize("data", (NOT_JSON | NOT_AN_ORDER).values(), ids=(NOT_JSON | NOT_AN_ORDER))
-async def test_what_is_no_order_in_json_is_invalid_json(orders_for_all: Any, data: bytes) -> None:
+async def test_a_body_that_is_no_json_order_is_invalid_json(orders_for_all: Any, data: bytes) -> None:
     await assert_invalid(await orders_for_all.post("/v1/orders", data=data), "invalid json")
 
 
 @pytest.mark.parametrize(("data", "detail"), MISSING.values(), ids=MISSING)
-async def test_what_is_missing_is_named_in_the_seeds_words(orders_for_all: Any, data: bytes, detail: str) -> None:
+async def test_a_missing_field_is_named(orders_for_all: Any, data: bytes, detail: str) -> None:
     await assert_invalid(await orders_for_all.post("/v1/orders", data=data), detail)
 
 
 @pytest.mark.parametrize(("data", "field"), TOO_MUCH.values(), ids=TOO_MUCH)
-async def test_what_is_too_long_or_too_many_is_named(orders_for_all: Any, data: bytes, field: str) -> None:
+async def test_a_too_long_or_too_large_field_is_named(orders_for_all: Any, data: bytes, field: str) -> None:
     assert (await assert_invalid(await orders_for_all.post("/v1/orders", data=data))).startswith(field)
 
 
 @pytest.mark.parametrize("changes", ACCEPTED.values(), ids=ACCEPTED)
-async def test_what_is_odd_but_possible_is_kept_as_it_is(orders_for_all: Any, changes: dict[str, Any]) -> None:
+async def test_unusual_but_valid_values_are_kept_unchanged(orders_for_all: Any, changes: dict[str, Any]) -> None:
     answer = await orders_for_all.post("/v1/orders", data=body(**changes))
     assert answer.status == 202, await answer.text()
     shown = await (await orders_for_all.get(answer.headers["Location"])).json()
@@ -214,7 +214,7 @@ async def test_what_is_odd_but_possible_is_kept_as_it_is(orders_for_all: Any, ch
     ],
     ids=["unknown fields", "duplicate keys", "white space", "huge float", "huge integer"],
 )
-async def test_what_is_unknown_changes_nothing(orders_for_all: Any, data: bytes) -> None:
+async def test_unknown_or_doubled_fields_and_white_space_change_nothing(orders_for_all: Any, data: bytes) -> None:
     answer = await orders_for_all.post("/v1/orders", data=data)
     assert answer.status == 202, await answer.text()
     shown = await (await orders_for_all.get(answer.headers["Location"])).json()
@@ -233,17 +233,17 @@ async def test_what_is_unknown_changes_nothing(orders_for_all: Any, data: bytes)
     ],
     ids=["1 M note", "1 M user", "depth 100,000", "a million keys", "blanks"],
 )
-async def test_a_body_over_64_kib_is_refused_as_such(orders_for_all: Any, data: bytes) -> None:
+async def test_a_body_over_64_kib_is_413(orders_for_all: Any, data: bytes) -> None:
     answer = await orders_for_all.post("/v1/orders", data=io.BytesIO(data))
-    told = await answer.json(content_type="application/problem+json")
-    assert (answer.status, told["status"]) == (413, 413)
+    problem = await answer.json(content_type="application/problem+json")
+    assert (answer.status, problem["status"]) == (413, 413)
 
 
 @pytest.mark.parametrize(
     "content_type",
     ["text/plain", "", "application/xml", "application/json; charset=latin-1", "nonsense", "a/b; c=\x80"],
 )
-async def test_the_content_type_is_not_looked_at_as_in_the_seed(orders_for_all: Any, content_type: str) -> None:
+async def test_the_content_type_is_ignored(orders_for_all: Any, content_type: str) -> None:
     answer = await orders_for_all.post("/v1/orders", data=body(), headers={"Content-Type": content_type})
     assert answer.status == 202
 
@@ -300,7 +300,7 @@ async def test_an_id_is_a_positive_64_bit_integer_in_ascii_digits(
 
 
 @pytest.mark.parametrize("order_id", ["9223372036854775807", "000000000000009999", "999999"])
-async def test_an_id_at_the_edge_is_only_unknown(orders_for_all: Any, order_id: str) -> None:
+async def test_an_id_at_the_limit_is_valid_but_unknown(orders_for_all: Any, order_id: str) -> None:
     for answer in (
         await orders_for_all.get(f"/v1/orders/{order_id}"),
         await orders_for_all.post(f"/v1/orders/{order_id}/cancel"),
@@ -320,7 +320,7 @@ async def test_an_id_at_the_edge_is_only_unknown(orders_for_all: Any, order_id: 
         "/v1/orders/{}",
     ],
 )
-async def test_a_path_that_is_none_is_a_problem(orders_for_all: Any, path: str) -> None:
+async def test_an_unknown_path_is_a_problem(orders_for_all: Any, path: str) -> None:
     origin = f"http://127.0.0.1:{orders_for_all.port}"
     async with orders_for_all.session.get(URL(origin + path, encoded=True)) as answer:
         assert (answer.status, answer.content_type) == (404, "application/problem+json")
@@ -345,7 +345,7 @@ BAD_QUERIES = [
 
 
 @pytest.mark.parametrize("query", BAD_QUERIES, ids=lambda q: q[:30])
-async def test_a_query_that_cannot_be_meant_is_refused(orders_for_all: Any, query: str) -> None:
+async def test_an_invalid_query_is_refused(orders_for_all: Any, query: str) -> None:
     detail = await assert_invalid(await orders_for_all.get(URL(f"/v1/orders?{query}", encoded=True)))
     assert detail.startswith(query.split("=", maxsplit=1)[0])
 
@@ -371,7 +371,7 @@ async def test_a_query_that_cannot_be_meant_is_refused(orders_for_all: Any, quer
     ],
     ids=lambda q: q[:30],
 )
-async def test_a_query_that_is_only_odd_finds_what_it_finds(orders_for_all: Any, query: str) -> None:
+async def test_an_unusual_but_valid_query_is_answered(orders_for_all: Any, query: str) -> None:
     assert (await orders_for_all.get(URL(f"/v1/orders?{query}", encoded=True))).status == 200
 
 
@@ -418,7 +418,7 @@ async def test_two_idempotency_keys_are_refused(orders_for_all: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["a", "~" * 255, "a b", "' or 1=1 --", "%00", '"', "{}"])
-async def test_a_printable_idempotency_key_is_taken(orders_for_all: Any, key: str) -> None:
+async def test_a_printable_idempotency_key_is_accepted(orders_for_all: Any, key: str) -> None:
     for _ in range(2):
         answer = await orders_for_all.post("/v1/orders", data=body(), headers={"Idempotency-Key": key})
         assert answer.status == 202, await answer.text()
@@ -426,13 +426,13 @@ async def test_a_printable_idempotency_key_is_taken(orders_for_all: Any, key: st
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "PURGE", "LOCK"])
 @pytest.mark.parametrize("path", ["/v1/orders", "/v1/orders/1", "/v1/orders/1/cancel", "/healthz"])
-async def test_a_verb_that_a_path_does_not_know_is_not_allowed(orders_for_all: Any, method: str, path: str) -> None:
+async def test_an_unsupported_verb_is_405(orders_for_all: Any, method: str, path: str) -> None:
     answer = await orders_for_all.request(method, path, data=body())
     assert (answer.status, answer.content_type) == (405, "application/problem+json")
     assert answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("traceparent", ["", "x" * 5000, "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "\u00e4", "00-xyz"])
-async def test_a_strange_traceparent_does_no_harm(orders_for_all: Any, traceparent: str) -> None:
+async def test_an_invalid_traceparent_does_no_harm(orders_for_all: Any, traceparent: str) -> None:
     answer = await orders_for_all.post("/v1/orders", data=body(), headers={"traceparent": traceparent})
     assert answer.status == 202

@@ -1,4 +1,4 @@
-"""One Idempotency-Key of one user makes one order, however often and however concurrently it is sent."""
+"""One Idempotency-Key of one user creates one order, even if it is sent many times at once."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ async def send(client: Any, key: str, data: Any = None, **changes: Any) -> Any:
 
 
 async def count(client: Any, key: str) -> tuple[int, int]:
-    """How many orders have this key, and how many events say that they were placed."""
+    """The number of orders with this key, and the number of their events."""
     row = await client.app[database.POOL].fetchrow(
         "with o as (select id::text from orders where idempotency_key = $1) "
         "select (select count(*) from o), (select count(*) from outbox where key in (select id from o))",
@@ -36,7 +36,7 @@ def key() -> str:
     return uuid4().hex
 
 
-async def test_a_repeated_request_is_answered_as_the_first_and_says_so(orders_for_all: Any, key: str) -> None:
+async def test_a_repeated_request_gets_the_first_answer_marked_as_replayed(orders_for_all: Any, key: str) -> None:
     first, *again = [await send(orders_for_all, key) for _ in range(3)]
     assert (first.status, "Idempotent-Replayed" in first.headers) == (202, False)
     for answer in again:
@@ -62,41 +62,43 @@ async def test_bodies_are_compared_after_parsing(orders_for_all: Any, key: str, 
 
 
 @pytest.mark.parametrize("changes", [{"sku": "pizza"}, {"quantity": 3}, {"note": ""}], ids=lambda c: next(iter(c)))
-async def test_another_body_under_the_same_key_is_refused(
+async def test_another_body_with_the_same_key_is_refused(
     orders_for_all: Any, key: str, changes: dict[str, Any]
 ) -> None:
     await send(orders_for_all, key)
     answer = await send(orders_for_all, key, **changes)
-    said = await answer.json(content_type="application/problem+json")
-    assert (answer.status, said["type"]) == (422, "/problems/idempotency-key-reused")
+    problem = await answer.json(content_type="application/problem+json")
+    assert (answer.status, problem["type"]) == (422, "/problems/idempotency-key-reused")
     assert await count(orders_for_all, key) == (1, 1)
 
 
-async def test_an_invalid_request_does_not_use_its_key_up(orders_for_all: Any, key: str) -> None:
+async def test_an_invalid_request_does_not_use_up_its_key(orders_for_all: Any, key: str) -> None:
     assert (await send(orders_for_all, key, quantity=0)).status == 400
     answer = await send(orders_for_all, key)
     assert (answer.status, "Idempotent-Replayed" in answer.headers) == (202, False)
 
 
-async def test_a_key_is_its_users_own(orders_for_all: Any, key: str) -> None:
+async def test_two_users_may_use_the_same_key(orders_for_all: Any, key: str) -> None:
     answers = [await send(orders_for_all, key, userId=user) for user in ("u1", "u2", "U1")]
     assert len({await a.text() for a in answers}) == 3
     assert not any("Idempotent-Replayed" in a.headers for a in answers)
 
 
-async def test_without_a_key_every_request_is_an_order(orders_for_all: Any) -> None:
+async def test_without_a_key_every_request_creates_an_order(orders_for_all: Any) -> None:
     answers = [await orders_for_all.post("/v1/orders", json=GOOD) for _ in range(2)]
     assert len({await a.text() for a in answers}) == 2
 
 
-async def test_a_key_lasts_when_its_order_is_cancelled(orders_for_all: Any, key: str) -> None:
+async def test_a_key_stays_used_when_its_order_is_cancelled(orders_for_all: Any, key: str) -> None:
     first = await send(orders_for_all, key)
     await orders_for_all.post(first.headers["Location"] + "/cancel")
     again = await send(orders_for_all, key)
     assert (again.status, await again.text()) == (202, await first.text())
 
 
-async def test_fifty_at_once_with_one_key_are_one_order_and_one_event(orders_for_all: Any, key: str) -> None:
+async def test_fifty_requests_at_once_with_one_key_create_one_order_and_one_event(
+    orders_for_all: Any, key: str
+) -> None:
     answers = await asyncio.gather(*(send(orders_for_all, key) for _ in range(50)))
     assert {a.status for a in answers} == {202}
     assert len({await a.text() for a in answers}) == 1
@@ -104,13 +106,15 @@ async def test_fifty_at_once_with_one_key_are_one_order_and_one_event(orders_for
     assert await count(orders_for_all, key) == (1, 1)
 
 
-async def test_fifty_at_once_with_one_key_and_different_bodies_are_one_order(orders_for_all: Any, key: str) -> None:
+async def test_fifty_requests_at_once_with_one_key_and_different_bodies_create_one_order(
+    orders_for_all: Any, key: str
+) -> None:
     answers = await asyncio.gather(*(send(orders_for_all, key, quantity=n % 5 + 1) for n in range(50)))
     assert sorted(a.status for a in answers) == [202] * 10 + [422] * 40
     assert await count(orders_for_all, key) == (1, 1)
 
 
-async def test_a_client_that_hangs_up_and_repeats_gets_its_first_order(orders_for_all: Any, key: str) -> None:
+async def test_a_client_that_disconnects_and_retries_gets_its_first_order(orders_for_all: Any, key: str) -> None:
     hasty = asyncio.create_task(send(orders_for_all, key))
     await asyncio.sleep(0)
     hasty.cancel()
@@ -121,7 +125,7 @@ async def test_a_client_that_hangs_up_and_repeats_gets_its_first_order(orders_fo
 
 
 async def _hold(client: Any, key: str) -> Any:
-    """Begin, elsewhere, to place an order with this key; gives the transaction, still open, and its connection."""
+    """Place an order with this key on another connection; return the connection and the open transaction."""
     conn = await asyncpg.connect(client.app[application.SETTINGS].database_url)
     transaction = conn.transaction()
     await transaction.start()
@@ -138,12 +142,14 @@ async def _blocked(client: Any) -> None:
         "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())"
     )
     async with asyncio.timeout(2):
-        while not await client.app[database.POOL].fetchval(waiting):  # noqa: ASYNC110 - a fact of another process
+        while not await client.app[database.POOL].fetchval(waiting):  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(("ending", "replayed"), [("commit", True), ("rollback", False)])
-async def test_a_double_waits_for_the_first(orders_for_all: Any, key: str, ending: str, replayed: bool) -> None:
+async def test_a_duplicate_waits_for_the_first_request(
+    orders_for_all: Any, key: str, ending: str, replayed: bool
+) -> None:
     conn, transaction = await _hold(orders_for_all, key)
     double = asyncio.create_task(send(orders_for_all, key))
     await _blocked(orders_for_all)
@@ -155,13 +161,13 @@ async def test_a_double_waits_for_the_first(orders_for_all: Any, key: str, endin
     await conn.close()
 
 
-async def test_a_double_of_an_endless_first_is_a_conflict(orders_for_all: Any, key: str) -> None:
+async def test_a_duplicate_of_a_request_that_never_ends_is_a_conflict(orders_for_all: Any, key: str) -> None:
     conn, transaction = await _hold(orders_for_all, key)
     try:
         async with asyncio.timeout(3.1):
             answers = await asyncio.gather(send(orders_for_all, key), send(orders_for_all, key))
-        said = {(a.status, (await a.json(content_type="application/problem+json"))["type"]) for a in answers}
-        assert said == {(503, "/problems/outcome-unknown"), (409, "/problems/conflict")}
+        problem = {(a.status, (await a.json(content_type="application/problem+json"))["type"]) for a in answers}
+        assert problem == {(503, "/problems/outcome-unknown"), (409, "/problems/conflict")}
     finally:
         await transaction.rollback()
         await conn.close()

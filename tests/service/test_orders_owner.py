@@ -1,4 +1,4 @@
-"""Whose orders are whose: with a token, a user's own only; another's does not exist."""
+"""Owners of orders: with a token, users can use only their own orders; other users' orders answer 404."""
 
 import json
 from typing import Any
@@ -23,20 +23,20 @@ async def place(client: Client, headers: dict[str, str], **changes: Any) -> int:
     return int((await answer.json())["id"])
 
 
-async def test_an_order_is_the_tokens_users_own(client: Client, mint: Mint) -> None:
+async def test_an_order_belongs_to_the_user_of_the_token(client: Client, mint: Mint) -> None:
     order_id = await place(client, mint.header())
     shown = await (await client.get(f"/orders/{order_id}", headers=mint.header())).json()
     assert shown["userId"] == USER
 
 
-async def test_an_order_for_somebody_else_is_refused_also_to_an_administrator(client: Client, mint: Mint) -> None:
+async def test_an_order_for_another_user_is_refused_even_for_an_administrator(client: Client, mint: Mint) -> None:
     for headers in (mint.header(), mint.admin):
         answer = await client.post("/v1/orders", data=json.dumps(BODY | {"userId": OTHER}), headers=headers)
         assert (answer.status, (await answer.json())["type"]) == (403, "/problems/forbidden")
 
 
 @pytest.mark.parametrize("prefix", ["/v1/orders", "/orders"])
-async def test_anothers_order_does_not_exist(client: Client, mint: Mint, prefix: str) -> None:
+async def test_the_order_of_another_user_is_not_found(client: Client, mint: Mint, prefix: str) -> None:
     order_id = await place(client, mint.header())
     for answer in (
         await client.get(f"{prefix}/{order_id}", headers=mint.header(OTHER)),
@@ -48,7 +48,7 @@ async def test_anothers_order_does_not_exist(client: Client, mint: Mint, prefix:
     assert (await client.post(f"{prefix}/{order_id}/cancel", headers=mint.admin)).status == 202
 
 
-async def test_a_list_has_ones_own_orders_and_an_administrators_all(client: Client, mint: Mint) -> None:
+async def test_a_user_lists_own_orders_and_an_administrator_lists_all(client: Client, mint: Mint) -> None:
     own, others = await place(client, mint.header()), await place(client, mint.header(OTHER))
 
     async def listed(headers: dict[str, str], query: str = "") -> list[int]:
@@ -69,19 +69,19 @@ async def test_a_product_is_chosen_by_its_id(client: Client, mint: Mint) -> None
     assert (shown["sku"], shown["quantity"], shown["userId"]) == ("burger", 1, USER)
 
 
-async def test_a_product_that_is_not_there_cannot_be_chosen(client: Client, mint: Mint) -> None:
+async def test_an_unknown_product_cannot_be_ordered(client: Client, mint: Mint) -> None:
     answer = await client.post("/orders/", data='{"product_id": 999}', headers=mint.header())
     assert (answer.status, (await answer.json())["detail"]) == (404, "there is no product 999")
 
 
-async def test_the_same_key_of_two_users_is_two_keys(client: Client, mint: Mint) -> None:
+async def test_two_users_may_use_the_same_key(client: Client, mint: Mint) -> None:
     key = {"Idempotency-Key": "k"}
     first = await place(client, mint.header() | key)
     assert await place(client, mint.header(OTHER) | key) != first
     assert await place(client, mint.header() | key) == first
 
 
-async def test_the_shop_wants_a_token_even_where_the_tutorial_does_not(serve: Serve, database: Database) -> None:
+async def test_orders_needs_a_token_even_if_v1_orders_does_not(serve: Serve, database: Database) -> None:
     client = await serve("orders", require_token=False)
     assert (await client.post("/orders/", data='{"product_id": 1}')).status == 401
     assert (await client.post("/v1/orders", data=json.dumps(BODY | {"userId": "u1"}))).status == 202

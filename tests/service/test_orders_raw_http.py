@@ -1,4 +1,4 @@
-"""Bytes on the wire that no well-behaved client sends: the orders service answers in time or hangs up, and goes on."""
+"""Bytes that no well-behaved client sends: the orders service answers in time or disconnects, and keeps working."""
 
 import asyncio
 import gzip
@@ -28,7 +28,7 @@ def sized(body: bytes = BODY) -> str:
 
 
 async def exchange(client: Any, *pieces: bytes, pause: float = 0.0, eof: bool = False) -> bytes:
-    """Send the pieces, and give all that comes back until an answer is complete or the connection ends."""
+    """Send the pieces; return everything until an answer is complete or the connection ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     try:
         for piece in pieces:
@@ -69,7 +69,7 @@ def answers_of_5xx() -> dict[tuple[str, ...], float]:
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def unharmed(orders_for_all: Any) -> AsyncIterator[None]:
-    """After whatever was sent: a good order is taken at once, and no answer was a 5xx."""
+    """After every test, a good order is accepted at once, and no answer was a 5xx."""
     before = answers_of_5xx()
     yield
     async with asyncio.timeout(1):
@@ -109,7 +109,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
-async def test_what_is_not_http_is_a_400_or_a_closed_connection(orders_for_all: Any, sent: bytes) -> None:
+async def test_invalid_http_gets_a_4xx_or_a_closed_connection(orders_for_all: Any, sent: bytes) -> None:
     answer = await exchange(orders_for_all, sent, eof=True)
     assert answer == b"" or 400 <= status(answer) < 500
 
@@ -129,11 +129,11 @@ ODD = {
 
 
 @pytest.mark.parametrize("sent", ODD.values(), ids=ODD)
-async def test_what_is_odd_but_http_is_served(orders_for_all: Any, sent: bytes) -> None:
+async def test_unusual_but_valid_http_is_served(orders_for_all: Any, sent: bytes) -> None:
     assert status(await exchange(orders_for_all, sent)) == 202
 
 
-async def test_authorization_that_comes_twice_is_none(orders_for_all: Any) -> None:
+async def test_two_authorization_headers_are_refused(orders_for_all: Any) -> None:
     sent = request("Authorization: Bearer a", "Authorization: Bearer b", sized())
     assert status(await exchange(orders_for_all, sent)) == 401
 
@@ -161,21 +161,19 @@ BAD_BODIES = {
 
 
 @pytest.mark.parametrize(("sent", "expected"), BAD_BODIES.values(), ids=BAD_BODIES)
-async def test_a_bad_body_is_the_clients_fault(orders_for_all: Any, sent: bytes, expected: int) -> None:
+async def test_a_bad_body_never_causes_a_server_error(orders_for_all: Any, sent: bytes, expected: int) -> None:
     assert status(await exchange(orders_for_all, sent)) == expected
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_body_that_cannot_be_unpacked_ends_its_connection_and_says_so(
-    orders_for_all: Any, encoding: str
-) -> None:
+async def test_a_body_that_cannot_be_decompressed_closes_its_connection(orders_for_all: Any, encoding: str) -> None:
     answer = await exchange(orders_for_all, request(sized(), f"Content-Encoding: {encoding}"))
     assert status(answer) == 400
-    assert b"connection: close" in answer.lower()  # or a gateway would send somebody else's request on it
+    assert b"connection: close" in answer.lower()  # otherwise a gateway would send the request of another client on it
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-async def test_a_gzip_bomb_is_not_unpacked_to_the_end(orders_for_all: Any, layers: int) -> None:
+async def test_a_gzip_bomb_is_not_decompressed_completely(orders_for_all: Any, layers: int) -> None:
     bomb = bytes(100_000_000)
     for _ in range(layers):
         bomb = gzip.compress(bomb, 6)
@@ -187,18 +185,18 @@ async def test_a_gzip_bomb_is_not_unpacked_to_the_end(orders_for_all: Any, layer
 
 
 @pytest.mark.parametrize("query", ["userId=\xff\xfe", "sku=\xed\xa0\x80", "status=\xff", "cursor=\xff", "limit=\xb2"])
-async def test_bytes_that_are_no_utf8_in_a_query_are_the_clients_fault(orders_for_all: Any, query: str) -> None:
+async def test_invalid_utf8_in_a_query_never_causes_a_server_error(orders_for_all: Any, query: str) -> None:
     answer = await exchange(orders_for_all, request(first=f"GET /v1/orders?{query} HTTP/1.1", body=b""))
     assert status(answer) in {200, 400}
 
 
 @pytest.mark.parametrize("path", ["/v1/orders/\xff", "/v1/orders/1?wait=\xff", "/\xff", "/v1/orders/\xed\xa0\x80"])
-async def test_bytes_that_are_no_utf8_in_a_path_are_the_clients_fault(orders_for_all: Any, path: str) -> None:
+async def test_invalid_utf8_in_a_path_is_a_client_error(orders_for_all: Any, path: str) -> None:
     answer = await exchange(orders_for_all, request(first=f"GET {path} HTTP/1.1", body=b""))
     assert status(answer) in {400, 404}
 
 
-async def test_a_client_that_hangs_up_at_any_byte_does_no_harm(orders_for_all: Any) -> None:
+async def test_a_client_that_disconnects_at_any_byte_does_no_harm(orders_for_all: Any) -> None:
     whole = request(sized(), "Idempotency-Key: hangs-up")
 
     async def hang_up(after: int) -> None:
@@ -215,7 +213,7 @@ async def test_a_client_that_hangs_up_at_any_byte_does_no_harm(orders_for_all: A
     assert status(answer) == 202
 
 
-async def test_a_client_that_hangs_up_after_its_order_still_has_it(orders_for_all: Any) -> None:
+async def test_an_order_is_placed_even_if_its_client_disconnects(orders_for_all: Any) -> None:
     before = await (await orders_for_all.get("/v1/orders?userId=gone")).json()
     assert before["orders"] == []
     sent = json.dumps({"userId": "gone", "sku": "burger", "quantity": 1}).encode()
@@ -246,7 +244,7 @@ async def test_slow_bodies_of_every_kind_are_answered_in_time_and_place_nothing(
     assert {name: status(answer) for name, answer in answers.items()} == dict.fromkeys(slow, 400)
 
 
-async def test_requests_in_one_go_are_answered_one_by_one(orders_for_all: Any) -> None:
+async def test_pipelined_requests_are_answered_in_order(orders_for_all: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", orders_for_all.port)
     writer.write(request(sized()) * 5 + request(body=b"", first="GET /v1/orders/x HTTP/1.1"))
     await writer.drain()
@@ -254,7 +252,7 @@ async def test_requests_in_one_go_are_answered_one_by_one(orders_for_all: Any) -
     writer.close()
 
 
-async def test_a_client_that_hangs_up_in_its_body_is_not_counted_as_our_failure(orders_for_all: Any) -> None:
+async def test_a_client_that_disconnects_within_its_body_is_counted_as_a_client_error(orders_for_all: Any) -> None:
     before = metrics.REQUESTS.labels("/v1/orders", "POST", 400)._sum.get()
     _, writer = await asyncio.open_connection("127.0.0.1", orders_for_all.port)
     writer.write(request(sized())[:-1])

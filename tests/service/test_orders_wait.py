@@ -1,4 +1,4 @@
-"""`?wait=`: an order is shown as soon as it is final, and a thousand who wait cost one statement a turn."""
+"""`?wait=`: an order is shown as soon as it is final; a thousand waiting requests cost one statement per turn."""
 
 import asyncio
 import time
@@ -32,12 +32,12 @@ async def until_they_wait(client: Any, orders: int = 1) -> None:
 
 
 async def finish_elsewhere(client: Any, path: str) -> None:
-    """Make the order final as another process would: nobody here is told."""
+    """Make the order final as another process would, without a wake-up in this process."""
     order_id = int(path.rsplit("/", maxsplit=1)[-1])
     await client.app[database.POOL].execute("update orders set status = 'CONFIRMED' where id = $1", order_id)
 
 
-async def test_an_order_that_becomes_final_here_is_shown_at_once(orders_for_all: Any) -> None:
+async def test_an_order_that_becomes_final_in_this_process_is_shown_at_once(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
     answer = waiting(orders_for_all, path, 10)
     await until_they_wait(orders_for_all)
@@ -57,7 +57,7 @@ async def test_an_order_that_becomes_final_in_another_process_is_shown_within_a_
     assert time.monotonic() - started < 0.5
 
 
-async def test_a_final_order_is_not_waited_for(orders_for_all: Any) -> None:
+async def test_a_final_order_is_shown_without_a_wait(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
     await finish_elsewhere(orders_for_all, path)
     started = time.monotonic()
@@ -65,7 +65,7 @@ async def test_a_final_order_is_not_waited_for(orders_for_all: Any) -> None:
     assert time.monotonic() - started < 0.5
 
 
-async def test_an_order_that_stays_open_is_shown_as_it_stands_when_the_time_is_over(orders_for_all: Any) -> None:
+async def test_an_order_that_stays_pending_is_shown_when_the_time_is_over(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
     started = time.monotonic()
     answer = await waiting(orders_for_all, path, 0.3)
@@ -75,18 +75,18 @@ async def test_an_order_that_stays_open_is_shown_as_it_stands_when_the_time_is_o
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.0", "00"])
-async def test_a_wait_of_nothing_is_no_wait(orders_for_all: Any, seconds: str) -> None:
+async def test_a_wait_of_zero_does_not_wait(orders_for_all: Any, seconds: str) -> None:
     path = await place(orders_for_all)
     assert (await (await orders_for_all.get(f"{path}?wait={seconds}")).json())["status"] == "PENDING"
 
 
-async def test_an_unknown_order_is_not_waited_for(orders_for_all: Any) -> None:
+async def test_an_unknown_order_is_404_without_a_wait(orders_for_all: Any) -> None:
     started = time.monotonic()
     assert (await orders_for_all.get("/v1/orders/777777?wait=10")).status == 404
     assert time.monotonic() - started < 0.5
 
 
-async def test_those_who_hang_up_are_forgotten_when_their_time_is_over(orders_for_all: Any) -> None:
+async def test_a_disconnected_waiting_request_is_dropped_when_its_time_is_over(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
     hasty = waiting(orders_for_all, path, 0.5)
     await until_they_wait(orders_for_all)
@@ -94,46 +94,46 @@ async def test_those_who_hang_up_are_forgotten_when_their_time_is_over(orders_fo
     await until_they_wait(orders_for_all, 0)
 
 
-async def test_a_thousand_who_wait_cost_one_statement_a_turn(
+async def test_a_thousand_waiting_requests_cost_one_statement_per_turn(
     orders_for_all: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [await place(orders_for_all) for _ in range(50)]
     waiters = orders_for_all.app[BACKEND].waiters
-    asked: list[int] = []
+    reads: list[int] = []
     real = store.final
 
     async def counted(conn: Any, ids: Any) -> list[int]:
-        asked.append(len(ids))
+        reads.append(len(ids))
         return await real(conn, ids)
 
     monkeypatch.setattr(store, "final", counted)
     tasks = [asyncio.create_task(waiters.wait(int(paths[n % 50].split("/")[-1]), 10)) for n in range(1000)]
     await until_they_wait(orders_for_all, 50)
     started = time.monotonic()
-    await eventually(lambda: _async(len(asked) >= 5))
-    turns, seconds = len(asked), time.monotonic() - started
+    await eventually(lambda: _async(len(reads) >= 5))
+    turns, seconds = len(reads), time.monotonic() - started
     assert turns <= seconds / 0.05 + 3
-    assert asked[-1] == 50
+    assert reads[-1] == 50
     for path in paths:
         await finish_elsewhere(orders_for_all, path)
     await asyncio.gather(*tasks)
-    assert sum(asked[turns:]) < 50 * 50
+    assert sum(reads[turns:]) < 50 * 50
 
 
 async def _async(value: Any) -> Any:
     return value
 
 
-async def test_without_anybody_who_waits_nothing_is_read(orders_for_all: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_waiting_requests_nothing_is_read(orders_for_all: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(*_: Any) -> list[int]:
-        raise AssertionError("nobody waits")
+        raise AssertionError("no request waits")
 
     monkeypatch.setattr(store, "final", never)
     assert await orders_for_all.app[BACKEND].waiters.run_once() == 0
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_those_who_wait_are_answered_at_once_when_the_process_ends(orders: Any) -> None:
+async def test_waiting_requests_are_answered_at_once_when_the_process_stops(orders: Any) -> None:
     path = await place(orders)
     answers = [waiting(orders, path, 30) for _ in range(20)]
     await until_they_wait(orders)
@@ -141,6 +141,6 @@ async def test_those_who_wait_are_answered_at_once_when_the_process_ends(orders:
     await orders.server.runner.shutdown()
     assert [(a.status, (await a.json())["status"]) for a in await asyncio.gather(*answers)] == [(200, "PENDING")] * 20
     late = await orders.app[BACKEND].waiters.wait(1, 30)
-    assert late is None  # a request on a connection still open is answered too, with the order as it stands
+    assert late is None  # a later request on an open connection is answered too, with the order as it is
     await orders.close()
     assert time.monotonic() - started < 2

@@ -1,4 +1,4 @@
-"""Postgres away or frozen: every request is answered in time, by a 503 that says what became of it, and it heals."""
+"""Postgres is down or frozen: every request is answered in time, a 503 has a true problem type, and it recovers."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ ANSWER_SECONDS = 3.1
 
 @pytest.fixture(scope="module")
 def own_postgres(run_folder: Path) -> Iterator[tuple[Server, str]]:
-    """A durable server that a test may freeze and kill; gives it and the address of orders' database."""
+    """A durable server that a test may freeze and kill; yields it and the URL of the orders database."""
     port = ports.free_block(1)
     folder = run_folder / f"mortal-{port}"
     engine = Postgres(folder / "postgres", port)
@@ -57,7 +57,7 @@ async def shop(own_postgres: tuple[Server, str]) -> AsyncIterator[Client]:
 
 @contextmanager
 def frozen(server: Server) -> Iterator[None]:
-    """Stop the postmaster and all its children, as a hung disk or hypervisor does."""
+    """Send SIGSTOP to the postmaster and all its children, as if a disk or hypervisor hangs; SIGCONT at the end."""
     postmaster = psutil.Process(server.pid)
     stopped = [postmaster, *postmaster.children(recursive=True)]
     for process in stopped:
@@ -72,13 +72,13 @@ def frozen(server: Server) -> Iterator[None]:
 async def timed(answer: Awaitable[Any]) -> tuple[int, dict[str, Any], float]:
     started = time.monotonic()
     got = await answer
-    said = await got.json(content_type=None)
+    body = await got.json(content_type=None)
     seconds = time.monotonic() - started
     if got.status >= 500:
         assert got.content_type == "application/problem+json"
         assert got.headers["Retry-After"]
-        assert said["detail"] == "db error"
-    return got.status, said, seconds
+        assert body["detail"] == "db error"
+    return got.status, body, seconds
 
 
 async def place(client: Client, user: str) -> tuple[int, dict[str, Any], float]:
@@ -95,7 +95,7 @@ OTHERS: dict[str, Ask] = {
 }
 
 
-async def healed(client: Client) -> None:
+async def until_healthy(client: Client) -> None:
     async def check() -> bool:
         return (await place(client, "after"))[0] == 202 and (await client.get("/readyz")).status == 200
 
@@ -104,29 +104,29 @@ async def healed(client: Client) -> None:
 
 async def placed_by(client: Client) -> list[str]:
     rows = await client.app[database.POOL].fetch(
-        "select user_id, (select count(*) from outbox where key = o.id::text) as told from orders o"
+        "select user_id, (select count(*) from outbox where key = o.id::text) as published from orders o"
     )
-    assert all(row["told"] == 1 for row in rows)
+    assert all(row["published"] == 1 for row in rows)
     return [row["user_id"] for row in rows]
 
 
 async def check_history(client: Client, answers: dict[str, tuple[int, dict[str, Any], float]]) -> set[str]:
-    """What was accepted exists once, what was refused does not exist; gives the kinds of refusal that were seen."""
+    """Check that accepted orders exist once and refused orders do not exist; return the problem types."""
     present = await placed_by(client)
     kinds = set()
-    for user, (status, said, seconds) in answers.items():
+    for user, (status, body, seconds) in answers.items():
         assert seconds < ANSWER_SECONDS
         if status == 202:
             assert present.count(user) == 1
         else:
             assert status == 503
-            kinds.add(said["type"])
-            assert said["type"] in {"/problems/refused", "/problems/outcome-unknown"}
-            assert present.count(user) <= (said["type"] != "/problems/refused")
+            kinds.add(body["type"])
+            assert body["type"] in {"/problems/refused", "/problems/outcome-unknown"}
+            assert present.count(user) <= (body["type"] != "/problems/refused")
     return kinds
 
 
-async def test_while_postgres_is_frozen_all_is_answered_in_time_and_afterwards_it_is_as_was_said(
+async def test_while_postgres_is_frozen_every_request_gets_a_true_answer_in_time(
     shop: Client, own_postgres: tuple[Server, str]
 ) -> None:
     with frozen(own_postgres[0]):
@@ -138,29 +138,31 @@ async def test_while_postgres_is_frozen_all_is_answered_in_time_and_afterwards_i
     assert {status for status, _, _ in others} == {503}
     slowest = sorted(seconds for _, _, seconds in others)[-3:]
     assert slowest[-1] < ANSWER_SECONDS, slowest
-    await healed(shop)
+    await until_healthy(shop)
     kinds = await check_history(shop, dict(zip(users, orders, strict=True)))
     assert kinds == {"/problems/refused", "/problems/outcome-unknown"}
     assert (await shop.get("/livez")).status == 200
 
 
-async def test_one_who_waits_while_postgres_freezes_is_answered_three_seconds_later_at_most(
+async def test_a_waiting_request_is_answered_at_most_three_seconds_late_when_postgres_freezes(
     shop: Client, own_postgres: tuple[Server, str]
 ) -> None:
-    _, said, _ = await place(shop, "waits")
-    answer = asyncio.create_task(timed(shop.get(f"/v1/orders/{said['id']}?wait=0.5")))
+    _, body, _ = await place(shop, "waits")
+    answer = asyncio.create_task(timed(shop.get(f"/v1/orders/{body['id']}?wait=0.5")))
     await eventually(lambda: _waits(shop))
     with frozen(own_postgres[0]):
         status, _, seconds = await answer
     assert (status, seconds < 0.5 + ANSWER_SECONDS) == (503, True)
-    await healed(shop)
+    await until_healthy(shop)
 
 
 async def _waits(client: Client) -> bool:
     return bool(client.app[BACKEND].waiters._waiting)
 
 
-async def test_a_killed_postgres_heals_by_itself_without_a_500(shop: Client, own_postgres: tuple[Server, str]) -> None:
+async def test_the_service_recovers_from_a_killed_postgres_without_a_500(
+    shop: Client, own_postgres: tuple[Server, str]
+) -> None:
     server, _ = own_postgres
     answers: dict[str, tuple[int, dict[str, Any], float]] = {}
     over = asyncio.Event()
@@ -180,7 +182,7 @@ async def test_a_killed_postgres_heals_by_itself_without_a_500(shop: Client, own
     assert max(seconds for _, _, seconds in others) < ANSWER_SECONDS
     await eventually(lambda: _size(answers, refused + 20))
     await asyncio.to_thread(server.start)
-    await healed(shop)
+    await until_healthy(shop)
     over.set()
     await asyncio.gather(*clients)
     await check_history(shop, answers)
@@ -190,7 +192,7 @@ async def _size(answers: dict[str, Any], least: int) -> bool:
     return len(answers) >= least
 
 
-async def test_a_postgres_that_ends_all_connections_now_and_then_loses_nothing(
+async def test_no_order_is_lost_when_postgres_repeatedly_ends_all_connections(
     shop: Client, own_postgres: tuple[Server, str]
 ) -> None:
     admin = await asyncpg.connect(own_postgres[1].replace("orders_user:orders", "postgres:postgres"))
@@ -210,6 +212,6 @@ async def test_a_postgres_that_ends_all_connections_now_and_then_loses_nothing(
     ending.cancel()
     await asyncio.gather(ending, return_exceptions=True)
     await admin.close()
-    await healed(shop)
+    await until_healthy(shop)
     assert sum(status == 202 for status, _, _ in answers.values()) > 0
     await check_history(shop, answers)

@@ -1,4 +1,4 @@
-"""The payment of an order over HTTP: for its owner and for administrators, and for nobody else."""
+"""The payment of an order over HTTP: only its owner and administrators can see it."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ def reserved(order_id: int = ORDER, **changes: Any) -> InventoryReserved:
 
 
 async def intend(client: Client, *outcomes: Outcome, **changes: Any) -> None:
-    """Stock was held for the order, and the provider said so much about its money."""
+    """Create the payment of the reserved order, and settle it with these outcomes of the provider."""
     now = datetime.now(UTC)
     claim = Claim(7, now + timedelta(seconds=5))
     async with postgres.transaction(client.app[database.POOL], [str(ORDER)]) as conn:
@@ -49,10 +49,10 @@ async def cancel(client: Client) -> None:
 
 
 async def ask(client: Client, headers: dict[str, str], order_id: object = ORDER) -> tuple[int, Any]:
-    """Give the answer's status, and its JSON: all of it, or, of a problem, its detail."""
+    """The status of the answer, and its JSON, or the detail of a problem."""
     answer = await client.get(f"/payments/{order_id}", headers=headers)
-    said = await answer.json(content_type=None)
-    return answer.status, said if answer.status < 400 else said["detail"]
+    found = await answer.json(content_type=None)
+    return answer.status, found if answer.status < 400 else found["detail"]
 
 
 async def test_a_payment_is_shown_to_its_orders_owner_and_to_administrators(client: Client, mint: Mint) -> None:
@@ -64,7 +64,7 @@ async def test_a_payment_is_shown_to_its_orders_owner_and_to_administrators(clie
     assert await ask(client, mint.admin) == (200, shown | times)
 
 
-async def test_to_others_it_does_not_exist(client: Client, mint: Mint) -> None:
+async def test_a_payment_is_not_found_for_other_users(client: Client, mint: Mint) -> None:
     await intend(client)
     assert await ask(client, mint.header(OTHER)) == await ask(client, mint.header(), 999) == (404, "not found")
     assert (await ask(client, {}))[0] == 401
@@ -73,36 +73,36 @@ async def test_to_others_it_does_not_exist(client: Client, mint: Mint) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status", "told"),
+    ("outcome", "status", "expected"),
     [
         (Captured("ch_1"), "SUCCEEDED", {"provider_ref": "ch_1"}),
         (Declined(), "FAILED", {"reason": "payment_declined"}),
     ],
 )
-async def test_reason_and_reference_are_shown_where_there_are_some(
-    client: Client, mint: Mint, outcome: Outcome, status: str, told: dict[str, str]
+async def test_reason_and_reference_are_shown_if_they_exist(
+    client: Client, mint: Mint, outcome: Outcome, status: str, expected: dict[str, str]
 ) -> None:
     await intend(client, outcome)
     _, shown = await ask(client, mint.header())
     assert shown["status"] == status
-    assert {name: shown[name] for name in ("reason", "provider_ref") if name in shown} == told
+    assert {name: shown[name] for name in ("reason", "provider_ref") if name in shown} == expected
     assert await ask(client, mint.header(OTHER)) == (404, "not found")
 
 
-async def test_a_payment_keeps_its_owner_whatever_becomes_of_it(client: Client, mint: Mint) -> None:
+async def test_a_payment_keeps_its_owner_when_it_is_refunded(client: Client, mint: Mint) -> None:
     await intend(client, Captured("ch_1"))
     await cancel(client)
     status, shown = await ask(client, mint.header())
     assert (status, shown["status"]) == (200, "REFUNDING")
 
 
-async def test_one_that_came_too_late_has_an_owner_too(client: Client, mint: Mint) -> None:
+async def test_a_payment_that_arrived_too_late_has_an_owner_too(client: Client, mint: Mint) -> None:
     await intend(client, expires_at=datetime.now(UTC))
     status, shown = await ask(client, mint.header())
     assert (status, shown["status"], shown["reason"]) == (200, "FAILED", "deadline_passed")
 
 
-async def test_a_tombstone_is_administrators_business_only(client: Client, mint: Mint) -> None:
+async def test_only_administrators_see_a_tombstone(client: Client, mint: Mint) -> None:
     await cancel(client)
     await intend(client)
     assert await ask(client, mint.header()) == (404, "not found")
@@ -110,9 +110,7 @@ async def test_a_tombstone_is_administrators_business_only(client: Client, mint:
     assert (status, shown["status"], shown["amount_cents"], shown["currency"]) == (200, "CANCELLED", 0, "")
 
 
-async def test_a_payment_from_before_owners_were_kept_is_administrators_business_only(
-    client: Client, mint: Mint
-) -> None:
+async def test_only_administrators_see_an_old_payment_without_an_owner(client: Client, mint: Mint) -> None:
     await intend(client)
     await client.app[database.POOL].execute("update payments set user_id = null")
     assert await ask(client, mint.header()) == (404, "not found")
@@ -130,7 +128,7 @@ async def test_an_id_with_leading_zeros_is_that_id(client: Client, mint: Mint) -
     assert (await ask(client, mint.header(OTHER), f"00{ORDER}"))[0] == 404
 
 
-async def test_it_is_answered_in_time_while_postgres_does_not_answer(
+async def test_a_request_is_answered_in_time_while_postgres_does_not_answer(
     client: Client, mint: Mint, open_pool: OpenPool
 ) -> None:
     pool = await open_pool("payments")
@@ -141,11 +139,11 @@ async def test_it_is_answered_in_time_while_postgres_does_not_answer(
             assert await ask(client, mint.header()) == (503, "db error")
 
 
-async def test_whose_order_it_is_costs_no_statement(client: Client) -> None:
+async def test_storing_the_owner_costs_no_extra_statement(client: Client) -> None:
     statements: list[str] = []
     now = datetime.now(UTC)
     async with client.app[database.POOL].acquire() as conn:
-        await service.intend(conn, [reserved(999)], Claim(7, now), now)  # the first time asyncpg asks about types
+        await service.intend(conn, [reserved(999)], Claim(7, now), now)  # the first time, asyncpg also reads types
         await conn.execute("delete from payments")
         with conn.query_logger(lambda record: statements.append(record.query)):
             intents = [reserved(n, user_id=f"u{n}") for n in range(1, 101)]
@@ -155,6 +153,6 @@ async def test_whose_order_it_is_costs_no_statement(client: Client) -> None:
     assert owners == {n: f"u{n}" for n in range(1, 101)}
 
 
-async def test_only_the_api_serves_payments(serve: Serve, mint: Mint) -> None:
+async def test_a_process_without_the_api_part_serves_no_payments(serve: Serve, mint: Mint) -> None:
     client = await serve("payments", only=["relay"])
     assert (await client.get("/payments/1", headers=mint.header())).status == 404

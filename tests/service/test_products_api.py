@@ -1,4 +1,4 @@
-"""The catalogue over HTTP: who may read and change it, what it refuses, and what it tells of each change."""
+"""The catalogue over HTTP: who may read and change it, what it refuses, and the event of each change."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import pytest_asyncio
 from yarl import URL
 
 from shared.web import database
-from tests.conftest import Database, made_from
+from tests.conftest import Database, copied_from
 from tests.service.conftest import Client, Serve, serving
 from tests.tokens import ADMIN, USER, Mint, publishing
 
@@ -40,14 +40,14 @@ def shared_mint() -> Mint:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def for_all(template: Database, shared_mint: Mint) -> Any:
     async with (
-        made_from(template) as made,
+        copied_from(template) as made,
         publishing(shared_mint) as url,
         serving("products", made.url_for("products"), auth_jwks_url=url) as opened,
     ):
         yield opened
 
 
-async def told(client: Client, sku: str) -> list[tuple[str, dict[str, Any]]]:
+async def published(client: Client, sku: str) -> list[tuple[str, dict[str, Any]]]:
     """The events of a sku in the order in which relays read them."""
     rows = await client.app[database.POOL].fetch("select type, value from outbox where key = $1 order by xid, id", sku)
     return [(row["type"], json.loads(row["value"])) for row in rows]
@@ -65,41 +65,41 @@ async def patch(client: Client, mint: Mint, product_id: int, **changes: Any) -> 
 
 
 async def assert_problem(answer: Any, status: int, detail: str | None = None) -> None:
-    said = await answer.json(content_type="application/problem+json")
-    assert (answer.status, said["status"]) == (status, status), said
-    assert detail in (None, said["detail"])
+    problem = await answer.json(content_type="application/problem+json")
+    assert (answer.status, problem["status"]) == (status, status), problem
+    assert detail in (None, problem["detail"])
 
 
-async def test_a_new_product_is_shown_and_told(client: Client, mint: Mint) -> None:
+async def test_a_new_product_is_shown_and_published(client: Client, mint: Mint) -> None:
     answer = await client.post("/products/", json=SALAD, headers=mint.admin)
     assert (answer.status, answer.headers["Location"]) == (201, "/products/6")
     shown = await answer.json()
     assert shown == {"id": 6, "currency": "EUR", "active": True, "version": 1} | SALAD
     assert await (await client.get("/products/6")).json() == shown
-    fact = shown | {"product_id": shown["id"]}
-    del fact["id"]
-    assert await told(client, "salad") == [("ProductCreated", fact)]
+    event = shown | {"product_id": shown["id"]}
+    del event["id"]
+    assert await published(client, "salad") == [("ProductCreated", event)]
 
 
-async def test_a_change_is_shown_and_told_with_the_next_version(client: Client, mint: Mint) -> None:
+async def test_a_change_is_shown_and_published_with_the_next_version(client: Client, mint: Mint) -> None:
     answer = await patch(client, mint, 1, name=" Double Burger ", price_cents=0, active=False)
     assert answer.status == 200
     shown = await answer.json()
     assert shown == BURGER | {"name": "Double Burger", "price_cents": 0, "active": False, "version": 2}
     assert await (await client.get("/products/1")).json() == shown
-    fact = shown | {"product_id": 1}
-    del fact["id"]
-    assert (await told(client, "burger"))[1:] == [("ProductChanged", fact)]
+    event = shown | {"product_id": 1}
+    del event["id"]
+    assert (await published(client, "burger"))[1:] == [("ProductChanged", event)]
 
 
 @pytest.mark.parametrize("change", [{}, {"name": "Burger"}, {"price_cents": 850, "active": True}, {"unknown": 1}])
-async def test_what_changes_nothing_is_not_told(client: Client, mint: Mint, change: dict[str, Any]) -> None:
+async def test_a_change_without_an_effect_is_not_published(client: Client, mint: Mint, change: dict[str, Any]) -> None:
     answer = await patch(client, mint, 1, **change)
     assert (answer.status, await answer.json()) == (200, BURGER)
-    assert [type_ for type_, _ in await told(client, "burger")] == ["ProductCreated"]
+    assert [type_ for type_, _ in await published(client, "burger")] == ["ProductCreated"]
 
 
-async def test_what_is_told_carries_on_the_trace_of_its_request(client: Client, mint: Mint) -> None:
+async def test_an_event_carries_the_trace_of_its_request(client: Client, mint: Mint) -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     await client.patch("/products/1", json={"price_cents": 1}, headers=mint.admin | {"traceparent": trace})
     await patch(client, mint, 1, price_cents=2)
@@ -107,45 +107,45 @@ async def test_what_is_told_carries_on_the_trace_of_its_request(client: Client, 
     assert [head.endswith(trace.encode()) for head in heads] == [False, True, False]
 
 
-async def test_a_sku_is_there_once(client: Client, mint: Mint) -> None:
+async def test_a_sku_can_exist_only_once(client: Client, mint: Mint) -> None:
     await add(client, mint)
     answer = await client.post("/products/", json=SALAD | {"name": "Other"}, headers=mint.admin)
     await assert_problem(answer, 409, "there is a product salad already")
-    assert len(await told(client, "salad")) == 1
+    assert len(await published(client, "salad")) == 1
 
 
-async def test_of_fifty_who_add_the_same_sku_one_does(client: Client, mint: Mint) -> None:
+async def test_only_one_of_fifty_requests_adds_the_same_sku(client: Client, mint: Mint) -> None:
     answers = await asyncio.gather(
         *(client.post("/products/", json=SALAD, headers=mint.admin) for _ in range(50)),
     )
     assert sorted(answer.status for answer in answers) == [201] + [409] * 49
-    assert [type_ for type_, _ in await told(client, "salad")] == ["ProductCreated"]
+    assert [type_ for type_, _ in await published(client, "salad")] == ["ProductCreated"]
 
 
-async def test_of_fifty_changes_at_once_none_is_lost_and_each_has_its_version(client: Client, mint: Mint) -> None:
+async def test_fifty_changes_at_once_are_all_made_and_each_has_its_version(client: Client, mint: Mint) -> None:
     fields = [{"name": f"Burger {n}"} if n % 2 else {"price_cents": n} for n in range(50)]
     answers = await asyncio.gather(*(patch(client, mint, 1, **change) for change in fields))
     shown = [await answer.json() for answer in answers]
     assert sorted(one["version"] for one in shown) == list(range(2, 52))
-    facts = [fact for _, fact in await told(client, "burger")]
-    assert [fact["version"] for fact in facts] == list(range(1, 52))
-    for before, after in pairwise(facts):
+    events = [event for _, event in await published(client, "burger")]
+    assert [event["version"] for event in events] == list(range(1, 52))
+    for before, after in pairwise(events):
         assert sum(before[name] != after[name] for name in ("name", "price_cents")) == 1
 
 
-async def test_of_fifty_changes_of_one_version_one_is_made(client: Client, mint: Mint) -> None:
+async def test_only_one_of_fifty_changes_of_one_version_is_made(client: Client, mint: Mint) -> None:
     answers = await asyncio.gather(*(patch(client, mint, 1, price_cents=n, version=1) for n in range(50)))
     assert sorted(answer.status for answer in answers) == [200] + [409] * 49
     assert (await (await client.get("/products/1")).json())["version"] == 2
 
 
-async def test_a_change_of_a_version_that_is_past_is_refused(client: Client, mint: Mint) -> None:
+async def test_a_change_of_an_old_version_is_refused(client: Client, mint: Mint) -> None:
     assert (await patch(client, mint, 1, price_cents=1, version=1)).status == 200
     await assert_problem(await patch(client, mint, 1, price_cents=2, version=1), 409, "the product is at version 2")
     assert (await patch(client, mint, 1, price_cents=2, version=2)).status == 200
 
 
-async def test_the_list_has_active_products_a_page_at_a_time(client: Client, mint: Mint) -> None:
+async def test_the_list_has_the_active_products_in_pages(client: Client, mint: Mint) -> None:
     await patch(client, mint, 2, active=False)
     pages, cursor = [], ""
     while cursor is not None:
@@ -167,14 +167,14 @@ async def test_a_withdrawn_product_is_still_shown_at_its_id(client: Client, mint
     }
 
 
-async def test_a_process_without_a_door_has_no_api(serve: Serve) -> None:
+async def test_a_process_without_the_api_part_has_no_api(serve: Serve) -> None:
     client = await serve("products", only=["relay"])
     assert [(await client.get(path)).status for path in ("/products/", "/openapi.json")] == [404, 404]
 
 
 @ON_ONE
 @pytest.mark.parametrize("path", ["/products/", "/products/1"])
-async def test_anybody_may_read(for_all: Any, shared_mint: Mint, path: str) -> None:
+async def test_every_caller_may_read(for_all: Any, shared_mint: Mint, path: str) -> None:
     for headers in ({}, shared_mint.header(), shared_mint.admin, Mint().admin, {"Authorization": "nonsense"}):
         assert (await for_all.get(path, headers=headers)).status == 200
 
@@ -262,14 +262,16 @@ async def assert_refused(client: Any, mint: Mint, method: str, data: bytes, deta
 @ON_ONE
 @pytest.mark.parametrize("method", ["post", "patch"])
 @pytest.mark.parametrize("data", NO_JSON.values(), ids=NO_JSON)
-async def test_what_is_of_the_wrong_kind_is_invalid(for_all: Any, shared_mint: Mint, method: str, data: bytes) -> None:
+async def test_a_field_of_the_wrong_type_is_invalid_json(
+    for_all: Any, shared_mint: Mint, method: str, data: bytes
+) -> None:
     await assert_refused(for_all, shared_mint, method, data, "invalid json")
 
 
 @ON_ONE
 @pytest.mark.parametrize("method", ["post", "patch"])
 @pytest.mark.parametrize(("data", "detail"), (PRICES | NAMES | NULLS).values(), ids=PRICES | NAMES | NULLS)
-async def test_what_does_not_fit_is_named(
+async def test_an_invalid_field_is_named(
     for_all: Any, shared_mint: Mint, method: str, data: bytes, detail: str
 ) -> None:
     await assert_refused(for_all, shared_mint, method, data, detail)
@@ -285,7 +287,7 @@ async def test_a_product_has_a_sku_a_name_and_a_price_in_euro(
 
 @ON_ONE
 @pytest.mark.parametrize("sku", BAD_SKUS, ids=ascii)
-async def test_a_sku_is_short_plain_and_small(for_all: Any, shared_mint: Mint, sku: bytes) -> None:
+async def test_a_sku_is_a_short_text_of_simple_characters(for_all: Any, shared_mint: Mint, sku: bytes) -> None:
     detail = "sku must match ^[a-z0-9][a-z0-9._-]{0,63}$"
     await assert_refused(for_all, shared_mint, "post", raw("sku", b'"%s"' % sku), detail)
 
@@ -298,7 +300,7 @@ async def test_a_version_is_a_positive_integer(
     await assert_refused(for_all, shared_mint, "patch", data, detail)
 
 
-async def test_the_largest_of_everything_is_taken(client: Client, mint: Mint) -> None:
+async def test_the_largest_values_are_accepted(client: Client, mint: Mint) -> None:
     most = {"sku": "9" + "._-a" * 15 + "zzz", "name": "\U0001f35f" * 128, "price_cents": 10**9, "currency": "EUR"}
     assert len(most["sku"]) == 64
     added = await add(client, mint, **most)
@@ -315,7 +317,7 @@ async def test_an_id_is_a_positive_64_bit_integer(for_all: Any, shared_mint: Min
 
 @ON_ONE
 @pytest.mark.parametrize("product_id", ["999", "9223372036854775807"])
-async def test_a_product_that_is_not_there_is_not_found(for_all: Any, shared_mint: Mint, product_id: str) -> None:
+async def test_an_unknown_product_is_not_found(for_all: Any, shared_mint: Mint, product_id: str) -> None:
     await assert_problem(await for_all.get(f"/products/{product_id}"), 404, "not found")
     answer = await for_all.patch(f"/products/{product_id}", data=b'{"name":"x"}', headers=shared_mint.admin)
     await assert_problem(answer, 404, "not found")
@@ -325,18 +327,18 @@ async def test_a_product_that_is_not_there_is_not_found(for_all: Any, shared_min
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=101", "limit=1.0", "cursor=0", "cursor=x", "cursor=", "cursor=%00"]
 )
-async def test_a_query_that_does_not_fit_is_refused(for_all: Any, query: str) -> None:
+async def test_an_invalid_query_is_refused(for_all: Any, query: str) -> None:
     await assert_problem(await for_all.get(URL(f"/products/?{query}", encoded=True)), 400)
 
 
 @ON_ONE
-async def test_the_last_cursor_of_all_is_an_empty_page(for_all: Any) -> None:
+async def test_the_largest_cursor_returns_an_empty_page(for_all: Any) -> None:
     page = await (await for_all.get(f"/products/?cursor={2**63 - 1}&limit=100")).json()
     assert page == {"products": [], "next_cursor": None}
 
 
 @ON_ONE
-async def test_the_document_says_what_is_served(for_all: Any) -> None:
+async def test_the_document_describes_the_served_operations(for_all: Any) -> None:
     document = await (await for_all.get("/openapi.json")).json()
     served = {
         (method, path): found["security"] for path, of in document["paths"].items() for method, found in of.items()

@@ -1,4 +1,4 @@
-"""Access tokens: whatever is forged, wrong or odd admits nobody, and keys change, or cannot be had, without harm."""
+"""Access tokens: no forged, wrong or odd token is accepted, and keys may change or be unavailable without harm."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shared.web import tokens, verification
 from tests.builders import eventually
-from tests.conftest import Database, made_from
+from tests.conftest import Database, copied_from
 from tests.service.conftest import Client, serving
 from tests.tokens import ADMIN, Mint, publishing
 
@@ -43,7 +43,7 @@ def b64(data: bytes) -> str:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """An administrator's claims for an hour; one of None is left out."""
+    """An administrator's claims for an hour; a claim of None is left out."""
     now = int(time.time())
     named = {"iss": tokens.ISSUER, "aud": tokens.AUDIENCE, "sub": ADMIN, "roles": ["admin"], "sid": "a session"}
     found = {**named, "iat": now, "exp": now + 3600, **changes}
@@ -51,7 +51,7 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 def made(header: Any = HEADER, payload: Any = None, sign: Sign = MINT.key.sign) -> str:
-    """A token of JSON, or of bytes as they are, signed by the published key unless told otherwise."""
+    """A token of JSON values or of raw bytes, signed by the published key by default."""
     parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload or claims())]
     signed = f"{b64(parts[0])}.{b64(parts[1])}"
     return f"{signed}.{b64(sign(signed.encode()))}"
@@ -67,7 +67,7 @@ def claiming(**changes: Any) -> str:
 
 
 def written(name: str, value: bytes) -> str:
-    """A token with a claim that is written as it is."""
+    """A token with a claim whose value is these raw bytes."""
     return made(payload=json.dumps(claims(**{name: "@"})).encode().replace(b'"@"', value))
 
 
@@ -88,7 +88,7 @@ def es256(data: bytes) -> bytes:
 
 
 def flipped(part: int, at: int) -> str:
-    """A good token with one bit of one part the other way round."""
+    """A good token with one bit of one part flipped."""
     parts = [base64.urlsafe_b64decode(text + "==") for text in made().split(".")]
     changed = bytearray(parts[part])
     changed[at] ^= 1
@@ -97,7 +97,7 @@ def flipped(part: int, at: int) -> str:
 
 
 def respelled() -> str:
-    """The same signature with the four bits set that its last character does not need."""
+    """The same signature, with a change in the four bits that its last character does not use."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     good = made()
     return good[:-1] + alphabet[alphabet.index(good[-1]) + 1]
@@ -262,9 +262,9 @@ WRONG_HEADERS = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(template: Database) -> AsyncIterator[Client]:
-    """The orders service, which accepts what the mint has signed."""
+    """The orders service, which accepts tokens of the mint."""
     async with (
-        made_from(template) as database,
+        copied_from(template) as database,
         publishing(MINT) as url,
         serving("orders", database.url_for("orders"), auth_jwks_url=url) as found,
     ):
@@ -275,7 +275,7 @@ on_one_service = pytest.mark.asyncio(loop_scope="module")
 
 
 async def ask(client: Client, headers: Any) -> list[Any]:
-    """What the door says to whoever reads, and to whoever orders."""
+    """The answers to a GET of orders and to a new order."""
     return [await client.get("/orders/", headers=headers), await client.post("/orders/", data=ORDER, headers=headers)]
 
 
@@ -289,8 +289,8 @@ async def assert_refused(client: Client, headers: Any) -> None:
     before = await orders_placed(client)
     for answer in await ask(client, headers):
         assert answer.status == 401, await answer.text()
-        told = await answer.json(content_type="application/problem+json")
-        assert (told["status"], told["type"]) == (401, "/problems/unauthenticated")
+        problem = await answer.json(content_type="application/problem+json")
+        assert (problem["status"], problem["type"]) == (401, "/problems/unauthenticated")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert await orders_placed(client) == before
 
@@ -314,31 +314,29 @@ def test_there_are_enough_forgeries() -> None:
     ids=["of an administrator", "capitals", "with jku", "more claims", "nbf past", "no roles", "another role"],
 )
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer   "])
-async def test_a_right_token_is_right_also_in_the_makers_of_the_wrong_ones(
-    client: Client, token: str, scheme: str
-) -> None:
+async def test_valid_tokens_of_the_same_helpers_are_accepted(client: Client, token: str, scheme: str) -> None:
     assert [answer.status for answer in await ask(client, {"Authorization": scheme + token})] == [200, 202]
 
 
 @on_one_service
 @pytest.mark.parametrize("name", FORGED, ids=ascii)
-async def test_a_forged_or_wrong_token_admits_nobody_and_places_nothing(client: Client, name: str) -> None:
+async def test_a_forged_or_wrong_token_is_refused_and_places_nothing(client: Client, name: str) -> None:
     await assert_refused(client, {"Authorization": f"Bearer {FORGED[name]}"})
 
 
 @on_one_service
 @pytest.mark.parametrize("name", WRONG_HEADERS)
-async def test_a_header_that_is_no_bearer_token_admits_nobody(client: Client, name: str) -> None:
+async def test_a_header_that_is_no_bearer_token_is_refused(client: Client, name: str) -> None:
     await assert_refused(client, {"Authorization": WRONG_HEADERS[name]})
 
 
 @on_one_service
-async def test_two_authorizations_admit_nobody_also_when_both_are_right(client: Client) -> None:
+async def test_two_authorization_headers_are_refused_even_if_both_are_valid(client: Client) -> None:
     await assert_refused(client, [("Authorization", f"Bearer {made()}")] * 2)
 
 
 @on_one_service
-async def test_what_other_headers_claim_is_ignored(client: Client) -> None:
+async def test_identities_in_other_headers_are_ignored(client: Client) -> None:
     claimed = {"X-User-Id": ADMIN, "X-User-Roles": "admin", "X-Forwarded-User": "admin", "Cookie": f"token={made()}"}
     await assert_refused(client, claimed)
     await assert_refused(client, claimed | {"Authorization": f"Bearer {FORGED['expired']}"})
@@ -348,7 +346,7 @@ async def test_what_other_headers_claim_is_ignored(client: Client) -> None:
 
 @on_one_service
 @pytest.mark.parametrize("roles", [["Admin"], ["admin "], ["admin\0"], ["\u0430dmin"], ["admin,user"], list("admin")])
-async def test_a_role_that_only_looks_like_admins_is_nobodys(client: Client, roles: list[str]) -> None:
+async def test_a_role_that_only_looks_like_admin_gives_no_rights(client: Client, roles: list[str]) -> None:
     answer = await client.get(
         "/orders/?userId=8", headers={"Authorization": f"Bearer {claiming(sub='7', roles=roles)}"}
     )
@@ -356,7 +354,7 @@ async def test_a_role_that_only_looks_like_admins_is_nobodys(client: Client, rol
 
 
 @on_one_service
-async def test_without_the_check_of_the_signature_this_would_not_hold(
+async def test_without_the_check_of_the_signature_a_forged_token_is_accepted(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwt.PyJWK, "Algorithm", property(lambda _: Trusting()), raising=False)
@@ -384,7 +382,7 @@ class Trusting(jwt.algorithms.OKPAlgorithm):
     ],
     ids=["1 MB", "1 MB of kid", "dots", "10 KB", "NUL", "NUL at the end", "folded"],
 )
-async def test_what_is_no_header_at_all_is_refused_in_time(client: Client, line: bytes) -> None:
+async def test_an_invalid_authorization_line_is_refused_in_time(client: Client, line: bytes) -> None:
     before = await orders_placed(client)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
@@ -397,13 +395,13 @@ async def test_what_is_no_header_at_all_is_refused_in_time(client: Client, line:
     assert await orders_placed(client) == before
 
 
-# Keys that change, and keys that cannot be had.
+# Keys that change, and keys that are unavailable.
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Publisher:
-    """An address with keys that may change, or fail to come; counts how often it is asked."""
+    """A server of keys, which may change or be unavailable; `asked` counts its requests."""
 
     def __init__(self, *mints: Mint) -> None:
         self.asked, self.mints = 0, list(mints)
@@ -417,7 +415,7 @@ class Publisher:
         return await self.answer(request)
 
     async def asked_again(self) -> None:
-        """Return when another whole fetch has begun and ended since."""
+        """Wait until another whole fetch has started and ended."""
         since = self.asked
         await eventually(lambda: asyncio.sleep(0, self.asked >= since + 3))
 
@@ -460,7 +458,7 @@ async def trickle(request: web.Request) -> web.StreamResponse:
 
 
 OTHERS = json.dumps({"keys": [THIEFS_JWK | {"kid": "thief"}]}).encode()
-SICK: dict[str, Answer] = {
+FAULTS: dict[str, Answer] = {
     "hangs": hang,
     "hangs up": hang_up,
     "trickles": trickle,
@@ -481,8 +479,8 @@ SICK: dict[str, Answer] = {
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything about keys happens in a fraction of a second."""
+def fast_key_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make all times for fetching keys a fraction of a second."""
     monkeypatch.setattr(verification, "_REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(verification, "_RETRY_SECONDS", 0.05)
     monkeypatch.setattr(verification, "_FETCH_SECONDS", 0.2)
@@ -492,8 +490,8 @@ async def status(client: Client, token: str) -> int:
     return (await client.get("/orders/", headers={"Authorization": f"Bearer {token}"})).status
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_keys_rotate_while_requests_run_and_none_is_refused(database: Database) -> None:
+@pytest.mark.usefixtures("fast_key_refresh")
+async def test_no_request_is_refused_while_keys_rotate(database: Database) -> None:
     old, new = Mint("old"), Mint("new")
     publisher, signing, stop = Publisher(old), [old], asyncio.Event()
     async with publisher.running(database) as client:
@@ -518,8 +516,8 @@ async def test_keys_rotate_while_requests_run_and_none_is_refused(database: Data
     assert len(seen) > 50
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_what_a_withdrawn_key_has_signed_stops_counting_also_where_it_was_seen_before(database: Database) -> None:
+@pytest.mark.usefixtures("fast_key_refresh")
+async def test_tokens_of_a_withdrawn_key_are_refused_even_if_they_were_accepted_before(database: Database) -> None:
     old, new = Mint("old"), Mint("new")
     publisher, known = Publisher(old, new), old.token()
     async with publisher.running(database) as client:
@@ -529,7 +527,7 @@ async def test_what_a_withdrawn_key_has_signed_stops_counting_also_where_it_was_
         assert [await status(client, token) for token in (known, old.token(), new.token())] == [401, 401, 200]
 
 
-async def test_a_key_that_nobody_has_seen_is_fetched_when_it_is_first_named(database: Database) -> None:
+async def test_an_unknown_key_is_fetched_when_a_token_first_names_it(database: Database) -> None:
     old, new = Mint("old"), Mint("new")
     publisher = Publisher(old)
     async with publisher.running(database) as client:
@@ -542,19 +540,19 @@ async def test_a_key_that_nobody_has_seen_is_fetched_when_it_is_first_named(data
         await eventually(known, 3)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_keys_that_are_known_stay_in_whatever_way_the_address_is_sick(database: Database) -> None:
+@pytest.mark.usefixtures("fast_key_refresh")
+async def test_known_keys_stay_valid_however_the_key_server_fails(database: Database) -> None:
     publisher = Publisher(MINT)
     async with publisher.running(database) as client:
         assert await status(client, made()) == 200
-        for way, answer in SICK.items():
+        for way, answer in FAULTS.items():
             publisher.answer = answer
             await publisher.asked_again()
             assert await status(client, claiming(n=way)) == 200, way
             assert await status(client, headed(THIEF.sign, kid="thief")) == 401, way
 
 
-async def test_without_any_key_everybody_is_told_in_time_to_come_back(database: Database) -> None:
+async def test_without_any_key_requests_get_503_with_retry_after_in_time(database: Database) -> None:
     publisher = Publisher(MINT)
     publisher.answer = hang
     async with publisher.running(database) as client:
@@ -562,8 +560,8 @@ async def test_without_any_key_everybody_is_told_in_time_to_come_back(database: 
         async def refused() -> float:
             started = time.monotonic()
             answer = await client.get("/orders/", headers=MINT.header())
-            told = await answer.json(content_type="application/problem+json")
-            assert (answer.status, told["type"]) == (503, "/problems/unavailable")
+            problem = await answer.json(content_type="application/problem+json")
+            assert (answer.status, problem["type"]) == (503, "/problems/unavailable")
             assert int(answer.headers["Retry-After"]) > 0
             return time.monotonic() - started
 
@@ -576,7 +574,7 @@ async def test_without_any_key_everybody_is_told_in_time_to_come_back(database: 
         await eventually(admitted, 5)
 
 
-async def test_a_flood_of_made_up_kids_asks_for_the_keys_once_a_second(database: Database) -> None:
+async def test_many_unknown_kids_fetch_the_keys_at_most_once_a_second(database: Database) -> None:
     publisher = Publisher(MINT)
     async with publisher.running(database) as client:
         assert await status(client, made()) == 200
@@ -592,7 +590,7 @@ async def test_a_flood_of_made_up_kids_asks_for_the_keys_once_a_second(database:
     assert fetches <= seconds / verification._RETRY_SECONDS + 1
 
 
-async def test_a_flood_of_made_up_kids_keeps_nobody_else_waiting_when_keys_cannot_be_had(
+async def test_many_unknown_kids_delay_no_other_request_when_keys_are_unavailable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification, "_RETRY_SECONDS", 0.2)
@@ -607,7 +605,7 @@ async def test_a_flood_of_made_up_kids_keeps_nobody_else_waiting_when_keys_canno
 
         await asyncio.sleep(
             verification._RETRY_SECONDS
-        )  # the pause after the last fetch, in which no kid would be asked for
+        )  # the pause after the last fetch, in which an unknown kid causes no fetch
         flood = [asyncio.create_task(timed(headed(THIEF.sign, kid=str(n)))) for n in range(50)]
         await eventually(lambda: asyncio.sleep(0, publisher.asked >= 2))
         assert [await status(client, claiming(n=n)) for n in range(20)] == [200] * 20

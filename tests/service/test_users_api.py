@@ -1,4 +1,4 @@
-"""Profiles over HTTP: who may see, change and delete which, and what no request can break."""
+"""Profiles over HTTP: who may see, change and delete which profile, and what bad requests cannot change."""
 
 import asyncio
 import json
@@ -42,19 +42,19 @@ async def fetch(client: Client, sql: str) -> list[tuple[Any, ...]]:
 
 
 async def ask(client: Client, method: str, path: str, headers: dict[str, str], **body: Any) -> tuple[int, Any]:
-    """Give the answer's status, and its JSON: all of it, or, of a problem, its detail."""
+    """The status of the answer, and its JSON, or the detail of a problem."""
     data = json.dumps(body) if method == "PATCH" else None
     answer = await client.request(method, path, headers=headers, data=data)
-    said: Any = await answer.json(content_type=None) if await answer.read() else None
-    return answer.status, said if answer.status < 400 else said["detail"]
+    found: Any = await answer.json(content_type=None) if await answer.read() else None
+    return answer.status, found if answer.status < 400 else found["detail"]
 
 
 async def patch(client: Client, headers: dict[str, str], user_id: str = USER, **body: Any) -> tuple[int, Any]:
     return await ask(client, "PATCH", f"/users/{user_id}", headers, **body)
 
 
-async def told(client: Client) -> list[tuple[Any, ...]]:
-    """All events: the topic, the key, the type, the version."""
+async def published(client: Client) -> list[tuple[Any, ...]]:
+    """The topic, key, type and version of all events."""
     value = "(convert_from(value, 'UTF8')::json ->> 'version')::int"
     return await fetch(client, f"select topic, key, type, {value} from outbox order by xid, id")
 
@@ -65,7 +65,7 @@ async def row(client: Client, user_id: str = USER) -> tuple[Any, ...]:
     return found
 
 
-async def test_ones_own_profile_is_shown_under_me_and_under_its_id(client: Client, mint: Mint) -> None:
+async def test_a_users_own_profile_is_shown_under_me_and_under_its_id(client: Client, mint: Mint) -> None:
     status, shown = await ask(client, "GET", "/users/me", mint.header())
     assert (status, list(shown)) == (200, FIELDS)
     assert shown["created_at"].endswith("Z")
@@ -75,7 +75,7 @@ async def test_ones_own_profile_is_shown_under_me_and_under_its_id(client: Clien
 
 
 @pytest.mark.parametrize("subject", ["9", "u1", "07", "-1", "9223372036854775808", "\u0667"])
-async def test_a_profile_that_is_not_made_yet_is_404_and_says_so(client: Client, mint: Mint, subject: str) -> None:
+async def test_a_profile_that_does_not_exist_yet_is_404_with_a_hint(client: Client, mint: Mint, subject: str) -> None:
     made_soon = "your profile is made in a moment: try again" if subject == "9" else "not found"
     assert await ask(client, "GET", "/users/me", mint.header(subject)) == (404, made_soon)
     if subject == "9":
@@ -83,36 +83,34 @@ async def test_a_profile_that_is_not_made_yet_is_404_and_says_so(client: Client,
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-class TestWhoMayWhat:
-    async def test_without_a_token_nobody_may(self, client: Client, method: str) -> None:
+class TestAccess:
+    async def test_a_request_without_a_token_is_401(self, client: Client, method: str) -> None:
         assert (await ask(client, method, f"/users/{USER}", {}))[0] == 401
 
-    async def test_with_a_token_of_another_shop_nobody_may(self, client: Client, method: str) -> None:
+    async def test_a_token_signed_with_another_key_is_401(self, client: Client, method: str) -> None:
         assert (await ask(client, method, f"/users/{USER}", Mint().admin))[0] == 401
         assert (await ask(client, method, f"/users/{USER}", Mint("another").admin))[0] == 401
 
-    async def test_another_users_profile_does_not_exist(self, client: Client, mint: Mint, method: str) -> None:
+    async def test_the_profile_of_another_user_is_404(self, client: Client, mint: Mint, method: str) -> None:
         before = await row(client)
         refused = await ask(client, method, f"/users/{USER}", mint.header(OTHER), display_name="x")
         missing = await ask(client, method, "/users/404", mint.header(OTHER), display_name="x")
         assert refused == missing == (404, "not found")
-        assert (await row(client), await told(client)) == (before, [])
+        assert (await row(client), await published(client)) == (before, [])
 
-    async def test_its_owner_and_an_administrator_may(self, client: Client, mint: Mint, method: str) -> None:
+    async def test_the_owner_and_an_administrator_are_allowed(self, client: Client, mint: Mint, method: str) -> None:
         for headers, user_id in ((mint.header(), USER), (mint.admin, OTHER)):
             status, _ = await ask(client, method, f"/users/{user_id}", headers, display_name="x")
             assert status == (204 if method == "DELETE" else 200)
 
-    async def test_a_user_that_nobody_is_is_404_for_an_administrator(
-        self, client: Client, mint: Mint, method: str
-    ) -> None:
+    async def test_an_unknown_user_is_404_for_an_administrator(self, client: Client, mint: Mint, method: str) -> None:
         assert await ask(client, method, "/users/404", mint.admin) == (404, "not found")
 
     async def test_a_bad_id_is_400(self, client: Client, mint: Mint, method: str) -> None:
         for bad in BAD_IDS:
             assert await ask(client, method, f"/users/{bad}", mint.admin) == (400, "invalid id"), bad
 
-    async def test_me_is_no_id(self, client: Client, mint: Mint, method: str) -> None:
+    async def test_me_is_not_an_id(self, client: Client, mint: Mint, method: str) -> None:
         status, _ = await ask(client, method, "/users/me", mint.admin)
         assert status == (200 if method == "GET" else 405)
 
@@ -129,17 +127,17 @@ async def test_the_list_is_for_administrators(client: Client, mint: Mint) -> Non
 async def test_the_list_is_read_page_by_page_and_filtered_by_name(client: Client, mint: Mint) -> None:
     await register(client, {n: f"user-{n}" for n in range(100, 125)})
     await ask(client, "DELETE", "/users/110", mint.admin)
-    everybody = [*NAMES, *(n for n in range(100, 125) if n != 110)]
+    remaining = [*NAMES, *(n for n in range(100, 125) if n != 110)]
 
     async def listed(query: str) -> tuple[list[int], str | None]:
         _, page = await ask(client, "GET", f"/users/?{query}", mint.admin)
         return [user["id"] for user in page["users"]], page["next_cursor"]
 
     first, cursor = await listed("")
-    assert (first, cursor) == (everybody[:20], str(everybody[19]))
-    assert await listed(f"cursor={cursor}") == (everybody[20:], None)
-    assert await listed("limit=100") == (everybody, None)
-    assert await listed(f"limit={len(everybody)}") == (everybody, None)
+    assert (first, cursor) == (remaining[:20], str(remaining[19]))
+    assert await listed(f"cursor={cursor}") == (remaining[20:], None)
+    assert await listed("limit=100") == (remaining, None)
+    assert await listed(f"limit={len(remaining)}") == (remaining, None)
     assert await listed("username=bob") == ([int(OTHER)], None)
     assert await listed("username=user-110") == await listed("username=") == await listed("username=BOB") == ([], None)
 
@@ -149,7 +147,9 @@ async def test_a_bad_query_is_400(client: Client, mint: Mint) -> None:
         assert (await ask(client, "GET", f"/users/?{query}", mint.admin))[0] == 400, query
 
 
-async def test_a_change_is_of_what_is_sent_and_counts_only_if_it_is_one(client: Client, mint: Mint) -> None:
+async def test_a_change_sets_the_sent_fields_and_raises_the_version_only_if_they_differ(
+    client: Client, mint: Mint
+) -> None:
     status, first = await patch(client, mint.header(), display_name="Ann", email="ann@example.org")
     assert (status, first["display_name"], first["email"], first["version"]) == (200, "Ann", "ann@example.org", 2)
     assert first["updated_at"] > first["created_at"]
@@ -158,7 +158,7 @@ async def test_a_change_is_of_what_is_sent_and_counts_only_if_it_is_one(client: 
     status, second = await patch(client, mint.admin, display_name="")
     assert (status, second["display_name"], second["email"], second["version"]) == (200, "", "ann@example.org", 3)
     assert (await patch(client, mint.header(), email=""))[1]["email"] == ""
-    assert await told(client) == []
+    assert await published(client) == []
 
 
 FITTING = (
@@ -172,7 +172,7 @@ FITTING = (
 )
 
 
-async def test_what_fits_is_kept_as_it_is(client: Client, mint: Mint) -> None:
+async def test_valid_values_are_kept_unchanged(client: Client, mint: Mint) -> None:
     for field in FITTING:
         status, shown = await patch(client, mint.header(), **field)
         assert (status, shown | field) == (200, shown), field
@@ -221,7 +221,7 @@ async def test_a_huge_body_is_413(client: Client, mint: Mint) -> None:
     assert (await patch(client, mint.header(), display_name="x" * 70_000))[0] == 413
 
 
-async def test_a_deleted_profile_leaves_nothing_personal_and_is_told_of_once(client: Client, mint: Mint) -> None:
+async def test_a_deleted_profile_has_no_personal_data_and_is_published_once(client: Client, mint: Mint) -> None:
     await patch(client, mint.header(), display_name="Ann", email="ann@example.org")
     headers = mint.header() | {"traceparent": TRACE}
     assert await ask(client, "DELETE", f"/users/{USER}", headers) == (204, None)
@@ -230,7 +230,7 @@ async def test_a_deleted_profile_leaves_nothing_personal_and_is_told_of_once(cli
     assert "ann" not in whole[0].lower()
     for again in (mint.header(), mint.admin):
         assert await ask(client, "DELETE", f"/users/{USER}", again) == (204, None)
-    assert await told(client) == [(UserDeleted.topic, USER, "UserDeleted", 3)]
+    assert await published(client) == [(UserDeleted.topic, USER, "UserDeleted", 3)]
     assert TRACE in (await fetch(client, "select convert_from(head, 'UTF8') from outbox"))[0][0]
     for headers in (mint.header(), mint.admin):
         assert await ask(client, "GET", f"/users/{USER}", headers) == (404, "not found")
@@ -250,7 +250,10 @@ Send = Callable[[], Awaitable[tuple[int, Any]]]
 
 
 async def overlap(client: Client, monkeypatch: pytest.MonkeyPatch, first: Send, second: Send) -> list[int]:
-    """Send the second when the first has read the profile, and let that go on once the second waits or is answered."""
+    """Send the second request when the first has read the profile.
+
+    The first continues when the second waits or is answered.
+    """
     has_read, go_on, real = asyncio.Event(), asyncio.Event(), store.get
 
     async def get(conn: postgres.Connection, user_id: int) -> Profile | None:
@@ -265,17 +268,17 @@ async def overlap(client: Client, monkeypatch: pytest.MonkeyPatch, first: Send, 
     await has_read.wait()
     two = asyncio.ensure_future(second())
 
-    async def second_has_got_as_far_as_it_can() -> bool:
+    async def second_waits_or_is_answered() -> bool:
         return two.done() or (await fetch(client, WAITING))[0][0] == 1
 
-    await eventually(second_has_got_as_far_as_it_can)
+    await eventually(second_waits_or_is_answered)
     go_on.set()
     return [(await one)[0], (await two)[0]]
 
 
 class TestRaces:
     @pytest.fixture(autouse=True)
-    def _ways(self, client: Client, mint: Mint) -> None:
+    def _requests(self, client: Client, mint: Mint) -> None:
         self.client = client
         self.name: Send = lambda: patch(client, mint.header(), display_name="Ann")
         self.email: Send = lambda: patch(client, mint.admin, email="ann@example.org")
@@ -291,26 +294,30 @@ class TestRaces:
 
     async def two_deletions(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert await overlap(self.client, monkeypatch, self.delete, self.delete) == [204, 204]
-        assert await told(self.client) == [(UserDeleted.topic, USER, "UserDeleted", 2)]
+        assert await published(self.client) == [(UserDeleted.topic, USER, "UserDeleted", 2)]
 
     RACES = ("two_patches", "patch_and_deletion", "two_deletions")
 
     @pytest.mark.parametrize("race", RACES)
-    async def test_of_two_at_once_neither_undoes_the_other(self, monkeypatch: pytest.MonkeyPatch, race: str) -> None:
+    async def test_two_requests_at_once_do_not_undo_each_other(
+        self, monkeypatch: pytest.MonkeyPatch, race: str
+    ) -> None:
         await getattr(self, race)(monkeypatch)
 
     @pytest.mark.parametrize("race", RACES)
-    async def test_without_the_lock_this_would_not_hold(self, monkeypatch: pytest.MonkeyPatch, race: str) -> None:
+    async def test_without_the_lock_one_request_undoes_the_other(
+        self, monkeypatch: pytest.MonkeyPatch, race: str
+    ) -> None:
         monkeypatch.setattr(transactions, "_lock_sql", lambda _: "select 1")
         with pytest.raises(AssertionError):
             await getattr(self, race)(monkeypatch)
 
-    async def test_a_patch_after_a_deletion_finds_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_patch_after_a_deletion_is_404(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert await overlap(self.client, monkeypatch, self.delete, self.name) == [204, 404]
         assert await row(self.client) == ("", "", "", 2, True)
 
 
-async def test_many_patches_at_once_are_all_done(client: Client, mint: Mint) -> None:
+async def test_many_patches_at_once_are_all_made(client: Client, mint: Mint) -> None:
     answers = await asyncio.gather(*(patch(client, mint.header(), display_name=str(n)) for n in range(40)))
     assert {status for status, _ in answers} == {200}
     assert sorted(shown["version"] for _, shown in answers) == list(range(2, 42))
@@ -333,15 +340,15 @@ async def test_every_request_is_answered_in_time_while_postgres_does_not_answer(
             )
     assert answers == [(503, "db error")] * 5
     await eventually(lambda: fetch(client, f"select 1 from profiles where user_id = {USER} and version = 1"))
-    assert await told(client) == []
+    assert await published(client) == []
 
 
-async def test_only_the_api_serves_profiles(serve: Serve, mint: Mint) -> None:
+async def test_a_process_without_the_api_part_serves_no_profiles(serve: Serve, mint: Mint) -> None:
     client = await serve("users", only=["relay"])
     assert (await client.get("/users/me", headers=mint.header())).status == 404
 
 
-async def test_whoever_registers_has_a_profile_and_whoever_deletes_it_cannot_log_in(
+async def test_a_registered_user_gets_a_profile_and_cannot_log_in_after_its_deletion(
     serve: Serve, mint: Mint, shop_topics: str
 ) -> None:
     everything: dict[str, Any] = {"only": ["api", "relay", "consumer"], "kafka_bootstrap_servers": shop_topics}

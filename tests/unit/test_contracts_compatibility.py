@@ -115,7 +115,9 @@ def test_a_compatible_change_is_allowed(old: dict[str, Any], new: dict[str, Any]
         pytest.param(
             schema(a=(int, 0)), schema(a=(int, 1)), ".a: default was 0, is 1", id="what a missing field means"
         ),
-        pytest.param(schema(a=int), schema(a=int | None), ".a: null is accepted now", id="a field that may be null now"),
+        pytest.param(
+            schema(a=int), schema(a=int | None), ".a: null is accepted now", id="a field that may be null now"
+        ),
         pytest.param(schema(a=int | None), schema(a=int), ".a: null is no longer accepted", id="a field that was null"),
         pytest.param(schema(title=int), schema(), ".title: the field is gone", id="a field that is called like a word"),
         pytest.param(schema(a=int), schema(a=str), ".a: integer is no longer accepted", id="a type"),
@@ -123,7 +125,9 @@ def test_a_compatible_change_is_allowed(old: dict[str, Any], new: dict[str, Any]
         pytest.param(schema(a=int), schema(a=Any), ".a: anything is accepted now", id="a type that is anything now"),
         pytest.param(DATE_TIME, DATE, '.a: format was "date-time", is "date"', id="a format"),
         pytest.param(schema(a=str), DATE_TIME, ".a: format was absent", id="a format that was none"),
-        pytest.param(schema(a=Literal["x"]), schema(a=Literal["x", "y"]), '.a: "y" is accepted now', id="one more value"),
+        pytest.param(
+            schema(a=Literal["x"]), schema(a=Literal["x", "y"]), '.a: "y" is accepted now', id="one more value"
+        ),
         pytest.param(
             schema(a=Literal["x", "y"]), schema(a=Literal["x"]), '.a: "y" is no longer accepted', id="one value less"
         ),
@@ -150,7 +154,9 @@ def test_a_compatible_change_is_allowed(old: dict[str, Any], new: dict[str, Any]
         pytest.param(
             schema(a=dict[str, int]), schema(a=dict[str, str]), ".a.*: integer is no longer accepted", id="in a map"
         ),
-        pytest.param(schema(a=Address), schema(a=OtherAddress), ".a.street: string is no longer accepted", id="further in"),
+        pytest.param(
+            schema(a=Address), schema(a=OtherAddress), ".a.street: string is no longer accepted", id="further in"
+        ),
         pytest.param(
             schema(a=LongerAddress), schema(a=Address), ".a.floor: the field is gone", id="a field further in"
         ),
