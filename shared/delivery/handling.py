@@ -151,10 +151,10 @@ class Handling:
         async with postgres.transaction(self._pool, keys) as conn:
             ids = [one.event_id for one in parked if one.event_id is not None]
             await inbox.add(conn, self._consumer, ids, [])
-            await parking.park(conn, self._consumer, parked)
+            added = await parking.park(conn, self._consumer, parked)
         self._committed()
-        metrics.CONSUMED.labels("parked").inc(len(parked))
-        for one in parked:
+        metrics.CONSUMED.labels("parked").inc(len(added))
+        for one in added:
             log.error("event parked", topic=one.record.topic, key=one.key, offset=one.record.offset, error=one.error)
 
 

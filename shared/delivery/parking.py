@@ -46,15 +46,19 @@ class Parked:
         return (self.record.key or b"").decode(errors="replace").replace("\x00", "\ufffd")
 
 
-async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> None:
-    """Store records in `parked` and append their copies to the outbox, in the caller's transaction."""
+async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> list[Parked]:
+    """Store records in `parked` and append their copies to the outbox, in the caller's transaction.
+
+    Returns the records that were not parked before.
+    """
     if not parked:
-        return
+        return []
     columns = zip(*[_row(one) for one in parked], strict=True)
     rows = await conn.fetch(_PARK, consumer, *columns)
     new = {(row["topic"], row["partition"], row["offset"]) for row in rows}
-    letters = [_letter(consumer, one) for one in parked if one.record[:3] in new]
-    await outbox.append_encoded(conn, letters)
+    added = [one for one in parked if one.record[:3] in new]
+    await outbox.append_encoded(conn, [_letter(consumer, one) for one in added])
+    return added
 
 
 def _row(one: Parked) -> tuple[object, ...]:

@@ -61,6 +61,8 @@ async def test_a_deleted_user_is_logged_out_everywhere_and_cannot_log_in_again(
     sessions = [await log_in(logins, "ann") for _ in range(3)]
     other = await log_in(logins, "bob")
     await handling.handle([record(deleted(ann))])
+    ended = "select count(*) from sessions where user_id = $1 and revoked_at is not null"
+    assert await pool.fetchval(ended, ann) == 3  # before any refresh, which would end its session itself
     for session in sessions:
         with pytest.raises(Unauthenticated):
             await logins.refresh(session.refresh)
@@ -185,3 +187,36 @@ async def test_the_last_of_two_rotations_signs_even_if_it_takes_effect_first(poo
     await keyring.reload()
     assert keyring.signing.kid == last
     assert len(keyring.published()["keys"]) == 3
+
+
+async def test_an_expired_session_cannot_be_refreshed(pool: Pool, logins: Logins) -> None:
+    await logins.register("ann", PASSWORD)
+    session = await log_in(logins, "ann")
+    await pool.execute("update sessions set expires_at = now() - interval '1 second'")
+    with pytest.raises(Unauthenticated):
+        await logins.refresh(session.refresh)
+
+
+async def test_an_ended_session_is_known_as_long_as_its_access_tokens_are_valid(
+    pool: Pool, logins: Logins, keyring: Keyring
+) -> None:
+    await logins.register("ann", PASSWORD)
+    session = await log_in(logins, "ann")
+    session_id = session.refresh.partition(".")[0]
+    await logins.log_out(session.refresh)
+    await pool.execute("update sessions set revoked_at = now() - interval '890 seconds'")
+    await keyring.reload()
+    assert keyring.is_over(session_id)
+    await pool.execute("update sessions set revoked_at = now() - interval '1000 seconds'")
+    await keyring.reload()
+    assert not keyring.is_over(session_id)
+
+
+async def test_a_session_id_without_its_secret_logs_nobody_out(pool: Pool, logins: Logins) -> None:
+    await logins.register("ann", PASSWORD)
+    session = await log_in(logins, "ann")
+    session_id = session.refresh.partition(".")[0]
+    for secret in ("", "guessed", "x" * 43):
+        await logins.log_out(f"{session_id}.{secret}")
+    assert await live_sessions(pool) == 1
+    assert (await logins.refresh(session.refresh)).access

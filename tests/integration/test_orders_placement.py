@@ -188,3 +188,43 @@ async def test_two_workers_share_a_full_catalogue_cache(pool: Pool, monkeypatch:
 
     monkeypatch.setattr(store, "products", slow)
     assert await first == {"burger", "pizza", "fries"}
+
+
+async def test_rows_are_written_in_the_order_of_user_and_key_and_each_caller_gets_its_own_id(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsorted rows of two batches can deadlock. A result in the order of the rows would be another caller's id."""
+    written: list[list[tuple[str, str | None]]] = []
+    real = store.place
+
+    async def place(conn: Any, orders: Any, keys: Any, events: Any) -> Any:
+        written.append([(order.user_id, key) for order, key in zip(orders, keys, strict=True)])
+        return await real(conn, orders, keys, events)
+
+    monkeypatch.setattr(store, "place", place)
+    requests = [burgers(key, user_id=user) for user in ("u9", "u5", "u1") for key in ("z", "m", "a")]
+    async with pool.acquire() as conn:
+        answers = await Placement("", 60.0).write(conn, requests)
+
+    assert written == [sorted((r.user_id, r.idempotency_key) for r in requests)]
+    rows = await pool.fetch("select id, user_id, idempotency_key from orders")
+    owners = {row["id"]: (row["user_id"], row["idempotency_key"]) for row in rows}
+    assert [owners[a.order_id] for a in answers if isinstance(a, Placed)] == [
+        (r.user_id, r.idempotency_key) for r in requests
+    ]
+
+
+async def test_large_amounts_are_exact(pool: Pool) -> None:
+    """A float has 53 bits: it would be off by some cents here."""
+    price, quantity = 999_999_999_999, 9_999
+    await pool.execute("update products set price_cents = $1 where sku = 'burger'", price)
+    async with pool.acquire() as conn:
+        (placed,) = await Placement("", 60.0).write(conn, [burgers(quantity=quantity)])
+
+    assert isinstance(placed, Placed)
+    row = await pool.fetchrow(
+        "select amount_cents, (select value from outbox where key = o.id::text) as event from orders o where id = $1",
+        placed.order_id,
+    )
+    assert row["amount_cents"] == price * quantity == 9_998_999_999_990_001
+    assert b'"amount_cents":9998999999990001' in row["event"]

@@ -557,3 +557,35 @@ async def test_no_statement_scans_a_whole_table_even_if_it_was_planned_for_a_sma
             for scan in re.findall(r"Scan .*\b(?:payments|movements).*\n.*", plan):
                 assert "Cond: (" in scan, plan
         await conn.close()
+
+
+async def test_a_cancellation_during_the_recording_of_a_charge_is_not_lost(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recording reads the payment and writes it back. The key's lock keeps the cancellation out meanwhile."""
+    await shop.deliver(reserved())
+    await shop.worker._take_handed()
+    shop.worker._start_calls()
+    await asyncio.gather(*shop.worker._calls)  # the charge is answered, and not recorded yet
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    real = store.get
+
+    async def get(conn: Any, order_ids: Any) -> Any:
+        found = await real(conn, order_ids)
+        if asyncio.current_task() is recording:
+            reading.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(store, "get", get)
+    recording = asyncio.create_task(shop.worker._record())
+    await reading.wait()
+    cancelling = asyncio.create_task(shop.deliver(cancelled()))
+    blocked = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+    await eventually(lambda: shop.pool.fetchval(blocked))
+    go_on.set()
+    await asyncio.gather(recording, cancelling)
+    monkeypatch.undo()
+
+    await shop.settle()
+    assert await shop.outcome() == ("REFUNDED", ["Succeeded", "Refunded"], ["capture", "refund"])

@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 import pytest
 from asyncpg import Pool
+from prometheus_client import REGISTRY
 from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderConfirmed, OrderCreated
@@ -20,7 +21,7 @@ from shared.delivery.events import Record
 from shared.delivery.handling import MAX_ATTEMPTS, Handling, TryAgain
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
-from tests.builders import order_confirmed, order_created, record
+from tests.builders import eventually, order_confirmed, order_created, record
 
 Break = Callable[[Any], None]
 
@@ -553,3 +554,55 @@ async def test_the_callback_is_called_after_each_commit(pool: Pool, ledger: Ledg
     await handling.handle([good._replace(value=None)])
 
     assert calls == 2
+
+
+async def test_a_batch_holds_the_locks_of_its_keys_while_it_is_handled(pool: Pool, ledger: Ledger) -> None:
+    """Without them, another transaction could write an event of the key with an earlier xid and a later commit."""
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    entered, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(conn: Connection, given: list[Any]) -> None:
+        entered.set()
+        await finish.wait()
+        await ledger.write(conn, given)
+
+    handling = Handling(pool, "ledger", {OrderCreated: slow}, also_lock=["everything"])
+    task = asyncio.create_task(handling.handle(created((17, 1))))
+    await entered.wait()
+    blocked = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+    for key in ("17", "everything"):
+        waiting = asyncio.create_task(lock(pool, key))
+        await eventually(lambda: pool.fetchval(blocked))
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    await lock(pool, "18")  # another key is free
+    finish.set()
+    await task
+
+
+async def lock(pool: Pool, key: str) -> None:
+    async with postgres.transaction(pool, [key]):
+        pass
+
+
+async def test_metrics_count_what_became_of_the_events(pool: Pool, ledger: Ledger, handling: Handling) -> None:
+    before = {outcome: consumed(outcome) for outcome in ("handled", "duplicate", "parked", "skipped")}
+    good = created((1, 1), (2, 1), (3, 1))
+    unknown = record(
+        ProductChanged(version=1, product_id=1, sku="x", name="X", price_cents=1, currency="EUR", active=True)
+    )
+    bad = good[0]._replace(value=b"{", offset=1_000_000)
+    ledger.break_ = fail_for(3)
+    await handle_to_the_end(handling, [*good, unknown, bad])
+    ledger.break_ = fail_for()
+    await handling.handle(good[:2])
+
+    after = {outcome: consumed(outcome) - count for outcome, count in before.items()}
+    assert after["handled"] == 2
+    assert after["duplicate"] >= 2
+    assert after["parked"] == 2
+    assert after["skipped"] >= 1
+
+
+def consumed(outcome: str) -> float:
+    return REGISTRY.get_sample_value("consumer_events_total", {"outcome": outcome}) or 0.0

@@ -272,9 +272,39 @@ async def test_a_slow_relay_that_lost_its_lane_moves_no_cursor_even_if_the_new_o
         return len(successor.held) == 4
 
     await eventually(taken)
+    lane = rows[0]["lane"]
+    before = await conn.fetchrow("select xid, id, owner from outbox_lanes where lane = $1", lane)
     await slow.advance(conn, ends_of(rows))
 
+    assert await conn.fetchrow("select xid, id, owner from outbox_lanes where lane = $1", lane) == before
     assert len(await read(conn, successor.positions, 10)) == 1
+    assert lane not in slow.held
+
+
+async def test_an_owner_moves_no_cursor_in_an_epoch_that_is_over(pool: Pool, conn: Plain) -> None:
+    """The lane was lost and taken again: rows that were sent in the first epoch must not count in the second."""
+    lanes = Lanes("a", 3.0)
+    await lanes.renew(conn)
+    await append(pool, 1)
+    rows = await read(conn, lanes.positions, 10)
+    lane = rows[0]["lane"]
+    await conn.execute("update outbox_lanes set epoch = epoch + 1 where lane = $1", lane)
+    before = await conn.fetchrow("select xid, id from outbox_lanes where lane = $1", lane)
+
+    await lanes.advance(conn, ends_of(rows))
+
+    assert await conn.fetchrow("select xid, id from outbox_lanes where lane = $1", lane) == before
+
+
+@pytest.mark.parametrize("relays", [2, 3, 4, 5])
+async def test_every_lane_has_a_relay_however_many_relays_there_are(conn: Plain, relays: int) -> None:
+    all_lanes = [Lanes(f"relay {n}", 30.0) for n in range(relays)]
+    for _ in range(3):
+        for lanes in all_lanes:
+            await lanes.renew(conn)
+
+    assert sorted(lane for lanes in all_lanes for lane in lanes.held) == [0, 1, 2, 3]
+    assert max(len(lanes.held) for lanes in all_lanes) <= -(-4 // relays)
 
 
 async def test_released_lanes_are_taken_at_once(conn: Plain) -> None:

@@ -2,18 +2,22 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaError, NotLeaderForPartitionError, RequestTimedOutError
 from asyncpg import Pool
+from prometheus_client import REGISTRY
 
 from contracts import topics
 from contracts.orders import TOPIC
 from shared import postgres, tracing
-from shared.delivery import events, lanes, outbox, relay
+from shared.delivery import events, kafka, lanes, outbox, relay
 from shared.delivery.hint import Hint
+from shared.delivery.kafka import publisher
 from shared.delivery.relay import Relay
 from tests.builders import Tail, eventually, order_confirmed, order_created, tail, versions_by_key
 from tests.conftest import PARTITIONS, Database, StartBroker
@@ -239,6 +243,121 @@ async def test_a_stopped_key_stays_stopped_for_the_next_relay(
         await append(pool, (1, 2), (2, 2))
         await drain(make_relay(shop_topics))
         assert versions_by_key(await published()) == {"2": [2]}
+
+
+async def test_a_stopped_key_continues_after_its_rows_are_resolved(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    await pool.execute("insert into outbox_refused values (0, '1', 1, $1, '1', 'too large')", TOPIC)
+    async with tail(shop_topics, TOPIC) as published:
+        one = make_relay(shop_topics)
+        await append(pool, (1, 2), (2, 2))
+        await drain(one)
+        assert versions_by_key(await published()) == {"2": [2]}
+
+        await pool.execute("update outbox_refused set resolved_at = now()")
+        one._renew_at = 0.0  # the next turn renews the lease, and then looks for stopped keys
+        await append(pool, (1, 3))
+        await drain(one)
+        assert versions_by_key(await published()) == {"2": [2], "1": [3]}
+
+
+async def test_rows_read_ahead_are_not_published_after_their_lane_is_lost(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "ROWS_PER_LANE", 5)
+    await append(pool, *[(1, version) for version in range(1, 16)])  # three turns of one lane
+    one = make_relay(shop_topics)
+    async with tail(shop_topics, TOPIC) as published:
+        assert await one.run_once() == 5
+        assert one._ahead[1], "the second turn's rows are read ahead"
+        lost = "update outbox_lanes set owner = 'another', epoch = epoch + 1, lease_until = 'infinity' where lane = $1"
+        await pool.execute(lost, one._ahead[1][0]["lane"])  # the relay keeps its other lanes
+        one._renew_at = 0.0
+        assert await one.run_once() == 0
+        assert versions_by_key(await published()) == {"1": [1, 2, 3, 4, 5]}
+
+
+async def test_kafka_that_fails_while_rows_are_sent_singly_refuses_no_row(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a refused batch are sent one by one. A broker that goes away then is not a refusal."""
+    await append_unchecked(pool, order_created(1, note=os.urandom(1_200_000).hex()), "1")
+    await append(pool, *[(key, 1) for key in range(2, 10)])
+    one = make_relay(shop_topics)
+    with pytest.raises(kafka.Unavailable):
+        await one.run_once()  # the batch is refused
+    real, sent = kafka.Publisher.send, 0
+
+    async def send(self: kafka.Publisher, batches: Any, seconds: float) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == 3:
+            raise kafka.Unavailable("the broker went away")
+        await real(self, batches, seconds)
+
+    monkeypatch.setattr(kafka.Publisher, "send", send)
+    with pytest.raises(kafka.Unavailable):
+        await one.run_once()
+    assert await pool.fetchval("select count(*) from outbox_refused") == 0
+
+    monkeypatch.undo()
+    async with tail(shop_topics, TOPIC, from_the_beginning=True) as published:
+        await drain(one)
+        keys = versions_by_key(await published())
+    assert {str(key) for key in range(2, 10)} <= keys.keys()
+    assert await pool.fetchval("select array_agg(key) from outbox_refused") == ["1"]
+
+
+@pytest.mark.parametrize("error", [NotLeaderForPartitionError(), RequestTimedOutError(), KafkaError("any other")])
+async def test_a_batch_that_fails_for_any_reason_is_not_taken_for_acknowledged(error: Exception) -> None:
+    failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    failed.set_exception(error)
+    done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    with pytest.raises(kafka.Unavailable):
+        await publisher._acknowledged({("orders.events", 0): done, ("orders.events", 1): failed}, 1.0)
+
+
+async def test_metrics_show_the_backlog_while_kafka_is_away_and_its_end(
+    pool: Pool, start_broker: StartBroker, make_relay: MakeRelay
+) -> None:
+    broker = start_broker("metrics")
+    await topics.create(broker.address, PARTITIONS, 1)
+    one = make_relay(broker.address)
+    await append(pool, (1, 1))
+    await drain(one)
+    published, failures = value("outbox_published_total"), value("relay_failures_total")
+    assert value("relay_lanes_held") == 4
+    assert value("outbox_oldest_unpublished_seconds") == 0
+
+    await asyncio.to_thread(broker.server.kill)
+    await append(pool, (2, 1), (3, 1))
+    await pool.execute(
+        "update outbox set head = overlay(head placing '2020-01-01T00:00:00.000000Z' from 37) where key = '2'"
+    )
+    async with running(one):
+
+        async def backlog_is_shown() -> bool:
+            return value("outbox_oldest_unpublished_seconds") > 3600 and value("relay_failures_total") > failures
+
+        await eventually(backlog_is_shown, seconds=30)
+        await asyncio.to_thread(broker.server.start)
+        await eventually(lambda: all_is_published(pool), seconds=60)
+
+        async def backlog_is_over() -> bool:
+            return value("outbox_oldest_unpublished_seconds") == 0 and value("outbox_published_total") == published + 2
+
+        await eventually(backlog_is_over)
+        success = value("relay_last_success_timestamp_seconds")
+    assert time.time() - 60 < success <= time.time()
+
+
+def value(metric: str) -> float:
+    """The value of a metric without labels."""
+    found = REGISTRY.get_sample_value(metric)
+    assert found is not None, metric
+    return found
 
 
 async def test_the_largest_event_and_the_largest_dead_letter_are_accepted_by_kafka(

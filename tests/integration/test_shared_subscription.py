@@ -367,6 +367,68 @@ async def test_a_failed_batch_is_delivered_again_and_is_not_committed(kafka: str
     await again.close()
 
 
+async def test_a_batch_of_an_earlier_generation_is_not_handled(kafka: str) -> None:
+    topic = await new_topic(kafka)
+    member, handled = subscription(kafka, topic, topic), list[Record]()
+    await member.start()
+    async with Writer(kafka, topic) as writer:
+        await writer.write(5)
+
+    async def work(records: list[Record]) -> None:
+        handled.extend(records)
+
+    batch = await eventually(lambda: member.poll(0.5))
+    member._gate.epoch += 1  # a rebalance came between
+    assert await member.handle(batch, work) is False
+    assert (handled, member._handled) == ([], {})
+    await member.close()
+
+
+async def test_a_rebalance_waits_for_the_batch_that_is_being_handled(kafka: str) -> None:
+    """Otherwise the new owner reads from an old offset while the old owner's transaction is still open."""
+    topic = await new_topic(kafka)
+    first, second = subscription(kafka, topic, topic), subscription(kafka, topic, topic)
+    await first.start()
+    async with Writer(kafka, topic) as writer:
+        await writer.write(50)
+    entered, finish = asyncio.Event(), asyncio.Event()
+
+    async def work(_: list[Record]) -> None:
+        entered.set()
+        await finish.wait()
+
+    async def keep_polling() -> None:
+        while True:
+            await first.poll(0.2)
+
+    batch = await eventually(lambda: first.poll(0.5))
+    handling = asyncio.create_task(first.handle(batch, work))
+    await entered.wait()
+    joining = asyncio.create_task(second.start())
+
+    async def rebalances() -> bool:
+        return first._gate.closed
+
+    await eventually(rebalances)
+    assert first.owned, "revoked although its batch is being handled"
+    assert not second.owned
+    finish.set()
+    assert await handling is True
+    polling = asyncio.create_task(keep_polling())
+
+    async def both_own() -> bool:
+        return bool(first.owned and second.owned)
+
+    await eventually(both_own)
+    polling.cancel()
+    await asyncio.wait([polling])
+    await joining
+    offsets = [await second._consumer.committed(tp) for tp in batch.records]
+    assert sum(filter(None, offsets)) == sum(map(len, batch.records.values()))
+    await first.close()
+    await second.close()
+
+
 async def test_a_batch_that_fails_for_longer_than_the_poll_interval_is_handled_in_the_end(
     kafka: str,
 ) -> None:

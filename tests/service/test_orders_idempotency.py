@@ -22,10 +22,11 @@ async def send(client: Any, key: str, data: Any = None, **changes: Any) -> Any:
 
 
 async def count(client: Any, key: str) -> tuple[int, int]:
-    """The number of orders with this key, and the number of their events."""
+    """The number of orders with this key, and the number of their events, with events of orders that do not exist."""
     row = await client.app[database.POOL].fetchrow(
         "with o as (select id::text from orders where idempotency_key = $1) "
-        "select (select count(*) from o), (select count(*) from outbox where key in (select id from o))",
+        "select (select count(*) from o), (select count(*) from outbox where key in (select id from o) "
+        "  or not exists (select from orders where id::text = key))",
         key,
     )
     return tuple(row)

@@ -1,13 +1,15 @@
 """What a caller may see, and which texts have the form of a token."""
 
 import time
+from typing import Any
 
 import jwt
 import pytest
 
 from shared.errors import Unauthenticated
-from shared.web import tokens
+from shared.web import tokens, verification
 from shared.web.tokens import Caller
+from shared.web.verification import Verifier
 from tests.tokens import Mint
 
 
@@ -54,3 +56,22 @@ def test_a_user_may_see_own_data_and_an_administrator_everything(
     caller: Caller, user_id: str | None, may: bool
 ) -> None:
     assert caller.may_see(user_id) is may
+
+
+async def test_a_verified_token_is_refused_after_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verifier remembers tokens. It must not remember them for longer than they are valid."""
+    mint = Mint()
+
+    async def fetch() -> dict[str, Any]:
+        return mint.published()
+
+    verifier = Verifier(fetch)
+    await verifier.refresh()
+    token = mint.token("7")
+    caller = await verifier.verify(token)
+    assert caller.user_id == "7"
+    monkeypatch.setattr(verification.time, "time", lambda: caller.expires_at + tokens.LEEWAY_SECONDS - 1)
+    assert (await verifier.verify(token)).user_id == "7"
+    monkeypatch.setattr(verification.time, "time", lambda: caller.expires_at + tokens.LEEWAY_SECONDS)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await verifier.verify(token)

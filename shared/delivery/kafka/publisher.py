@@ -65,9 +65,11 @@ class Publisher:
             for partition, messages in left.items():
                 batch, taken = self._fill(partition, messages)
                 left_over = max(0.0, until - time.monotonic())
-                sent[partition] = await bounded(
+                future = await bounded(
                     self._producer.send_batch(batch, partition[0], partition=partition[1]), left_over
                 )
+                future.add_done_callback(lambda f: f.cancelled() or f.exception())  # mark as retrieved, in any case
+                sent[partition] = future
                 if taken < len(messages):
                     rest[partition] = messages[taken:]
             await _acknowledged(sent, until - time.monotonic())

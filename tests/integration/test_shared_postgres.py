@@ -1,0 +1,93 @@
+"""Connections and transactions: every wait has a bound, and errors are classified."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from shared import postgres
+from shared.postgres import connections
+from shared.postgres.transactions import transaction
+from tests.builders import eventually
+from tests.conftest import Database
+
+Ask = Callable[[str, str], Awaitable[object]]
+
+
+async def ask_pool(url: str, sql: str) -> object:
+    async with postgres.pool(url, size=2, name="test") as pool, pool.acquire() as conn:
+        return await conn.fetchval(sql)
+
+
+async def ask_connection(url: str, sql: str) -> object:
+    conn = await postgres.connect(url)
+    try:
+        return await conn.fetchval(sql)
+    finally:
+        conn.terminate()
+
+
+both = pytest.mark.parametrize("ask", [ask_pool, ask_connection])
+
+
+@both
+async def test_a_statement_ends_after_its_bound(database: Database, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    monkeypatch.setattr(connections, "STATEMENT_SECONDS", 0.2)
+    async with asyncio.timeout(20):
+        with pytest.raises(TimeoutError):
+            await ask(database.url_for("orders"), "select pg_sleep(600)")
+
+
+@both
+async def test_the_server_ends_idle_transactions(database: Database, ask: Ask) -> None:
+    shown = await ask(database.url_for("orders"), "show idle_in_transaction_session_timeout")
+    assert shown == "3s"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_transient", "is_unavailable"),
+    [
+        ("08006", True, True),  # connection failure
+        ("57P01", True, True),  # admin shutdown
+        ("57P03", True, True),  # cannot connect now
+        ("53300", True, True),  # too many connections
+        ("53100", True, True),  # disk full
+        ("57014", True, True),  # query cancelled
+        ("25P03", True, True),  # idle in transaction timeout: the connection is gone, the event is innocent
+        ("40P01", True, False),  # deadlock
+        ("40001", True, False),  # serialization failure
+        ("55P03", True, False),  # lock not available
+        ("23505", False, False),  # unique violation
+        ("22003", False, False),  # numeric value out of range
+    ],
+)
+def test_errors_of_postgres_are_classified(state: str, is_transient: bool, is_unavailable: bool) -> None:
+    error = asyncpg.PostgresError.new({"C": state, "M": "message"})
+    assert (postgres.is_transient(error), postgres.is_unavailable(error)) == (is_transient, is_unavailable)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), asyncpg.InterfaceError("closed")])
+def test_a_lost_connection_is_transient(error: Exception) -> None:
+    assert postgres.is_transient(error)
+
+
+def test_a_wrong_argument_is_not_transient() -> None:
+    assert not postgres.is_transient(asyncpg.DataError("invalid input"))
+
+
+async def test_a_second_transaction_waits_for_the_locks_of_its_keys(database: Database) -> None:
+    order: list[str] = []
+    async with postgres.pool(database.url_for("orders"), size=3, name="test") as pool:
+
+        async def second() -> None:
+            async with transaction(pool, ["b", "c"]):
+                order.append("second")
+
+        async with transaction(pool, ["a", "b"]):
+            waiting = asyncio.create_task(second())
+            blocked = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+            await eventually(lambda: pool.fetchval(blocked))
+            order.append("first")
+        await waiting
+    assert order == ["first", "second"]
