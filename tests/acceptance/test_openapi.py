@@ -73,7 +73,7 @@ def is_serious(_: Any, failure: Failure, case: Any, __: Any) -> bool:
     return failure.elapsed > float(wait) + ANSWER_SECONDS
 
 
-def settings(who: dict[str, Any]) -> SchemathesisConfig:
+def settings(who: dict[str, Any], refresh_tokens: list[str]) -> SchemathesisConfig:
     return SchemathesisConfig.from_dict(
         {
             "seed": SEED,
@@ -81,13 +81,18 @@ def settings(who: dict[str, Any]) -> SchemathesisConfig:
             "request-timeout": 10,
             "generation": {"max-examples": EXAMPLES, "database": "none"},
             # Without these values, hardly any request would find an existing object.
-            "dictionaries": {"skus": {"values": [row[1] for row in CATALOGUE]}, "ids": {"values": [1, 2, 3, 4, 5]}},
+            "dictionaries": {
+                "skus": {"values": [row[1] for row in CATALOGUE]},
+                "ids": {"values": [1, 2, 3, 4, 5]},
+                "refresh_tokens": {"values": refresh_tokens},
+            },
             "parameters": {
                 "path.sku": {"dictionary": "skus", "probability": 0.5},
                 "body.sku": {"dictionary": "skus", "probability": 0.3},
                 "path.id": {"dictionary": "ids", "probability": 0.3},
                 "path.order_id": {"dictionary": "ids", "probability": 0.3},
                 "body.product_id": {"dictionary": "ids", "probability": 0.5},
+                "body.refresh_token": {"dictionary": "refresh_tokens", "probability": 0.5},
             },
             "phases": {"coverage": {"generate-duplicate-query-parameters": True}},
             "checks": {
@@ -123,13 +128,22 @@ def two_users(system: System, folder: Path) -> dict[str, Any]:
     return {"auth": {"wfc": {"path": str(people_file), "user": "one", "peers": ["one", "another"]}}}
 
 
+def refresh_tokens(system: System) -> list[str]:
+    """Tokens of sessions of their own: each is valid once."""
+    person = {"username": f"many-{uuid4().hex[:8]}", "password": uuid4().hex}
+    requests.post(f"{system.gateway_url}/auth/register", json=person, timeout=10).raise_for_status()
+    logins = [requests.post(f"{system.gateway_url}/auth/login", json=person, timeout=10) for _ in range(40)]
+    return [login.json()["refresh_token"] for login in logins]
+
+
 @pytest.mark.parametrize("who", [administrator, two_users])
 @pytest.mark.parametrize("name", UPSTREAMS)
 def test_a_service_answers_as_its_document_describes(
     name: str, who: Any, fuzzed_system: System, tmp_path: Path
 ) -> None:
     url = f"{fuzzed_system.gateway_url}/openapi/{name}.json"
-    schema = schemathesis.openapi.from_url(url, config=settings(who(fuzzed_system, tmp_path)))
+    tokens = refresh_tokens(fuzzed_system) if name == "auth" else ["unused"]
+    schema = schemathesis.openapi.from_url(url, config=settings(who(fuzzed_system, tmp_path), tokens))
     found, answers, phases = [], Counter[int](), Counter[str]()
     SUCCESSES.update(dict.fromkeys((operation.ok().label for operation in schema.get_all_operations()), 0))
     for event in from_schema(schema).execute():
