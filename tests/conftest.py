@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -25,6 +25,8 @@ from local.kafka import Kafka
 from local.postgres import Postgres
 from local.process import Server
 from shared.postgres import pool as opened_pool
+from tests import groups
+from tests.lag import Lag, measured
 
 # Plain tracebacks: structlog's own tracebacks show every local variable and take most of a second each.
 structlog.configure(
@@ -76,6 +78,37 @@ class Broker:
 StartBroker = Callable[[str], Broker]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of a parallel run its own range of ports: two could otherwise choose the same free one."""
+    if worker := getattr(config, "workerinput", None):
+        number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        width = (ports.LAST - ports.FIRST) // count
+        ports.FIRST += number * width
+        ports.LAST = ports.FIRST + width
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start the groups that take long first, so that none of them runs alone at the end."""
+    if hasattr(config, "workerinput"):
+        order = [*groups.FILES, "test_gateway"]
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(groups.of(item)))
+        items.sort(key=lambda item: order.index(group) if (group := groups.of(item)) in order else len(order))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop a stack when no test of its group follows: an idle stack needs a seventh of a core."""
+    if nextitem is None or groups.of(nextitem) != groups.of(item):
+        groups.LIFETIME.close()
+
+
+@pytest.fixture
+def lag() -> Iterator[Lag]:
+    """How long the thread of the test waited for a core."""
+    with measured() as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def run_folder() -> Iterator[Path]:
     """A folder that no other run uses now.
@@ -120,9 +153,9 @@ def in_memory(folder: Path) -> Path:
     return own
 
 
-@pytest.fixture(scope="session")
-def start_broker(run_folder: Path) -> Iterator[StartBroker]:
-    """A function that starts new, empty brokers; they are stopped at the end of the run."""
+@contextmanager
+def brokers(run_folder: Path) -> Iterator[StartBroker]:
+    """A function that starts new, empty brokers; they are stopped at the end of the block."""
     with ExitStack() as stack:
 
         def start(name: str) -> Broker:
@@ -136,10 +169,18 @@ def start_broker(run_folder: Path) -> Iterator[StartBroker]:
         yield start
 
 
-@pytest.fixture(scope="session")
-def kafka(start_broker: StartBroker) -> str:
-    """The address of the run's broker, which no test kills. Tests use their own topics."""
-    return start_broker("kafka").address
+@pytest.fixture
+def start_broker(run_folder: Path) -> Iterator[StartBroker]:
+    """A function that starts brokers for one test, which may kill them."""
+    with brokers(run_folder) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def kafka(run_folder: Path) -> Iterator[str]:
+    """The address of the module's broker, which no test kills. Tests use their own topics."""
+    with brokers(run_folder) as start:
+        yield start("kafka").address
 
 
 @pytest.fixture(scope="session")

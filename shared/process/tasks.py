@@ -80,6 +80,10 @@ class Tasks:
         with _watchdog(loop):
             ends = [asyncio.create_task(event.wait()) for event in (self.stop, self.ended)]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        self.start_draining()
+
+    def start_draining(self) -> None:
+        """Mark the process as draining, and make the calls of `when_draining`."""
         self.draining, self._drain_by = True, time.monotonic() + DRAIN_ALL_SECONDS
         for call in self._when_draining:
             call()

@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
+from operator import itemgetter
 from typing import Any, Literal
 from uuid import uuid4
 
 import aiohttp
 import orjson
+
+from tests.lag import Lag
 
 Outcome = Literal["ok", "failed", "unknown"]
 
@@ -48,6 +51,11 @@ class Call:
         return str(self.answer.get("type", "")).removeprefix("/problems/")
 
     @property
+    def is_login_limit(self) -> bool:
+        """True if auth refused a login because too many waited for a turn: on a busy machine hashing takes long."""
+        return self.status == 429 and self.problem == "too-many-requests" and self.kind.startswith("POST /auth/")
+
+    @property
     def outcome(self) -> Outcome:
         """What the client may conclude: done, certainly not done, or unknown."""
         if self.status is not None and self.status < 300:
@@ -55,6 +63,10 @@ class Call:
         if not self.connected or self.problem == "refused" or (self.status and 400 <= self.status < 500):
             return "failed"
         return "unknown"
+
+    def seconds_without(self, lag: Lag) -> float:
+        """How long the answer took, beyond the requested wait, without the lag of client, gateway and service."""
+        return self.seconds if self.ended == float("inf") else self.seconds - lag.seconds(self.started, self.ended)
 
     @property
     def seconds(self) -> float:
@@ -247,13 +259,19 @@ async def steadily(per_second: float, *actions: Action) -> AsyncIterator[None]:
             await asyncio.gather(*running)
 
 
+def unexpected(history: History, *statuses: int | None) -> History:
+    """The calls with another status, without logins that auth refused because too many waited."""
+    return [call for call in history if call.status not in statuses and not call.is_login_limit]
+
+
 def ids(history: History) -> list[int]:
     """The ids of the accepted orders."""
     return sorted({call.answer["id"] for call in history if call.kind == "place" and call.outcome == "ok"})
 
 
-def slowest(history: History) -> Call:
-    return max(history, key=lambda call: call.seconds)
+def slowest(history: History, lag: Lag) -> tuple[float, Call]:
+    """The call whose answer took longest, and that time, without the lag of this machine."""
+    return max(((call.seconds_without(lag), call) for call in history), key=itemgetter(0))
 
 
 def wrong_answers(history: History) -> list[str]:

@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from local import ports, services
 from local.process import survivors
 from local.stack import Ports, Stack
+from tests import groups
 from tests.acceptance import checker, client
 from tests.acceptance.checker import Evidence, Poison
 from tests.acceptance.client import Client, History
 from tests.builders import eventually
+from tests.lag import Lag, Pids, measured
 from tests.tokens import Mint
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
@@ -62,6 +64,7 @@ class System:
     poison: list[Poison] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
     mint: Mint | None = None
+    lag: Lag = field(default_factory=Lag)
     is_history_complete: bool = True
     """True if every order and restock was requested by one of `customers`."""
 
@@ -206,19 +209,24 @@ async def wait_until_ready(log: Path, pid: int) -> None:
     await eventually(is_ready, seconds=30)
 
 
-@pytest.fixture(scope="session")
-def _system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    with _running("acceptance", run_folder, request) as system:
-        yield system
+SYSTEMS: dict[str, System] = {}
 
 
-@pytest.fixture(scope="module")
-def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    """A stack for one module, whose tests send arbitrary requests. There is no history of these requests."""
-    with _running("fuzzed", run_folder, request) as system:
-        system.is_history_complete = False
-        system.mint = asyncio.run(auth_mint(system.database_url))
-        yield system
+def running_system(name: str, run_folder: Path, request: pytest.FixtureRequest) -> System:
+    """A stack that runs until the tests of its group are over."""
+    if name not in SYSTEMS:
+        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request))
+        groups.LIFETIME.callback(SYSTEMS.pop, name)
+    return SYSTEMS[name]
+
+
+@pytest.fixture
+def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
+    """A stack for the tests that send arbitrary requests. There is no history of these requests."""
+    system = running_system("fuzzed", run_folder, request)
+    system.is_history_complete = False
+    system.mint = system.mint or asyncio.run(auth_mint(system.database_url))
+    return system
 
 
 @contextmanager
@@ -226,9 +234,10 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Ite
     stack = Stack(name, run_folder / name, Ports.free(), postgres_settings=DURABLE)
     stack.reset()
     stack.up()
-    system = System(stack)
     try:
-        yield system
+        with measured(programs(stack)) as lag:
+            system = System(stack, lag=lag)
+            yield system
     finally:
         stack.down()
         left = [(name, process.pid) for name, process in survivors(stack.root)]
@@ -237,6 +246,19 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Ite
         if not request.session.testsfailed:  # after a failure, the logs are kept
             stack.reset()
     assert not left, f"these processes outlived the stack: {left}"
+
+
+def programs(stack: Stack) -> Pids:
+    """The pids of the stack's programs."""
+
+    def pids() -> list[int]:
+        try:
+            supervisord = int((stack.root / "supervisord.pid").read_text())
+            return [int(pid) for pid in Path(f"/proc/{supervisord}/task/{supervisord}/children").read_text().split()]
+        except (OSError, ValueError):  # it is starting or ending, or this is not Linux
+            return []
+
+    return pids
 
 
 async def auth_mint(database_url: str) -> Mint:
@@ -249,6 +271,11 @@ async def auth_mint(database_url: str) -> Mint:
     mint = Mint(kid)
     mint.key = Ed25519PrivateKey.from_private_bytes(private)
     return mint
+
+
+@pytest.fixture
+def _system(run_folder: Path, request: pytest.FixtureRequest) -> System:
+    return running_system("acceptance", run_folder, request)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """People who register, log in and shop like real users, with tokens from auth."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +31,7 @@ class Person:
 
     async def log_in(self) -> Call:
         login = {"username": self.username, "password": self._password}
-        return self._keep_tokens(await self._client.send("POST", "/auth/login", {}, login))
+        return self._keep_tokens(await patiently(lambda: self._client.send("POST", "/auth/login", {}, login)))
 
     async def refresh(self) -> Call:
         sent = {"refresh_token": self.refresh_token}
@@ -61,10 +63,22 @@ class Person:
         return call
 
 
+async def patiently(send: Callable[[], Awaitable[Call]]) -> Call:
+    """Send again, after a pause, as long as too many logins wait for a turn."""
+    call = await send()
+    for _ in range(20):
+        if not call.is_login_limit:
+            break
+        await asyncio.sleep(float(call.retry_after or 1))
+        call = await send()
+    return call
+
+
 async def registered(client: Client, username: str = "") -> Person:
     """A new user, who has registered and logged in."""
     username = username or f"u{uuid4().hex[:20]}"
-    made = await client.send("POST", "/auth/register", {}, {"username": username, "password": PASSWORD})
+    body = {"username": username, "password": PASSWORD}
+    made = await patiently(lambda: client.send("POST", "/auth/register", {}, body))
     assert made.status == 201, made
     person = Person(client, username)
     assert (await person.log_in()).status == 200

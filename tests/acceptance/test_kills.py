@@ -4,13 +4,13 @@ import asyncio
 import random
 
 from tests.acceptance import checker
-from tests.acceptance.client import Load, ids, slowest, steadily, wrong_answers
+from tests.acceptance.client import ANSWER_SECONDS, Load, ids, slowest, steadily, wrong_answers
 from tests.acceptance.conftest import System
 from tests.acceptance.visitors import WORK
 
 KILLS = {"orders": 3, "inventory": 3, "payments": 3, "auth": 2, "users": 2, "products": 2}
 KILLS |= {"postgres": 2, "kafka": 2, "gateway": 1}
-BACK_SECONDS = 20.0
+BACK_SECONDS = 60.0
 
 
 async def test_no_order_is_lost_or_doubled_by_twenty_kills_under_load(system: System) -> None:
@@ -31,9 +31,9 @@ async def test_no_order_is_lost_or_doubled_by_twenty_kills_under_load(system: Sy
     assert not wrong_answers(client.history + visitors.history)
     assert not stock_complaints
     assert [one for one in back if one[1] > BACK_SECONDS] == []
-    late = slowest(client.history + visitors.history)
-    system.measure("answer during kills", late.seconds)
-    assert late.seconds <= 3.1, late
+    seconds, call = slowest(client.history + visitors.history, system.lag)
+    system.measure("answer during kills", seconds)
+    assert seconds <= ANSWER_SECONDS, call
     assert len(ids(client.history)) > load.count * 0.85
     assert sum(call.outcome == "ok" for call in visitors.history) > len(visitors.history) * 0.6
 

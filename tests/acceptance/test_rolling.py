@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.acceptance.client import Load, ids, steadily, wrong_answers
+from tests.acceptance.client import Load, ids, steadily, unexpected, wrong_answers
 from tests.acceptance.conftest import STOP_SECONDS, System
 from tests.acceptance.visitors import WORK
 
@@ -17,7 +17,7 @@ async def test_customers_do_not_notice_a_restart_of_inventory_or_payments(system
             assert await system.stop(service) == 0
             await system.start(service)
     await system.settled()
-    assert [call for call in client.history if call.status not in {200, 202, 409}] == []
+    assert unexpected(client.history, 200, 202, 409) == []
     assert max(system.measured[f"stop {service}"]) < STOP_SECONDS
 
 
@@ -31,7 +31,7 @@ async def test_restart_of_orders_loses_no_request_when_unanswered_ones_are_retri
             assert await system.stop("orders") == 0
             await system.start("orders")
     await system.settled()
-    assert [call for call in client.history if call.status not in {200, 202, 409, None}] == []
+    assert unexpected(client.history, 200, 202, 409, None) == []
     # Connections are refused, except those that the kernel had accepted, but the process had not, when it closed its
     # listener: these are reset.
     reset = [call for call in client.history if call.status is None and call.connected]
@@ -51,7 +51,7 @@ async def test_a_second_orders_process_at_the_same_port_replaces_the_first_witho
                 await system.start("orders")
                 await asyncio.sleep(0.3)
     await system.settled()
-    assert [call for call in client.history if call.status not in {200, 202, 409}] == []
+    assert unexpected(client.history, 200, 202, 409) == []
     assert not wrong_answers(client.history)
 
 
@@ -66,7 +66,7 @@ async def test_a_second_process_at_the_same_port_replaces_a_service_without_erro
             await replaced(system, service)
     await system.settled()
     during = client.history[prepared:]
-    assert [call for call in during if call.status not in {200, 204}] == []
+    assert unexpected(during, 200, 204) == []
     assert len(during) > 100
 
 

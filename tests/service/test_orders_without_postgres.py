@@ -23,6 +23,7 @@ from orders.api import BACKEND
 from shared.web import database
 from tests.builders import eventually
 from tests.conftest import ROOT
+from tests.lag import Lag
 from tests.service.conftest import Client, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,11 +70,19 @@ def frozen(server: Server) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
+LAG: list[Lag] = []
+
+
+@pytest.fixture(autouse=True)
+def _measured(lag: Lag) -> None:
+    LAG.append(lag)
+
+
 async def timed(answer: Awaitable[Any]) -> tuple[int, dict[str, Any], float]:
     started = time.monotonic()
     got = await answer
     body = await got.json(content_type=None)
-    seconds = time.monotonic() - started
+    seconds = LAG[-1].elapsed(started)
     if got.status >= 500:
         assert got.content_type == "application/problem+json"
         assert got.headers["Retry-After"]
@@ -130,7 +139,7 @@ async def test_while_postgres_is_frozen_every_request_gets_a_true_answer_in_time
     shop: Client, own_postgres: tuple[Server, str]
 ) -> None:
     with frozen(own_postgres[0]):
-        users = [f"frozen-{n}" for n in range(300)]  # more than a batch, so that some are never sent
+        users = [f"frozen-{n}" for n in range(60)]  # the first batch is sent, the others never are
         orders, others = await asyncio.gather(
             asyncio.gather(*(place(shop, user) for user in users)),
             asyncio.gather(*(timed(ask(shop)) for ask in OTHERS.values() for _ in range(4))),

@@ -350,5 +350,5 @@ async def test_the_document_describes_the_served_operations(for_all: Any) -> Non
         ("post", "/products/"): token,
         ("patch", "/products/{id}"): token,
     }
-    change = document["components"]["schemas"]["Change"]
+    change = document["components"]["schemas"]["ChangeProduct"]
     assert (change.get("required"), change["properties"]["active"]) == (None, {"title": "Active", "type": "boolean"})
