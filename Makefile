@@ -8,7 +8,7 @@ DEV := @$(PYTHON) local/bootstrap.py dev
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down reset ps logs demo rotate-keys events psql test lint check bench docs lock format
+.PHONY: help up down reset ps logs demo rotate-keys events psql test test-unit test-fast lint check bench docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,9 +40,19 @@ events: ## Print every event from the beginning, with Kafka's own console consum
 psql: ## Open psql in the database as orders_user
 	@$(ON_STACK)
 
+# Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group stays on one worker.
+PARALLEL := -n 3 --dist loadgroup
 test: ## Run all tests, on their own stack; only some with ARGS="tests/unit -k word"
 	$(DEV)
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest $(or $(ARGS),$(PARALLEL))
+
+test-unit: ## Run the tests that need no server
+	$(DEV)
+	@$(RUN) pytest tests/unit
+
+test-fast: ## Run the tests that need no whole stack and kill no server
+	$(DEV)
+	@$(RUN) pytest $(PARALLEL) -m "not slow" tests/unit tests/migrations tests/integration tests/service
 
 lint: ## Check format, style, types and imports between packages
 	$(DEV)

@@ -22,6 +22,8 @@ from shared.delivery.relay import Relay
 from tests.builders import Tail, eventually, order_confirmed, order_created, tail, versions_by_key
 from tests.conftest import PARTITIONS, Database, StartBroker
 
+pytestmark = pytest.mark.slow
+
 MakeRelay = Callable[[str], Relay]
 
 INSERT_RAW = (

@@ -28,6 +28,8 @@ from tests.builders import eventually, order_confirmed
 from tests.conftest import Broker, StartBroker
 from tests.lag import Lag
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = 6
 
 

@@ -25,7 +25,7 @@ from shared.web import openapi, operations, problems
 from tests.builders import eventually
 from tests.lag import Lag
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 SERVICE_SECONDS = 2.8  # as in shared/web/deadline.py
 TOKEN = "Bearer good"

@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.lag import Lag
 from tests.service.conftest import Client, serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 ANSWER_SECONDS = 3.1
 

@@ -20,6 +20,8 @@ from local.process import Program, Server, survivors
 from local.stack import HOME, Ports, Stack
 from local.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 NOTES_ITS_STOP = """
 import signal, sys, time
 def stop(*_):
