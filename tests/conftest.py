@@ -87,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
         ports.LAST = ports.FIRST + width
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the groups that take long first, so that none of them runs alone at the end."""
     if hasattr(config, "workerinput"):
