@@ -40,8 +40,8 @@ events: ## Print every event from the beginning, with Kafka's own console consum
 psql: ## Open psql in the database as orders_user
 	@$(ON_STACK)
 
-# Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group stays on one worker.
-PARALLEL := -n 3 --dist loadgroup
+# Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group of files stays on one.
+PARALLEL := -n 3 -p tests.scheduling
 test: ## Run all tests, on their own stack; only some with ARGS="tests/unit -k word"
 	$(DEV)
 	@$(RUN) pytest $(or $(ARGS),$(PARALLEL))

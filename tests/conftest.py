@@ -87,19 +87,15 @@ def pytest_configure(config: pytest.Config) -> None:
         ports.LAST = ports.FIRST + width
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the groups that take long first, so that none of them runs alone at the end."""
     if hasattr(config, "workerinput"):
-        order = [*groups.FILES, "test_gateway"]
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(groups.of(item)))
-        items.sort(key=lambda item: order.index(group) if (group := groups.of(item)) in order else len(order))
+        items.sort(key=lambda item: groups.rank(groups.of(item.nodeid)))
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Stop a stack when no test of its group follows: an idle stack needs a seventh of a core."""
-    if nextitem is None or groups.of(nextitem) != groups.of(item):
+    if nextitem is None or groups.of(nextitem.nodeid) != groups.of(item.nodeid):
         groups.LIFETIME.close()
 
 

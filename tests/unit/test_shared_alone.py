@@ -31,4 +31,4 @@ def test_delivery_needs_no_aiohttp_no_service_and_not_the_name_shared(tmp_path: 
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert {"toolkit.delivery.relay", "toolkit.delivery.schema", "toolkit.delivery.kafka.publisher"} <= loaded
-    assert not loaded & {"aiohttp", "shared", "contracts", "orders", "inventory", "payments", "auth", "users", "products"}
+    assert not loaded & {"aiohttp", "shared", "contracts", "orders", "inventory", "payments", "auth", "users"}
