@@ -239,14 +239,17 @@ Action = Callable[[], Awaitable[object]]
 
 @asynccontextmanager
 async def steadily(per_second: float, *actions: Action) -> AsyncIterator[None]:
-    """Start the actions in turn at a fixed rate, even if the system is slow; at the end, wait for all of them."""
+    """Start the actions in turn at a fixed rate, even if the system is slow; at the end, wait for all of them.
+
+    If this process is late, it does not catch up: a burst would test the load and not the fault.
+    """
     running: set[asyncio.Task[object]] = set()
 
     async def start() -> None:
         due = time.monotonic()
         for action in cycle(actions):
             running.add(asyncio.ensure_future(action()))
-            due += 1 / per_second
+            due = max(due, time.monotonic() - 1 / per_second) + 1 / per_second
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     starting = asyncio.create_task(start())

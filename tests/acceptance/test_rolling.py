@@ -62,7 +62,7 @@ async def test_a_second_process_at_the_same_port_replaces_a_service_without_erro
     async with system.customers(system.gateway_url) as client:
         actions = await WORK[service](client)
         prepared = len(client.history)
-        async with steadily(40, *actions):
+        async with steadily(20, *actions):
             await replaced(system, service)
     await system.settled()
     during = client.history[prepared:]
