@@ -1,1 +1,1 @@
-"""Auth: who may log in, who is logged in, and the keys that sign what proves it."""
+"""Auth: who may log in, who is logged in, and the keys that sign access tokens."""

@@ -41,7 +41,7 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
         keyring = Keyring(pool, settings.access_token_seconds)
         passwords = Passwords(settings.hashes_at_once)
         logins = Logins(pool, keyring, passwords, _limits(settings), app[database.COMMITTED])
-        # Before the first request: a successor knows the ended sessions, and the first login finds its user.
+        # Before the first request, so that a new process knows the ended sessions, and the first login finds its user.
         await worker.try_reload(keyring)
         stack.push_async_callback(tasks.start("keyring", partial(worker.keep, keyring)))
         if "worker" in settings.only:

@@ -1,4 +1,4 @@
-"""The auth service's settings. The defaults work beside `make up`; the administrator's password has no default."""
+"""The auth service's settings. The defaults fit the stack of `make up`; the administrator's password has no default."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from shared.process import configuration
 
 
 class Settings(configuration.Settings):
-    """The common settings, how long tokens are valid, and how many wrong passwords are free."""
+    """The common settings, how long tokens are valid, and how many wrong passwords cause no wait."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8083
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
@@ -23,7 +23,7 @@ class Settings(configuration.Settings):
     hashes_at_once: Annotated[int, Field(ge=1, le=64)] = 1
     """How many passwords are hashed at the same time. Each takes 19 MiB and 30 ms of a core."""
     free_failures: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Wrong passwords for an account from one address before the next try must wait, longer each time."""
+    """After so many wrong passwords for an account from one address, the next try must wait, longer each time."""
     free_failures_per_account: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """The same from all addresses together. It is high, so that one address alone cannot lock the owner out."""
     free_failures_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 100

@@ -16,7 +16,7 @@ ADMIN_NAME = "admin"
 USERNAME = r"^[a-z0-9][a-z0-9._-]{2,31}$"
 
 GRACE_SECONDS = 60
-"""How much longer than an access token is valid we remember what concerns it: clocks differ."""
+"""For so long after an access token expires, its key and its ended session are kept, because clocks differ."""
 
 _SECRET_BYTES = 32
 
@@ -58,7 +58,7 @@ class Refresh:
 
     @classmethod
     def parse(cls, text: str) -> "Refresh | None":
-        """Parse a token that a client sent, or None."""
+        """Parse a token that a client sent. Returns None if it has another form."""
         session_id, _, secret = text.partition(".")
         try:
             return cls(UUID(hex=session_id), secret)
@@ -71,7 +71,7 @@ class Refresh:
 
     @property
     def digest(self) -> bytes:
-        """The hash that the database stores. The secret is too long to be found from it."""
+        """The hash that the database stores. The secret is too long to be guessed from its hash."""
         return hashlib.sha256(self.secret.encode()).digest()
 
 
@@ -81,7 +81,7 @@ def new_key() -> tuple[str, bytes]:
 
 
 def access_token(key: Key, user: Credential, session_id: UUID, now: datetime, seconds: int) -> str:
-    """A signed token with the user's id and roles, valid for `seconds`."""
+    """Create a signed token with the user's id and roles, valid for `seconds`."""
     issued_at = int(now.timestamp())
     claims = {
         "iss": tokens.ISSUER,

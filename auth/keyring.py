@@ -9,7 +9,7 @@ from shared.postgres import Pool
 
 
 class Keyring:
-    """What `reload` read last. `auth/worker.py` reloads it every second."""
+    """The keys and ended sessions that `reload` read last. `auth/worker.py` calls it every second."""
 
     def __init__(self, pool: Pool, access_seconds: int) -> None:
         self._pool, self._access_seconds = pool, access_seconds
@@ -32,19 +32,19 @@ class Keyring:
 
     @property
     def signing(self) -> Key:
-        """The key that signs now. Raises `Unavailable` until the keys were read."""
+        """The key that signs now. Raises `Unavailable` while no keys have been read."""
         if self._signing is None:
             raise errors.Unavailable("the keys cannot be read right now")
         return self._signing
 
     def published(self) -> dict[str, Any]:
-        """All public keys, as a JWK set. Raises `Unavailable` until they were read."""
+        """All public keys, as a JWK set. Raises `Unavailable` while no keys have been read."""
         if not self._published:
             raise errors.Unavailable("the keys cannot be read right now")
         return {"keys": [key.published() for key in self._published]}
 
     def is_over(self, session_id: str) -> bool:
-        """True if the session was ended. Raises `Unavailable` until the ended sessions were read."""
+        """True if the session was ended. Raises `Unavailable` while no ended sessions have been read."""
         if self._ended is None:
             raise errors.Unavailable("sessions cannot be read right now")
         return session_id in self._ended

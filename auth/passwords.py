@@ -1,4 +1,4 @@
-"""Hashing of passwords, in a few threads of low priority, so that many logins slow down logins and not orders."""
+"""Hashing of passwords, in a few threads of low priority, so that many logins slow down only logins, not orders."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ class Passwords:
         return await self._in_thread(self._hasher.hash, password)
 
     async def is_right(self, known: Credential | None, password: str) -> bool:
-        """Compare a password with a credential. Without a credential it takes as long, and the result is False."""
+        """Compare a password with a credential. Without a credential this takes as long, and returns False."""
 
         def compare() -> bool:
             try:
@@ -70,7 +70,7 @@ class Passwords:
 
 
 def _lower_priority() -> None:
-    if sys.platform != "linux":  # elsewhere it would change the priority of the whole process
+    if sys.platform != "linux":  # on other systems the call would change the priority of the whole process
         return
     thread = threading.get_native_id()
     with suppress(PermissionError):  # some sandboxes forbid it; then many logins slow down orders

@@ -1,7 +1,7 @@
 """The use cases of auth: register, log in, refresh, log out, disable, and rotate the keys.
 
-What must stay true: neither the text nor the time of an answer reveals whether a username exists. A refresh token is
-valid once. If it comes back, two parties have it, and its session ends.
+What must stay true: neither the text nor the time of a failed login reveals whether the username exists. A refresh
+token is valid once. If it is used again, two parties have it, and its session ends.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long tokens are valid, and how many wrong passwords are free."""
+    """How long tokens are valid, and how many wrong passwords cause no wait."""
 
     access_seconds: int
     refresh_seconds: int
@@ -80,7 +80,7 @@ class Logins:
                 known = await store.find(conn, username)
                 await store.failed(
                     conn, here, self._limits.free
-                )  # forgiven below if the password is right; counted also if the client hangs up
+                )  # before the check, so that a disconnect does not prevent it; deleted below if the password is right
                 await store.failed(conn, account, self._limits.per_account)
             right = await self._passwords.is_right(known, password)
             async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
@@ -94,7 +94,7 @@ class Logins:
         return self._tokens(key, known, refresh)
 
     async def refresh(self, token: str) -> Tokens:
-        """Exchange a refresh token for new tokens. A used one ends its session. Raises `Unauthenticated`."""
+        """Exchange a refresh token for new tokens. A used token ends its session. Raises `Unauthenticated`."""
         old = Refresh.parse(token)
         if old is None:
             raise errors.Unauthenticated("the refresh token is not valid")

@@ -10,8 +10,8 @@ from shared.delivery import outbox
 from shared.delivery.events import Encoded
 from shared.postgres import Connection
 
-# A credential and its event are inserted together, or neither. The unique name is the guard: of two registrations at
-# the same time, one gets no row.
+# Inserts a credential together with its event, or neither. The unique name is the guard: of two registrations at the
+# same time, one gets no row.
 _ADD = f"""
 with added as (
   insert into credentials (user_id, username, password_hash, roles) values ($1, $2, $3, $4)
@@ -20,8 +20,9 @@ published as ({outbox.insert_sql(5, "row.key in (select user_id::text from added
 select user_id from added
 """
 
-# Inserts a session if the credential is still the one that the password was compared with. The share lock is the guard:
-# a transaction that disables the credential or changes its password is waited for, or it ends this session too.
+# Inserts a session if the credential has not changed since the password was compared. The share lock is the guard. If
+# another transaction disables the credential or changes its password, one of the two waits for the other: either no
+# session is inserted, or the other transaction ends it too.
 _ADD_SESSION = """
 insert into sessions (id, user_id, secret_hash, expires_at)
 select $1, user_id, $2, now() + make_interval(secs => $3)
@@ -38,7 +39,7 @@ update sessions s set secret_hash = $3, refreshed_at = now()
 returning c.user_id, c.username, c.password_hash, c.roles
 """
 
-# The name is replaced by one that nobody can register.
+# Replaces the name by a name that nobody can register.
 _DISABLE = """
 update credentials
    set disabled_at = now(), username = '~' || user_id, password_hash = '', version = version + 1, updated_at = now()
@@ -46,8 +47,8 @@ update credentials
 """
 
 # One failure is forgotten every half minute. After the free failures, the wait doubles up to half a minute: two guesses
-# a minute. An account that need not wait gets a time in the past, one second before now(), because a transaction that
-# began earlier has an earlier now().
+# a minute. If the next attempt need not wait, the stored time is one second in the past, because now() of a transaction
+# that began earlier is earlier.
 _FAILED = """
 insert into throttles as t (key, failures, blocked_until) values ($1, 1, now() - interval '1 second')
 on conflict (key) do update
@@ -81,7 +82,7 @@ async def add(conn: Connection, user: Credential, events: Sequence[Encoded]) -> 
 
 
 async def find(conn: Connection, username: str) -> Credential | None:
-    """Read the credential of a username, or None if it cannot log in."""
+    """Read the credential of a username, or None if there is none or it is disabled."""
     row = await conn.fetchrow(
         "select user_id, username, password_hash, roles from credentials where username = $1 and disabled_at is null",
         username,
@@ -119,7 +120,7 @@ async def rotate_session(conn: Connection, session_id: UUID, old: bytes, new: by
 
 
 async def end_session(conn: Connection, session_id: UUID, digest: bytes | None = None) -> bool:
-    """End a session; with `digest`, only if its newest secret has it. False if it was over already."""
+    """End a session; with `digest`, only if its newest secret has this hash. Returns False if nothing was ended."""
     ended = await conn.execute(
         "update sessions set revoked_at = now() "
         "where id = $1 and revoked_at is null and ($2::bytea is null or secret_hash = $2)",
@@ -142,7 +143,7 @@ async def ended_sessions(conn: Connection, seconds: int) -> frozenset[str]:
 
 
 async def blocked_seconds(conn: Connection, keys: Sequence[bytes]) -> float:
-    """How long the slowest of these keys must still wait."""
+    """The longest time that one of these keys must still wait, in seconds."""
     seconds: float | None = await conn.fetchval(
         "select extract(epoch from max(blocked_until) - now())::float8 from throttles where key = any($1::bytea[])",
         keys,

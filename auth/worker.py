@@ -1,4 +1,4 @@
-"""Time in auth: reload the keyring every second, create the administrator, delete what has expired."""
+"""Work by time: reload the keyring every second, create the administrator, delete what has expired."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ async def keep(keyring: Keyring, stop: asyncio.Event, beat: Beat = lambda: None)
 
 
 async def try_reload(keyring: Keyring) -> None:
-    """Reload the keyring. If Postgres does not answer, what is in memory stays in use."""
+    """Reload the keyring. If Postgres does not answer, the keyring does not change."""
     try:
         await keyring.reload()
     except postgres.ERRORS as error:
@@ -56,7 +56,7 @@ class Housekeeper:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS * uniform(0.8, 1.2)
 
     async def try_once(self) -> None:
-        """Do the work that is due. Work that fails is due again."""
+        """Do the work that is due. Work that failed stays due."""
         try:
             await self.run_once()
         except (

@@ -1,4 +1,4 @@
-"""The list of all events and all topics of the shop. An event that is not listed here does not exist."""
+"""The list of all events and all topics of the shop. An event that is not listed here has no documents."""
 
 from contracts import inventory, orders, payments, products, users
 

@@ -1,4 +1,4 @@
-"""Types of event fields, as narrow as Postgres' own, so that a bad event is rejected before a handler gets it."""
+"""Types of event fields. Each accepts only what Postgres can store; other events are rejected before a handler."""
 
 from typing import Annotated
 
@@ -36,4 +36,4 @@ Id = Annotated[int, Field(gt=0, lt=2**63)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 Quantity = Annotated[int, Field(gt=0, lt=2**31)]
 Cents = Annotated[int, Field(ge=0, lt=2**63)]
-Price = Annotated[int, Field(ge=0, le=10**12)]  # multiplied by the largest quantity, it fits into 64 bits
+Price = Annotated[int, Field(ge=0, le=10**12)]  # the largest price times the largest quantity fits into 64 bits

@@ -1,4 +1,4 @@
-"""`python -m contracts.topics` creates the shop's topics and dead letter topics; existing topics are not changed."""
+"""`python -m contracts.topics` creates the missing topics and dead letter topics. It changes no existing topic."""
 
 import asyncio
 from typing import Annotated
@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 from contracts.catalogue import TOPICS
 from shared.delivery import kafka, outbox
 
-_WEEK_MS = str(7 * 24 * 3600 * 1000)  # less than the inbox keeps its rows
+_WEEK_MS = str(7 * 24 * 3600 * 1000)  # shorter than the 9 days for which the inbox keeps its rows
 
 
 class Settings(BaseSettings):

@@ -15,7 +15,7 @@ Wish = OrderCreated | OrderConfirmed | OrderCancelled
 """An event that names an order, a sku and a quantity."""
 
 MAX_UNITS = 10**15
-"""The most units of one sku in all places: every reader of JSON can represent this integer exactly."""
+"""The most units of one sku in all places. Every reader of JSON can represent this integer exactly."""
 
 
 class Status(StrEnum):
@@ -121,7 +121,7 @@ def _reject(before: Reservation, reason: RejectReason) -> Change:
 
 
 def confirm(before: Reservation) -> Change:
-    """The order is paid: sell what is held. If its OrderCreated has not come yet, leave a tombstone."""
+    """The order is paid: sell the held units. Without an OrderCreated so far, the result is a tombstone."""
     match before.status:
         case Status.UNHEARD:
             return Change(before, replace(before, status=Status.CONFIRMED), [])
@@ -132,7 +132,7 @@ def confirm(before: Reservation) -> Change:
 
 
 def cancel(before: Reservation) -> Change:
-    """The order is cancelled: release what is held. If its OrderCreated has not come yet, leave a tombstone."""
+    """The order is cancelled: release the held units. Without an OrderCreated so far, the result is a tombstone."""
     match before.status:
         case Status.UNHEARD:
             return Change(before, replace(before, status=Status.CANCELLED), [])

@@ -14,15 +14,15 @@ from shared.delivery import events
 from shared.postgres import Connection
 
 STOCK_LOCK = ("stock",)
-"""The key that every transaction locks before it changes stock, so that they take turns. `consumer.py` explains why."""
+"""The key that every transaction locks before it changes stock, so that transactions take turns: see `consumer.py`."""
 
 
 class SkuNotFound(errors.NotFound):
-    """There is no stock of this sku, not even 0."""
+    """The table `stock` has no row for this sku."""
 
 
 async def reserve(conn: Connection, orders: Sequence[OrderCreated]) -> None:
-    """Hold stock for new orders, first come first served, or reject them. Writes an event for each."""
+    """Hold stock for new orders in the order of arrival, or reject them. Writes an event for each."""
     found = await _lock(conn, orders)
     available = {r.sku: units for r, units in found if units is not None}
     await _write(conn, domain.allocate([(r, order) for (r, _), order in zip(found, orders, strict=True)], available))
@@ -46,7 +46,8 @@ async def add_skus(conn: Connection, products: Sequence[ProductCreated | Product
 async def restock(conn: Connection, wanted: Restock) -> tuple[Stock, bool]:
     """Add units. Returns the stock, and whether an earlier request with the same key had added them.
 
-    Raises `SkuNotFound`, `KeyReused`, or `Conflict` if there would be too many units. Then the key stays free.
+    Raises `KeyReused`, `SkuNotFound`, or `Conflict` if there would be too many units. After the last two, the caller
+    rolls back, so the key is not used.
     """
     if wanted.key is not None and not await store.use_key(conn, wanted):
         if await store.used_key(conn, wanted) != wanted:

@@ -23,8 +23,8 @@ select r.order_id, r.sku, r.quantity, r.status, r.reason, r.version, l.available
 """
 
 # `lock` has locked the rows of stock, and the table's checks refuse negative units. A reservation is written only under
-# the lock of its order's key, so the row that was read before is the row that is replaced here. Tables grow under
-# cached plans; `= any` makes Postgres use the index, whichever join it plans.
+# the lock of its order's key, so the row has not changed since it was read. Tables grow while plans are cached; `= any`
+# makes Postgres use the index, whatever join it plans.
 _WRITE = f"""
 with moved as (
   update stock s set available = s.available + m.available, held = s.held + m.held, sold = s.sold + m.sold
@@ -39,8 +39,8 @@ written as (
 """
 
 
-# Inserts the key of a restock. The primary key is the guard: another request with the same key that is under way is
-# waited for. No row is returned if the key was used before.
+# Inserts the key of a restock. The primary key is the guard: if another request with the same key is under way, the
+# insert waits for it. No row is returned if the key was used before.
 _USE_KEY = """
 insert into restocks (user_id, key, sku, quantity) values ($1, $2, $3, $4) on conflict do nothing returning true
 """

@@ -1,1 +1,1 @@
-"""Orders: what customers asked for, what it costs, and whether it is PENDING, CONFIRMED or CANCELLED."""
+"""Orders: what customers ordered, what it costs, and whether the order is PENDING, CONFIRMED or CANCELLED."""

@@ -1,4 +1,4 @@
-"""HTTP in: the first public API at /v1/orders, and the shop's at /orders/. Parse, call one use case, answer."""
+"""HTTP in: the first public API at /v1/orders, and the shop's API at /orders/. Parse, call one use case, answer."""
 
 import time
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Second = Annotated[
 
 @dataclass(frozen=True)
 class Backend:
-    """What the routes use beside the pool."""
+    """What the routes use in addition to the pool."""
 
     placement: Placement
     reader: GroupCommit[int, domain.Order]

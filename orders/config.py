@@ -1,4 +1,4 @@
-"""The orders service's settings; the defaults work beside `make up`."""
+"""The orders service's settings. The defaults fit the stack of `make up`."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ class Settings(configuration.Settings):
         "postgresql://orders_user:orders@127.0.0.1:5433/quickbite"
     )
     relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """One wait here makes larger batches in all later steps, whose cost depends on turns and not on events."""
+    """One wait here makes larger batches in all later steps. Their cost depends on turns, not on events."""
     require_token: bool = True
     """False lets anybody who reaches this port act for any user. Only for a port on loopback."""
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0

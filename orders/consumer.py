@@ -36,7 +36,7 @@ async def on_refusal(conn: Connection, events: list[InventoryRejected] | list[Pa
 
 
 async def on_product(conn: Connection, events: list[ProductCreated] | list[ProductChanged]) -> None:
-    """The catalogue changed: so does its replica."""
+    """The catalogue has changed: update the replica."""
     await service.replicate(conn, events)
 
 

@@ -30,7 +30,7 @@ class Product:
     version: int
 
     def snapshot(self) -> dict[str, Any]:
-        """The part of the product that an order keeps, also when the catalogue changes."""
+        """The part of the product that an order stores. It does not change with the catalogue."""
         return {
             "product_id": self.product_id,
             "sku": self.sku,
@@ -43,7 +43,7 @@ class Product:
 
 @dataclass(slots=True)
 class Request:
-    """A customer's request. Its `order_id` is set once and stays when the write is repeated."""
+    """A customer's request. Its `order_id` is set once, and a repeated write uses the same id."""
 
     user_id: str
     sku: str
@@ -80,7 +80,7 @@ class Order:
 def place(order_id: int, request: Request, product: Product | None, now: datetime, expires_at: datetime) -> Order:
     """Create a PENDING order.
 
-    Without a product, or with an inactive one, it has no amount, and inventory rejects it.
+    Without a product, or with an inactive one, the order has no amount, and inventory rejects it.
     """
     sold = product if product and product.active else None
     return Order(
@@ -117,7 +117,7 @@ def created(order: Order) -> OrderCreated:
 
 
 def confirm(order: Order) -> tuple[Order, list[Event]]:
-    """Confirm a PENDING order. A final order stays as it is; if it is CANCELLED, its event makes payments refund."""
+    """Confirm a PENDING order. A final order does not change: OrderCancelled makes payments refund a cancelled one."""
     match order.status:
         case Status.PENDING:
             after = replace(order, status=Status.CONFIRMED, version=order.version + 1)
@@ -128,7 +128,7 @@ def confirm(order: Order) -> tuple[Order, list[Event]]:
 
 
 def cancel(order: Order, reason: CancelReason) -> tuple[Order, list[Event]]:
-    """Cancel a PENDING order. A final order stays as it is."""
+    """Cancel a PENDING order. A final order does not change."""
     match order.status:
         case Status.PENDING:
             after = replace(order, status=Status.CANCELLED, reason=reason, version=order.version + 1)

@@ -21,7 +21,7 @@ _ID_BLOCK = 64
 
 
 class Placement:
-    """Places orders for many callers. It works while `run` runs. `settings` are those of `GroupCommit`."""
+    """Places orders for many callers, while `run` runs. An order may stay PENDING for `deadline_seconds`."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Placement:
         return await service.place(conn, requests, products, self._deadline)
 
     async def _number(self, conn: Connection, requests: Sequence[Request]) -> None:
-        """Give each request its order id, from a block of the sequence. A repeated request keeps its id."""
+        """Set the order id of each request, from a block of the sequence. A request that has an id keeps it."""
         unnumbered = [r for r in requests if r.order_id is None]
         while len(self._ids) < len(unnumbered):
             self._ids.extend(await store.take_ids(conn, max(_ID_BLOCK, len(unnumbered))))

@@ -57,12 +57,12 @@ def _answer(request: Request, known: list[tuple[Order, str | None]]) -> Placed |
 
 
 async def confirm(conn: Connection, ids: Sequence[int]) -> None:
-    """Confirm those orders that are still PENDING. Raises `UnknownIds`."""
+    """Confirm the orders that are still PENDING. Raises `UnknownIds`."""
     await _finish(conn, ids, domain.confirm)
 
 
 async def cancel_all(conn: Connection, reasons: dict[int, CancelReason]) -> None:
-    """Cancel those orders that are still PENDING, each for its reason. Raises `UnknownIds`."""
+    """Cancel the orders that are still PENDING, each for its reason. Raises `UnknownIds`."""
     await _finish(conn, list(reasons), lambda order: domain.cancel(order, reasons[order.id]))
 
 
@@ -103,7 +103,7 @@ async def cancel(conn: Connection, order_id: int, may_see: Callable[[str], bool]
 
 
 async def cancel_overdue(conn: Connection, ids: Sequence[int]) -> None:
-    """Cancel those orders that are still PENDING because their deadline has passed."""
+    """The deadline of these orders has passed: cancel those that are still PENDING."""
     await postgres.lock_keys(conn, [str(id_) for id_ in ids])
     await cancel_all(conn, dict.fromkeys(ids, "deadline_passed"))
 

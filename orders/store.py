@@ -15,8 +15,9 @@ _COLUMNS = (
 )
 
 # Inserts each order together with its event, or neither. An id that is not returned existed before: either this is a
-# repetition after a lost COMMIT, or the idempotency key is taken. An insert that is under way elsewhere is waited for.
-# The rows must be sorted by user and key, or two batches could deadlock on the unique index.
+# repetition after a lost COMMIT, or the idempotency key is used. If another transaction inserts the same id or key, the
+# statement waits for that transaction. The rows must be sorted by user and key; otherwise two batches could deadlock on
+# the unique index.
 _PLACE = f"""
 with placed as (
   insert into orders (id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, version,
@@ -31,7 +32,7 @@ published as ({outbox.insert_sql(12, "row.key in (select id::text from placed)")
 select id from placed
 """
 
-# Two branches, each with its own index: with OR between them Postgres scans the table.
+# Two SELECTs, each with its own index: with one SELECT and OR, Postgres scans the table.
 _FIND = f"""
 select {_COLUMNS}, idempotency_key from orders where id = any($1)
 union all
@@ -39,8 +40,8 @@ select found.* from unnest($2::text[], $3::text[]) wanted(by, key) cross join la
   select {_COLUMNS}, idempotency_key from orders where user_id = wanted.by and idempotency_key = wanted.key) found
 """
 
-# The guard of "only one final status wins": a row that is no longer PENDING is not changed, and no event is written for
-# it. `= any` makes Postgres use the index, whichever join it plans.
+# The guard of "an order becomes final once": a row that is not PENDING any more is not changed, and no event is written
+# for it. `= any` makes Postgres use the index, whatever join it plans.
 _FINISH = f"""
 with finished as (
   update orders o set status = c.status, reason = c.reason, version = c.version, updated_at = now()
@@ -103,7 +104,7 @@ async def finish(conn: Connection, orders: Sequence[Order], events: Sequence[Enc
 
 
 async def final(conn: Connection, ids: Sequence[int]) -> list[Order]:
-    """Read those orders that are final."""
+    """Read the orders that are final."""
     rows = await conn.fetch(f"select {_COLUMNS} from orders where id = any($1) and status <> 'PENDING'", ids)
     return [_order(row) for row in rows]
 
@@ -138,12 +139,12 @@ async def sku_of(conn: Connection, product_id: int) -> str | None:
 
 
 async def replicate(conn: Connection, products: Sequence[Product]) -> None:
-    """Store products whose version is newer than the stored one. At most one per sku."""
+    """Store products whose version is newer than the stored one. `products` has at most one per sku."""
     rows = [(p.sku, p.product_id, p.name, p.price_cents, p.currency, p.active, p.version) for p in products]
     await conn.execute(_REPLICATE, *zip(*rows, strict=True))
 
 
 def _order(row: Any) -> Order:
-    """By position, because it is a hot loop; the columns are those of `_COLUMNS`."""
+    """Read by position, because this is a hot loop. The columns are those of `_COLUMNS`."""
     id_, user_id, note, status, *rest = row[:13]
     return Order(id_, user_id, note, Status(status), *rest)

@@ -16,7 +16,7 @@ _IDLE_SECONDS = 0.25  # how long a stop may go unnoticed while nobody waits
 
 
 class Waiters:
-    """One statement reads all orders that are waited for, every 50 ms or when `wake` is called."""
+    """One statement reads the orders of all waiting requests, every 50 ms or when `wake` is called."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -26,7 +26,7 @@ class Waiters:
         self._is_over = False
 
     async def wait(self, order_id: int, seconds: float) -> Order | None:
-        """The order once it is final. None after `seconds`, or when the process drains. Raises `Unavailable`."""
+        """The order when it is final. None after `seconds`, or when the process drains. Raises `Unavailable`."""
         if self._is_over:
             return None
         if self._callers >= _MAX_WAITING:
@@ -57,7 +57,7 @@ class Waiters:
                 future.set_result(None)
 
     async def run_once(self) -> int:
-        """Read the orders that are waited for. Returns how many of them are final."""
+        """Read the orders of all waiting requests. Returns how many of them are final."""
         if not self._waiting:
             return 0
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:

@@ -1,4 +1,4 @@
-"""Time in orders: the sweeper cancels orders that are past their deadline."""
+"""Work by time: the sweeper cancels orders that are past their deadline."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _BATCH = 500
 
 
 class Sweeper:
-    """Cancels orders past their deadline, so that no order stays PENDING, whatever is down."""
+    """Cancels orders past their deadline, so that no order stays PENDING if Kafka or another service is down."""
 
     def __init__(self, pool: Pool, every_seconds: float, committed: Callable[[], None]) -> None:
         self._pool, self._every, self._committed = pool, every_seconds, committed
@@ -29,7 +29,7 @@ class Sweeper:
         return len(ids)
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-        """Sweep until `stop` is set, and again at once while there is more."""
+        """Sweep until `stop` is set. After a full batch, sweep again without a wait."""
 
         async def turn() -> float:
             swept = await self.run_once()

@@ -1,1 +1,1 @@
-"""Payments: what each order's customer was charged, and what went back; and the provider that holds the money."""
+"""Payments: what was charged and refunded for each order, and a simulated payment provider."""

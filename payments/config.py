@@ -1,4 +1,4 @@
-"""The payments service's settings; the defaults work beside `make up`."""
+"""The payments service's settings. The defaults fit the stack of `make up`."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(configuration.Settings):
-    """The common settings, how the provider is called, and how the simulated provider behaves."""
+    """The common settings, limits for calls to the provider, and the behaviour of the simulated provider."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8082
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (

@@ -1,10 +1,10 @@
 """Payments and their transitions, which depend on the provider's answers and on cancelled orders.
 
 What must stay true: only an answer of the provider ends PENDING or REFUNDING. PaymentSucceeded means that money is
-taken and kept. PaymentRefunded comes only after it. PaymentFailed means that no money is kept and the order still
-waits. A cancelled order does not wait. If its PaymentSucceeded was never published, its refund is not published either,
-and the payment becomes CANCELLED without an event. So the events of a payment are one of: none; Succeeded; Failed;
-Succeeded, then Refunded.
+taken and kept. PaymentRefunded comes only after PaymentSucceeded. PaymentFailed means that no money is kept and the
+order still waits. A cancelled order does not wait. If it has no PaymentSucceeded yet, none is published, no refund is
+published either, and the payment becomes CANCELLED without an event. So the events of a payment are one of: none;
+Succeeded; Failed; Succeeded, then Refunded.
 """
 
 from dataclasses import dataclass, replace
@@ -77,8 +77,8 @@ class NoAnswer(Exception):
 class Claim:
     """The right to call the provider for a payment, until a time. A worker that takes over writes another token.
 
-    An outcome is recorded only under the token of its call. So a worker that was taken for dead, and still charges,
-    cannot record SUCCEEDED while its successor voids.
+    An outcome is recorded only under the token of its call. So a slow worker that lost its claim, and still charges,
+    cannot record SUCCEEDED while the new holder of the claim voids.
     """
 
     token: int
@@ -133,7 +133,7 @@ def tombstone(order_id: int, now: datetime) -> Payment:
 
 
 def cancel(payment: Payment, claim: Claim) -> Payment:
-    """The order is cancelled: a taken payment is refunded, under `claim`; a payment under way is marked."""
+    """The order is cancelled: a SUCCEEDED payment is refunded, under `claim`; a PENDING payment is marked."""
     match payment.status:
         case Status.PENDING:
             return replace(payment, cancel_requested=True)

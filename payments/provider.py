@@ -1,7 +1,7 @@
 """A simulated payment provider, with its own ledger in its own schema, and with the faults of a real provider.
 
-What must stay true: the first movement of a key decides whether it is a capture, a decline or a void. A second one can
-only be the refund of a capture. Movements are never changed, so that tests can compare the ledger with `payments`.
+What must stay true: the first movement of a key is a capture, a decline or a void. A second movement can only be the
+refund of a capture. Movements are never changed, so that tests can compare the ledger with `payments`.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A requested movement. With `kind` None it only reads."""
+    """A requested movement. If `kind` is None, nothing is written: the ledger is only read."""
 
     key: str
     kind: Kind | None
@@ -49,8 +49,8 @@ class Move:
     ref: str = ""
 
 
-# The guard of "one capture per key": a key keeps its first movement. An insert that is under way elsewhere is waited
-# for. The rows must be sorted, or two batches could deadlock on the primary key.
+# The guard of "one capture per key": a key keeps its first movement. If another transaction inserts the same key, the
+# statement waits for it. The rows must be sorted; otherwise two batches could deadlock on the primary key.
 _FIRST = """
 insert into movements (key, n, kind, amount_cents, currency, ref)
 select key, 1, kind, amount_cents, currency, ref
@@ -96,7 +96,7 @@ class SimulatedProvider:
         return await self._move(Move(key, Kind.REFUND))
 
     async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
-        """Write the ledger until `stop` is set. Calls are answered only meanwhile."""
+        """Write the ledger until `stop` is set. Calls are answered only while this runs."""
         await self._ledger.run(stop, beat)
 
     async def _move(self, move: Move) -> Answer:

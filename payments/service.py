@@ -17,7 +17,7 @@ from shared.postgres import Connection
 
 
 async def intend(conn: Connection, reserved: Sequence[InventoryReserved], claim: Claim, now: datetime) -> list[int]:
-    """Record, under the claim, that these orders are to be charged. Returns the ids of those to charge now.
+    """Record the intent to charge these orders, under the claim. Returns the ids of the orders to charge now.
 
     An order that has a payment already, or a tombstone, stays as it is.
     """
@@ -44,7 +44,7 @@ async def cancel(conn: Connection, order_ids: Sequence[int], claim: Claim, now: 
 
 
 async def claimed(conn: Connection, claims: Sequence[tuple[int, int]]) -> list[Payment]:
-    """Read the open payments held under these pairs of order id and token. A claim that did not commit holds none."""
+    """Read the open payments under these claims (order id and token). A claim that did not commit has none."""
     tokens = set(claims)
     found = await store.get(conn, [order_id for order_id, _ in claims])
     held = [payment for payment in found.values() if (payment.order_id, payment.claim.token) in tokens]
@@ -61,7 +61,7 @@ async def settle(conn: Connection, outcomes: Sequence[tuple[Payment, Outcome]], 
     """Record outcomes and their events. Returns the payments that need another call, claimed until `until`.
 
     The caller's transaction holds the locks of the orders' keys. A payment that another worker has taken over meanwhile
-    is left to that worker, which asks the same provider under the same key.
+    is left to that worker, which calls the provider with the same key.
     """
     known = await store.get(conn, [asked.order_id for asked, _ in outcomes])
     saved: list[Payment] = []

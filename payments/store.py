@@ -1,7 +1,7 @@
-"""Every SQL statement of the payments service. The provider has its own.
+"""Every SQL statement of the payments service. Those of the simulated provider are in `provider.py`.
 
-What must stay true: a payment is written only under the lock of its key, so no other write comes between reading a row
-and writing it back.
+What must stay true: a payment is written only under the lock of its key, so no other transaction writes a row between
+reading it and writing it back.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ select order_id from added
 
 _GET = f"select {_COLUMNS} from payments where order_id = any($1::bigint[])"
 
-# Replaces payments and inserts their events, or neither. The ids are a condition of their own, because a plan made
-# while the table was empty would otherwise scan all of it.
+# Replaces payments and inserts their events, or neither. The ids are a separate condition: without it, a plan that was
+# made for an empty table would scan the whole table.
 _SAVE = f"""
 with saved as (
   update payments p
@@ -53,9 +53,9 @@ select order_id from payments where status in ('PENDING', 'REFUNDING') and claim
  order by claimed_until limit $2
 """
 
-# Moves payments to the caller's claim. The holder before can no longer record an outcome for them. A payment that was
+# Moves payments to the caller's claim. The former holder can no longer record an outcome for them. A payment that was
 # settled, postponed or taken over since `due` is not returned. The statuses are a parameter, so that Postgres finds the
-# rows by id, and not by the index of due payments, which is long after an outage.
+# rows by id, and not by the index of due payments, which is large after an outage.
 _TAKE_OVER = f"""
 update payments set claim = $2, claimed_until = $3
  where order_id = any($1::bigint[]) and status = any($5::text[]) and claimed_until <= $4
@@ -101,15 +101,15 @@ async def save(conn: Connection, payments: Sequence[Payment], events: Sequence[E
 
 
 async def due(conn: Connection, now: datetime, limit: int) -> list[int]:
-    """Find open payments whose claim is over, the longest ago first. Returns their order ids."""
+    """Find open payments whose claim is over, the earliest end first. Returns their order ids."""
     return [row["order_id"] for row in await conn.fetch(_DUE, now, limit)]
 
 
 async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, now: datetime) -> list[Payment]:
-    """Claim those payments that are still open and whose claim is still over."""
+    """Claim the payments that are still open, and that no other worker has claimed meanwhile."""
     return [_payment(row) for row in await conn.fetch(_TAKE_OVER, order_ids, claim.token, claim.until, now, OPEN)]
 
 
 def _payment(row: Any) -> Payment:
-    """By position, because it is a hot loop; the columns are those of `_COLUMNS`."""
+    """Read by position, because this is a hot loop. The columns are those of `_COLUMNS`."""
     return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:14])

@@ -1,4 +1,4 @@
-"""The payments schema, and apart from it the simulated provider's ledger; `migrations/metadata.py` adds the toolkit."""
+"""The payments schema, and the schema of the simulated provider; `migrations/metadata.py` adds the toolkit's tables."""
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, MetaData, SmallInteger, Table, Text, text
 

@@ -49,7 +49,7 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many calls at once, and how long each may take."""
+    """How many calls run at once, and how long each may take."""
 
     calls_at_once: int = 256
     call_seconds: float = 3.0
@@ -59,9 +59,9 @@ class Limits:
 
     @property
     def claim_seconds(self) -> float:
-        """After this, another worker may take over.
+        """After this time, another worker may take over.
 
-        It covers the wait for a slow call, the own call, and its recording.
+        The time is enough to wait for a slow call, to call, and to record the outcome.
         """
         return 3 * self.call_seconds + 1
 
@@ -69,7 +69,7 @@ class Limits:
 class Worker:
     """Calls the provider for open payments, many at once, and records the outcomes in batches.
 
-    Payments that this process's consumer claims come through memory (`claim`, `stage`, `committed`) and are read again
+    Payments that this process's consumer claims are passed in memory (`claim`, `stage`, `committed`) and are read again
     before the call. All others (left by another process, postponed, or without room here) are found in the table.
     """
 
@@ -98,7 +98,7 @@ class Worker:
     def claim(self, count: int) -> Claim:
         """Create a claim for `count` payments.
 
-        Without room for them it is over at once, so that any worker may take them.
+        Without room for these payments, the claim is over at once, so that any worker may take them.
         """
         waiting = len(self._staged) + len(self._handed) + len(self._ready)
         if waiting + count > self._max_waiting:
@@ -119,7 +119,7 @@ class Worker:
         self._woken.set()
 
     async def run_once(self) -> int:
-        """Take payments, call, wait for an answer or a wake-up, record. Returns how many payments are in hand."""
+        """Take payments, call, wait for an answer or a wake-up, record. Returns how many payments are not finished."""
         await self._take_handed()
         await self._take_due()
         self._start_calls()
@@ -129,7 +129,7 @@ class Worker:
         return len(self._handed) + len(self._ready) + len(self._calls) + len(self._outcomes)
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-        """Work until `stop` is set, and then until no payment is in hand. Trouble with Postgres is retried."""
+        """Work until `stop` is set, then until all taken payments are finished. Trouble with Postgres is retried."""
         in_hand, backoff = 0, Backoff()
         try:
             while in_hand or not stop.is_set():

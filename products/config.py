@@ -1,4 +1,4 @@
-"""The products service's settings; the defaults work beside `make up`."""
+"""The products service's settings. The defaults fit the stack of `make up`."""
 
 from typing import Annotated
 

@@ -1,1 +1,1 @@
-"""What every service needs and none owns: the delivery toolkit (outbox, relay, inbox, consumer), web, runtime."""
+"""Code that all services share: the delivery toolkit (outbox, relay, inbox, consumer), HTTP, Postgres, processes."""

@@ -1,13 +1,14 @@
 """Errors that a caller can act on. `shared/web/problems.py` decides, in one table, which HTTP status each becomes.
 
-A service raises these, or its own subclass whose name is a fact: `OrderNotFound`, `NameTaken`.
+A service raises these errors, or its own subclasses. A subclass is named after what is wrong: `OrderNotFound`,
+`NameTaken`.
 """
 
 from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """The base of all. `detail` is a sentence for the client, without internals; a subclass may fix it as `text`."""
+    """The base class. `detail` is a sentence for the client, without internals. `text` is its default in a subclass."""
 
     text: ClassVar[str] = ""
 

@@ -41,9 +41,9 @@ SETTINGS = web.AppKey("SETTINGS", Settings)
 LINGER_SECONDS = 3.0
 """How long a draining process leaves idle connections open, so that the client closes them first.
 
-The process that closes an idle connection may lose a request that is on its way. If it closes all of them at once,
-nginx loses a request even though it tries twice: both tries use a connection that was just closed (seen: 4 of 13 runs
-of a rolling restart). nginx closes its idle connections after a second, see `keepalive_timeout` in
+The process that closes an idle connection may lose a request that is on its way. If it closes all connections at the
+same moment, nginx loses a request although it tries twice. Both tries use a connection that was just closed (seen: 4 of
+13 runs of a rolling restart). nginx closes its idle connections after a second, see `keepalive_timeout` in
 `gateway/nginx.conf`.
 """
 
@@ -67,7 +67,7 @@ def create(
 
 @asynccontextmanager
 async def opened(app: web.Application, settings: Settings, name: str) -> AsyncIterator[Pool]:
-    """Open what every service needs: its pool, the verification of tokens, and its relay, if this process runs them.
+    """Open what every service needs: the pool, and, if this process runs these parts, verification of tokens and relay.
 
     Sets `database.POOL` and `database.COMMITTED` of the application.
     """
@@ -122,7 +122,7 @@ async def consuming(
 ) -> AsyncIterator[None]:
     """Run the consumer, if this process runs the part `consumer`. Call it within `opened`.
 
-    `committed` is called after each of its commits, instead of the application's `COMMITTED`.
+    `committed` is called after each commit of the consumer, instead of the application's `COMMITTED`.
     """
     async with AsyncExitStack() as stack:
         if "consumer" in settings.only:
@@ -173,7 +173,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
 async def _linger(server: web.Server) -> None:
     """Wait until clients have closed their connections.
 
-    Each answer now tells its client to close (`application.py`).
+    While the process drains, each answer asks its client to close the connection (`web/application.py`).
     """
     until = time.monotonic() + LINGER_SECONDS
     while server.connections and time.monotonic() < until:  # noqa: ASYNC110 - aiohttp has no event for it
@@ -181,7 +181,10 @@ async def _linger(server: web.Server) -> None:
 
 
 async def _serve_accepted(listener: socket.socket, server: Callable[[], asyncio.BaseProtocol]) -> None:
-    """Close the listener, but serve the connections that the kernel has accepted already; it would reset them."""
+    """Close the listener, but serve the connections that the kernel has accepted already.
+
+    Otherwise the kernel would reset these connections.
+    """
     waiting = []
     listener.setblocking(False)
     with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""W3C trace context: which trace an event belongs to, from the request that caused it to its last consequence."""
+"""W3C trace context: a request and all events that follow from it have the same trace."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ def carrying(traceparents: Mapping[str, str]) -> Iterator[None]:
 
 
 def carried() -> Mapping[str, str]:
-    """Traceparents by event key, as the innermost `carrying` set them. Empty outside of it."""
+    """Traceparents by event key, as the innermost `carrying` set them. Empty outside of any `carrying`."""
     return _carried.get({})
 
 

@@ -72,7 +72,7 @@ class Consumer:
                 self._owned_at = now
             if now - self._owned_at < _REJOIN_AFTER_SECONDS:
                 return self._subscription
-            await self.close()  # a member that owns nothing for so long may have missed that its topics were recreated
+            await self.close()  # without partitions for so long, it may not know that topics were recreated
         made = self._subscribe()
         try:
             await made.start()

@@ -21,7 +21,7 @@ ReceivedHeaders = list[tuple[str, bytes | None]]
 """In Kafka the value of a header may be null."""
 
 Key = tuple[str, str]
-"""Aggregate type and key: what identifies one aggregate among all topics."""
+"""Aggregate type and key. Together they identify one aggregate among all topics."""
 
 MAX_KEY = 500  # what Postgres can index
 _ID, _TIME = 36, 27  # widths of a UUID and of 2026-01-31T12:00:00.123456Z in ASCII
@@ -77,12 +77,12 @@ class Received:
 
     @property
     def aggregate(self) -> str:
-        """The kind of thing that the key identifies. It is the topic, because all its events have one kind of key."""
+        """The kind of thing that the key identifies: the topic, because all its events have the same kind of key."""
         return self.record.topic
 
 
 class Undecodable(Exception):
-    """The record is not a valid event. The text says what is wrong with it."""
+    """The record is not a valid event. The text is the reason."""
 
 
 def hash_of(key: str) -> int:

@@ -35,11 +35,11 @@ class TryAgain(Exception):
 
 
 class Handling:
-    """What one consumer does with records. It does not know where they come from, so tests can call it directly.
+    """What one consumer does with records. It does not know Kafka, so tests can call it directly.
 
     `handlers` maps event models to handlers. Each handler is called in the transaction of the batch, which holds the
-    locks of the events' keys; it gets events of one key in their order. `committed` is called after each commit.
-    Handlings with the same `also_lock` take turns; use it if handlers share rows between keys.
+    locks of the events' keys. A handler gets the events of one key in their order. `committed` is called after each
+    commit. Handlings with the same `also_lock` take turns; use it if handlers share rows between keys.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Handling:
         self._attempts: dict[UUID, int] = {}
 
     async def handle(self, records: Sequence[Record]) -> None:
-        """Handle or park every record. Raises one of `postgres.ERRORS` or `TryAgain`; then call again with the same."""
+        """Handle or park every record. After `postgres.ERRORS` or `TryAgain`, call it again with the same records."""
         understood, hopeless = self._decode(records)
         if hopeless:
             await self._park(hopeless)
@@ -98,7 +98,7 @@ class Handling:
         return received
 
     async def _attempt(self, batch: list[Received], failed: dict[Key, BaseException]) -> None:
-        """Commit the batch as a whole, or halve it until a failing event stands alone."""
+        """Commit the batch as a whole, or halve it until a failing event is alone."""
         batch = [r for r in batch if r.blocking_key not in failed]
         if not batch:
             return
@@ -132,7 +132,7 @@ class Handling:
         with tracing.carrying(events.traceparents_of(batch)):
             async with postgres.transaction(self._pool, [*keys, *self._also_lock]) as conn:
                 added = await inbox.add(conn, self._consumer, [r.event_id for r in batch], keys)
-                fresh = list({r.event_id: r for r in batch if r.event_id in added.fresh}.values())  # first places
+                fresh = list({r.event_id: r for r in batch if r.event_id in added.fresh}.values())  # each id once
                 behind = [r for r in fresh if r.blocking_key in added.blocked]
                 if behind:
                     waiting = "waits behind an earlier event of its key"

@@ -14,8 +14,8 @@ from ..postgres import Connection
 RETENTION = timedelta(days=9)  # longer than topics keep records (7 days), so a forgotten event cannot come back
 _AHEAD = timedelta(days=1)
 
-# An id that the insert does not return is in the inbox already: its effects are committed. A key is blocked if one of
-# its events is parked; the caller holds the locks of the keys, so no key can become blocked meanwhile.
+# An id that the insert does not return is in the inbox already: the effects of its event are committed. A key with a
+# parked event that blocks is blocked. The caller holds the locks of the keys, so no key can become blocked meanwhile.
 _ADD = """
 with fresh as (
   insert into inbox (event_id, consumer) select id, $2 from unnest($1::uuid[]) id

@@ -1,4 +1,4 @@
-"""Lanes: the parts of an outbox. A lease says which relay may publish a lane, a cursor how far it has come.
+"""Lanes: the parts of an outbox. A lease names the relay that may publish a lane, a cursor the last published row.
 
 What must stay true: a cursor moves only forward, only past rows that Kafka has acknowledged, and only by the relay that
 holds the lane in its current epoch. Two relays with the same lane can repeat rows, but cannot skip or reorder them.
@@ -32,8 +32,8 @@ select o.topic, o.hash, o.key, o.value, o.type, o.head, c.lane, o.xid, o.id
     order by xid, id limit $4) o
 """
 
-# Records that the rows up to here are in Kafka. Owner and epoch are the guard: a lane that is not returned now belongs
-# to another relay, which starts from the cursor that it found. `<` keeps a late repetition from moving the cursor back.
+# Records that the rows up to here are in Kafka. Owner and epoch are the guard: if a lane is not returned, it belongs to
+# another relay, which starts at the cursor in the table. Because of `<`, a late repetition moves no cursor back.
 _ADVANCE = """
 update outbox_lanes l set xid = c.xid, id = c.id
   from unnest($2::smallint[], $3::xid8[], $4::bigint[], $5::bigint[]) c(lane, xid, id, epoch)
@@ -41,7 +41,7 @@ update outbox_lanes l set xid = c.xid, id = c.id
 returning l.lane
 """
 
-# Records that this relay is alive, deletes relays that are not, and counts those that are, this one included.
+# Records that this relay is alive, deletes dead relays, and counts the living ones, this one included.
 _SEEN = """
 with gone as (delete from outbox_relays where seen_until < now() - interval '1 minute'),
      me as (insert into outbox_relays values ($1, now() + $2 * interval '1 s')
@@ -57,7 +57,7 @@ _RENEW = """
 update outbox_lanes set lease_until = now() + $2 * interval '1 s' where owner = $1 returning lane, xid, id, epoch
 """
 
-# Takes lanes whose lease is over. The higher epoch fences off a former owner that is only slow.
+# Takes lanes whose lease is over. The former owner may only be slow; in the higher epoch it can move no cursor.
 _TAKE = """
 update outbox_lanes set owner = $1, epoch = epoch + 1, lease_until = now() + $2 * interval '1 s'
  where lane in (select lane from outbox_lanes where lease_until < now() and owner is distinct from $1
@@ -98,7 +98,7 @@ class Lanes:
         self._moved: set[int] = set()
 
     async def renew(self, conn: Plain) -> None:
-        """Prolong leases, take free lanes up to a fair share, return lanes above it. Raises `RestoredElsewhere`."""
+        """Prolong leases, take free lanes up to a fair share, return the surplus. Raises `RestoredElsewhere`."""
         await self.advance(conn)
         async with conn.transaction():
             counted = await _one(conn, _SEEN, self.owner, self.lease_seconds)
@@ -140,7 +140,7 @@ class Lanes:
             del self.held[lane]
 
     async def give_back(self, conn: Plain) -> None:
-        """Return the lanes, so that other relays take them at once and not when the leases end."""
+        """Return the lanes, so that other relays need not wait for the end of the leases."""
         await self.advance(conn)
         await conn.execute(_GIVE_BACK, self.owner, list(self.held))
         await conn.execute("delete from outbox_relays where owner = $1", self.owner)

@@ -1,6 +1,6 @@
 """The outbox: an append-only table of events, in the service's own schema.
 
-What must stay true: an event is written in the transaction of the change that it reports, so both commit or neither.
+What must stay true: an event is written in the transaction of its change, so both are committed or neither is.
 Rows are never updated and never deleted, so a position `(xid, id)` in a lane keeps its meaning. The pattern is the
 transactional outbox (Richardson, Microservices Patterns, 2018). `lanes.py` explains how rows are read without gaps.
 """

@@ -16,7 +16,7 @@ from ..postgres import Connection
 from . import events, outbox
 from .events import Record
 
-# A record that comes again because its offset was not committed is not parked twice.
+# A record that is read again, because its offset was not committed, is not parked twice.
 _PARK = """
 insert into parked (consumer, aggregate_type, key, type, event_id, topic, partition, "offset", recorded_at, raw_key,
                     headers, value, error, attempts, blocks)

@@ -1,7 +1,7 @@
 """Day partitions of outbox and inbox, created a week ahead.
 
-What must stay true: a missing partition never fails a write, because the DEFAULT partition takes the row. Such rows
-move to their day later and keep `xid` and `id`, so their position does not change.
+What must stay true: a write never fails because a partition is missing: the DEFAULT partition takes the row. Such rows
+move to the partition of their day later. They keep `xid` and `id`, so their position does not change.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ def days(today: date) -> list[date]:
 def statements(day: date) -> Iterator[tuple[str, list[str]]]:
     """For each table: the name of the day's partition, and the statements that create it, for one transaction.
 
-    The partition is created as a separate table and then attached, because the DEFAULT partition may hold rows of the
-    day, which must move first.
+    The partition is created as a separate table and then attached. The reason: the DEFAULT partition may hold rows of
+    the day, and these must move first.
     """
     start = datetime.combine(day, time(), UTC)
     end = start + timedelta(days=1)
@@ -46,7 +46,7 @@ def statements(day: date) -> Iterator[tuple[str, list[str]]]:
             name,
             [
                 "set local lock_timeout = '500ms'",
-                # Inserts wait here, before they choose a partition. One that had chosen DEFAULT already would fail.
+                # Inserts wait here, before they choose a partition. An insert that has chosen DEFAULT would fail.
                 f"lock table only {table} in share row exclusive mode",
                 f"lock table {table}_default in access exclusive mode",
                 f"create table {name} (like {table} including defaults including constraints)",

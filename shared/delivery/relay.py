@@ -1,7 +1,7 @@
 """The relay: publishes outbox rows to Kafka, in the order of each key, and retries without limit.
 
 What must stay true: the cursor moves only after Kafka has acknowledged every row of the turn. So a crash at any point
-repeats rows and skips none. Any number of relays may run. The pattern is the polling publisher (Richardson, 2018).
+repeats rows, and skips none. Any number of relays may run. The pattern is the polling publisher (Richardson, 2018).
 """
 
 import asyncio
@@ -27,15 +27,15 @@ ROWS_PER_LANE = 2000
 _IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _AFTER_ROWS = 3
 _WATCH_EVERY_SECONDS = 10.0
-_ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; without it a turn of few rows costs twice as much
+_ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; with 0 a turn of few rows costs twice as much
 
 TROUBLE = (*postgres.ERRORS, kafka.Unavailable, RestoredElsewhere)
 
-# Rows are read in the order of the index, without a sort: a partition that was never analysed would be sorted whole.
+# Rows are read in the order of the index. With sort, Postgres would sort all rows of a partition without statistics.
 # Commits of cursors need no fsync, because a lost one only repeats rows.
 _SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_sort": "off", "synchronous_commit": "off"}
 
-# A refused row stops its key, not its lane: later rows of the key are set aside behind it, in order.
+# A refused row stops its key, not its lane: later rows of the key wait behind it in the same table, in order.
 _REFUSE = """
 insert into outbox_refused (lane, xid, id, topic, key, reason) values ($1, $2, $3, $4, $5, $6) on conflict do nothing
 """
@@ -72,7 +72,7 @@ class Relay:
         self._renew_at = self._watch_at = self._advance_at = 0.0
 
     def wake(self) -> None:
-        """Call it after a commit with new rows, from the thread of the event loop. It is only a hint."""
+        """Wake the relay after a commit with new rows, from the thread of the event loop. This is only a hint."""
         self._told_others = False
         self._woken.set()
 
@@ -148,11 +148,11 @@ class Relay:
             self._watch_at = now + _WATCH_EVERY_SECONDS
             await self._watch(conn)
         if not self._told_others and len(self.lanes.held) < self.lanes.total:
-            await conn.execute("select pg_notify($1, '')", channel(self._service))  # rows of lanes of other relays
+            await conn.execute("select pg_notify($1, '')", channel(self._service))  # other relays may hold the lanes
         self._told_others = True
 
     async def _watch(self, conn: Plain) -> None:
-        """Report the oldest open write transaction: it holds back every relay of the cluster."""
+        """Report the oldest open write transaction, because it holds back every relay of the cluster."""
         oldest = await lanes.held_back_by(conn)
         seconds = oldest["seconds"] if oldest else 0.0
         metrics.OUTBOX_HELD_BACK.set(seconds)

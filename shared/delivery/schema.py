@@ -1,7 +1,7 @@
 """The toolkit's tables as SQL, by version. Migrations execute it; see any `migrations/*/0001_*.py`.
 
-What must stay true: a published version never changes, because databases were created with it. A change is the next
-version's statements. `tables.py` describes the newest version for Alembic.
+What must stay true: a published version never changes, because databases were created with it. A change needs a new
+version with its own statements. `tables.py` describes the newest version for Alembic.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Turns outbox rows into Kafka records and sends them, and finds the rows that Kafka refuses permanently.
 
-What must stay true: rows of a key are sent in order, and never past a refused one. A producer that saw a failure is
-discarded, because after one refused batch its partition fails as long as the producer lives.
+What must stay true: rows of a key are sent in order, and none is sent after a refused row of the key. A producer that
+saw a failure is discarded, because after one refused batch its partition fails as long as the producer lives.
 """
 
 from collections import defaultdict
@@ -46,7 +46,7 @@ class Sender:
             messages = {partition: list(map(self._message, batch)) for partition, batch in batches.items()}
             await publisher.send(messages, SEND_SECONDS)
         except kafka.Rejected as error:
-            self._careful.add(error.partition)  # next time its rows are sent one by one, to find the bad one
+            self._careful.add(error.partition)  # next time its rows are sent one by one, to find the refused row
             raise kafka.Unavailable(str(error)) from error
         for partition, batch in careful.items():
             refused += await self._send_singly(partition, batch)

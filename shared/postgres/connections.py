@@ -1,7 +1,7 @@
 """Connections and pools, with a bound on every wait.
 
 What must stay true: no statement and no connection attempt waits longer than its bound. A frozen server answers neither
-queries nor cancels, so code that promised an answer bounds its own wait too (`shared/web/deadline.py`).
+queries nor cancels, so code with a deadline also bounds its own wait (`shared/web/deadline.py`).
 """
 
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
-if TYPE_CHECKING:  # generic in its stubs only
+if TYPE_CHECKING:  # asyncpg's classes are generic only in its stubs
     Plain: TypeAlias = asyncpg.Connection[asyncpg.Record]
     Connection: TypeAlias = Plain | PoolConnectionProxy[asyncpg.Record]
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -24,7 +24,7 @@ CONNECT_SECONDS = 2.5
 
 _SETTINGS = {
     "jit": "off",
-    "enable_seqscan": "off",  # a plan cached while a table was tiny must not scan it once it is large
+    "enable_seqscan": "off",  # otherwise a plan that was cached for a tiny table scans it when it is large
     # An open write transaction holds back every relay of the cluster, even if its process is frozen.
     "idle_in_transaction_session_timeout": "3s",
 }
@@ -59,7 +59,7 @@ async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
         try:
             yield opened
         finally:
-            opened.terminate()  # a user of a connection has had the whole drain to finish
+            opened.terminate()  # every user of a connection had the whole drain to finish
 
 
 async def _prepare(conn: Plain) -> None:

@@ -3,14 +3,14 @@
 import asyncpg
 
 ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""Every exception that a call to Postgres can raise, mistakes of ours included. `is_transient` tells them apart.
+"""Every exception that a call to Postgres can raise, our own mistakes included. `is_transient` separates them.
 
 asyncpg raises `InternalClientError` on a connection whose server has died and whose socket has not closed yet.
 """
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """True if Postgres did not answer the question: it is away, starts, stops, is full, or is too slow."""
+    """True if Postgres could not do the work: it is down, starts, stops, is full, or is too slow."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state.startswith(("08", "57P", "53")) or state in {"57014", "25P03"}
@@ -20,7 +20,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """True if the same work may succeed when it is done again: Postgres was unavailable, or a deadlock or race."""
+    """True if the same work may succeed when it is repeated: Postgres was unavailable, or there was a race."""
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate in {"40001", "40P01", "55P03"}:
         return True
     return is_unavailable(error)

@@ -2,8 +2,8 @@
 
 What must stay true: `submit` returns only after COMMIT. It raises `Refused` only if the item never reached Postgres,
 and `OutcomeUnknown` in all other cases without an answer.
-There is no timer. A free worker takes everything that waits, so at low load a batch is one row and no row waits
-(DeWitt et al., 1984; measured here: 15,000 to 27,000 durable rows a second).
+There is no timer: a free worker takes everything that waits. So at low load a batch is one row, and no row waits.
+The technique is from DeWitt et al. (1984). Measured here: 15,000 to 27,000 durable rows a second.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Item(Generic[In, Out]):
     def fail(self, error: Exception) -> None:
         if not self.done.done():
             self.done.set_exception(error)
-            self.done.exception()  # mark as retrieved: the caller may be gone
+            self.done.exception()  # mark as retrieved: the caller may not wait any more
 
     def give_up(self) -> None:
         self.fail(OutcomeUnknown() if self.sent else Refused())
@@ -46,9 +46,9 @@ class _Item(Generic[In, Out]):
 class GroupCommit(Generic[In, Out]):
     """Collects the calls of `submit` and passes them as a list to `write(conn, items)`.
 
-    `write` returns one result per item, in order. A result that is an exception is raised to the item's own caller.
-    `write` must open no transaction (each of its statements commits by itself), and must be safe to repeat with the
-    same items: if the connection is lost at COMMIT, the same batch is written again until Postgres answers. If `write`
+    `write` returns one result per item, in order. If a result is an exception, the item's own caller gets it raised.
+    `write` must open no transaction: each of its statements commits by itself. It must be safe to repeat with the same
+    items: if the connection is lost at COMMIT, the same batch is written again until Postgres answers. If `write`
     raises an error that is not transient, the items are written one by one, so that one bad item fails alone.
     `committed` is called after each batch.
     """
@@ -76,7 +76,7 @@ class GroupCommit(Generic[In, Out]):
     async def submit(self, value: In, seconds: float | None = None) -> Out:
         """Write one item within `seconds`. Raises `Refused`, `OutcomeUnknown`, or the item's own error.
 
-        If the caller is cancelled, the item is written all the same.
+        If the caller is cancelled, the item is still written.
         """
         if self._stop.is_set() or len(self._queue) >= self._max_waiting:
             raise Refused
@@ -170,7 +170,7 @@ class GroupCommit(Generic[In, Out]):
                 item.done.set_result(result)
 
     async def _reap(self, beat: Callable[[], None]) -> None:
-        """End the items whose time is over, for all callers at once: that costs less than a timer for each."""
+        """End the items whose time is over. One loop for all callers costs less than a timer for each."""
         while not self._stop.is_set() or self._queue or self._taken:
             beat()
             now = time.monotonic()

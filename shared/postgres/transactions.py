@@ -1,8 +1,8 @@
 """Transactions and key locks.
 
-What must stay true: a transaction that may write events of keys which others also write takes the locks of these keys
-first. Outbox rows are published in the order of transaction ids (xids). A lock assigns no xid, so the transaction that
-gets the lock later also gets the higher xid, and the order of xids is the order of each key's events.
+What must stay true: before a transaction writes events of keys that other transactions also write, it takes the locks
+of these keys. Outbox rows are published in the order of transaction ids (xids). A lock assigns no xid, so the
+transaction that gets the lock later also gets the higher xid. So the order of xids is the order of each key's events.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -18,7 +18,7 @@ _LOCK_KEYS = "select pg_advisory_xact_lock(hashtext(current_schema()), k) from u
 
 @asynccontextmanager
 async def transaction(pool: Pool, keys: Collection[str] = ()) -> AsyncIterator[Connection]:
-    """Borrow a connection and open a transaction on it, with the locks of `keys`. COMMIT at the end of the block.
+    """Borrow a connection and open a transaction on it, with the locks of `keys`. The end of the block commits it.
 
     Waits at most `CONNECT_SECONDS` for a connection. BEGIN and the locks are one round trip: at a hundred events a
     second, round trips are most of what an event costs. Raises one of `ERRORS`.
@@ -28,7 +28,7 @@ async def transaction(pool: Pool, keys: Collection[str] = ()) -> AsyncIterator[C
         try:
             yield conn
         except BaseException:
-            with suppress(*ERRORS):  # a connection that is gone has rolled back
+            with suppress(*ERRORS):  # a lost connection has rolled back
                 await conn.execute("rollback")
             raise
         await conn.execute("commit")
@@ -37,8 +37,8 @@ async def transaction(pool: Pool, keys: Collection[str] = ()) -> AsyncIterator[C
 async def lock_keys(conn: Connection, keys: Collection[str]) -> None:
     """Wait for the locks of `keys`; the transaction holds them until it ends.
 
-    This must be the first statement of the transaction. Without it, a transaction that got its xid early and writes its
-    event late is published before the event that it followed.
+    This must be the first statement of the transaction. Otherwise a transaction could get its xid early and write its
+    event late. That event would then be published before the event that it follows.
     """
     await conn.execute(_lock_sql(keys))
 

@@ -1,4 +1,4 @@
-"""The one loop that every background task uses: take a turn, wait, take the next."""
+"""The loop that most background tasks use: take a turn, wait, take the next turn."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,10 +29,10 @@ async def repeat(
 ) -> None:
     """Take turns until `stop` is set.
 
-    `turn` returns how many seconds to wait before the next turn. The wait ends early when `woken` is set, or `stop` if
-    there is no `woken`; so a loop with `woken` notices `stop` only after its wait. If `turn` raises one of `trouble`,
-    the loop logs "<what> failed, trying again", awaits `on_trouble`, and waits with back-off. Any other exception ends
-    the loop.
+    `turn` returns how many seconds to wait before the next turn. The wait ends early when `woken` is set. Without
+    `woken`, it ends early when `stop` is set; a loop with `woken` notices `stop` only after its wait. If `turn` raises
+    one of `trouble`, the loop logs "<what> failed, trying again", awaits `on_trouble`, and waits with back-off. Any
+    other exception ends the loop.
     """
     backoff = Backoff()
     while not stop.is_set():

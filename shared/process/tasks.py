@@ -1,7 +1,7 @@
 """The background tasks of a process, and how the process ends.
 
 What must stay true: if any task ends, the process ends, and its supervisor starts it again. A process whose event loop
-hangs ends itself. A process whose task hangs can be asked (`Tasks.hanging`).
+hangs ends itself. `Tasks.hanging` names the tasks that hang.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from .loop import Beat
 log = structlog.get_logger()
 
 DRAIN_SECONDS = 3.5
-"""How long one task may take to finish its work after it was told to stop."""
+"""How long one task may take to finish its work after its `stop` is set."""
 DRAIN_ALL_SECONDS = 8.0
 """How long all tasks together may take, from the moment when the process starts to drain."""
 HANG_SECONDS = 30.0
-"""A task without a turn for so long hangs; so does an event loop."""
+"""A task or an event loop that takes no turn for so long hangs."""
 
 Loop = Callable[[asyncio.Event, Beat], Coroutine[Any, Any, None]]
 """A task's function `run(stop, beat)`. It works until `stop` is set."""

@@ -82,10 +82,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request failed", path=request.path, request_id=_request_id(request))
         response = problems.response("internal", "internal error")
     if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
-        response.force_close()  # aiohttp closes after an unread body; the header tells the client not to reuse it
+        response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
-    method = request.method if request.method in hdrs.METH_ALL else "other"  # a client can invent verbs
+    method = request.method if request.method in hdrs.METH_ALL else "other"  # a client can invent methods
     metrics.REQUESTS.labels(route, method, response.status).observe(time.monotonic() - started)
     return response
 

@@ -1,4 +1,4 @@
-"""How a route reads and writes: a borrowed connection, a transaction, and the request's deadline around both.
+"""How a route reads and writes: on a borrowed connection or in a transaction, within the request's deadline.
 
 What must stay true: relays are woken after COMMIT and never before, because before it they cannot see the rows.
 """
@@ -33,8 +33,8 @@ async def reading(request: web.Request, work: Callable[[Connection], Awaitable[T
 async def writing(request: web.Request, keys: Sequence[str], work: Callable[[Connection], Awaitable[T]]) -> T:
     """Run a use case in a transaction with the locks of `keys`, within the request's deadline.
 
-    Events of these keys carry the request's traceparent. `COMMITTED` is called after the commit, also if that comes
-    after the deadline. Raises `OutcomeUnknown` if no answer came in time.
+    Events of these keys carry the request's traceparent. `COMMITTED` is called after the commit, also after a commit
+    later than the deadline. Raises `OutcomeUnknown` if no answer came in time.
     """
     traceparent = requests.traceparent(request)
 

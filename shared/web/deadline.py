@@ -1,6 +1,6 @@
 """The time in which a request is answered, whatever Postgres does.
 
-What must stay true: an answer never waits until a query is cancelled, because a frozen server ignores cancels.
+What must stay true: an answer never waits for the cancellation of a query, because a frozen server ignores it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def within(request: web.Request, work: Awaitable[T]) -> T:
 
 
 async def bounded(work: Awaitable[T], seconds: float) -> T:
-    """Await `work`, at most `seconds`. Raises `Unavailable` at once; `work` is cancelled and ends when it notices."""
+    """Await `work`, at most `seconds`. Then raises `Unavailable` at once, and `work` is cancelled without a wait."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait([task], timeout=seconds)

@@ -1,7 +1,7 @@
-"""Pydantic types for requests, and the sentence that says which field is wrong.
+"""Pydantic types for requests, and the sentence that names the wrong field.
 
-What must stay true: a type accepts exactly what its JSON Schema in the OpenAPI document allows. An integer is not 1.0
-and not true, a text has no NUL (Postgres cannot store it), digits are ASCII.
+What must stay true: a type accepts exactly what its JSON Schema in the OpenAPI document allows. `1.0` and `true` are no
+integers, a text has no NUL (Postgres cannot store it), digits are ASCII.
 """
 
 import re
@@ -92,7 +92,7 @@ class Seconds:
         return core_schema.no_info_before_validator_function(self._read, core_schema.float_schema())
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
-        """A pattern and not a number, because a number could be written as 1e-05."""
+        """The schema is a pattern and not a number, because a number could be written as 1e-05."""
         below = rf"^[0-{self.most // 10 - 1}]?[0-9](\.[0-9]{{1,3}})?$"
         return {"type": "string", "pattern": f"{below}|^{self.most}$", "description": f"seconds, at most {self.most}"}
 

@@ -1,6 +1,7 @@
-"""Operations: a route's declaration says who may call it, what it reads and what it answers.
+"""Operations: the declaration of a route lists who may call it, what it reads and what it answers.
 
-What must stay true: the same declaration admits requests and writes the OpenAPI document, so the two cannot differ.
+What must stay true: one declaration admits requests and describes the route in the OpenAPI document, so that document
+and behaviour cannot differ.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -62,7 +63,7 @@ def operation(
     """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
     Validators of the body find the caller in their context. `problems` lists statuses that do not follow from the rest
-    of the declaration. `idempotent` operations accept an Idempotency-Key. A caller without the right is refused before
+    of the declaration. `idempotent` operations accept an Idempotency-Key. A caller who is not allowed is refused before
     the body is read.
     """
 

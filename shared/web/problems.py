@@ -117,7 +117,7 @@ _TYPES: dict[type[BaseException], str] = {
 
 
 def response(name: str, detail: str, retry_after: int = 1) -> web.Response:
-    """Answer with a problem. One that may be repeated carries Retry-After."""
+    """Answer with a problem. If the request may be repeated, the answer has Retry-After."""
     problem = BY_NAME[name]
     body = {"type": PATH + name, "title": problem.title, "status": problem.status, "detail": detail}
     headers = {}

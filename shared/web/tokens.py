@@ -1,7 +1,7 @@
 """Access tokens: JWTs (as in RFC 9068), signed with Ed25519, with the caller's id and roles.
 
-What must stay true: the caller is known from the token alone, and only if its signature is valid. No algorithm but
-Ed25519 is tried, whatever the token's header names.
+What must stay true: the caller is known from the token alone, and only if its signature is valid. Only Ed25519 is
+tried, whatever algorithm the token's header names.
 """
 
 import re

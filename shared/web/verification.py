@@ -1,7 +1,7 @@
 """Verification of access tokens with the public keys of the auth service.
 
-What must stay true: only a published key counts, and the caller is what the token says, whatever other headers say. If
-auth does not answer, the known keys stay in use.
+What must stay true: only published keys are valid, and only the token decides who the caller is, never another header.
+If auth does not answer, the known keys stay in use.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _MAX_BYTES = 64 * 1024
 _REMEMBERED = 10_000
 
 Fetch = Callable[[], Awaitable[dict[str, Any]]]
-"""Fetches a JWK set. It may raise any exception; the known keys stay then."""
+"""Fetches a JWK set. It may raise any exception; then the known keys stay in use."""
 
 
 class Verifier:
@@ -88,7 +88,7 @@ class Verifier:
 
     async def _key(self, kid: str | None) -> jwt.PyJWK:
         if kid not in self._keys:
-            async with self._fetching:  # one request at a time, with a pause, however many kids are invented
+            async with self._fetching:  # one request at a time, with a pause, however many unknown kids come
                 pause = _RETRY_SECONDS if self._keys else _FIRST_RETRY_SECONDS
                 if kid not in self._keys and time.monotonic() - self._tried_at > pause:
                     await self._try_refresh()
@@ -101,9 +101,9 @@ class Verifier:
     async def _try_refresh(self) -> None:
         try:
             await self.refresh()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the answer, the known keys stay
+        except Exception as error:  # noqa: BLE001 - after any error the known keys stay in use
             log.warning("keys could not be fetched, trying again", error=repr(error)[:200])
-        finally:  # from the end of a fetch, or callers that waited would each start a hanging one
+        finally:  # the pause starts at the end of a fetch; otherwise each waiting caller would start another
             self._tried_at = time.monotonic()
 
 

@@ -1,8 +1,8 @@
 """Repairs for aiokafka 0.14: bounds on its waits, a stop that always ends, and one misread answer.
 
-What must stay true: nothing here waits without a bound. Each repair follows from a failure seen with a real broker that
-was killed. The version of aiokafka is pinned, and tests look for its bugs, so that a repair can go when upstream has
-it.
+What must stay true: nothing here waits without a bound. Each repair follows from a failure that was seen with a real
+broker. The version of aiokafka is pinned. Tests look for its bugs, so that a repair can be removed when aiokafka has
+fixed the bug.
 """
 
 import asyncio
@@ -73,14 +73,14 @@ _send_request = GroupCoordinator._send_req
 
 
 async def _send_request_checked(self: Any, request: Any) -> Any:
-    """Raise the error of OffsetFetch as a whole. aiokafka 0.14 reads "coordinator is loading" as "no offset"."""
+    """Raise the error of a whole OffsetFetch. aiokafka 0.14 reads "coordinator is loading" as "no offset"."""
     response = await _send_request(self, request)
     code = getattr(response, "error_code", 0)
     if isinstance(request, OffsetFetchRequest) and code:
         error = kafka_errors.for_code(code)
         if error in (kafka_errors.NotCoordinatorForGroupError, kafka_errors.GroupCoordinatorNotAvailableError):
             self.coordinator_dead()
-        raise error()  # retriable ones are retried by both callers
+        raise error()  # both callers retry a retriable error
     return response
 
 

@@ -20,11 +20,11 @@ COMMIT_EVERY_SECONDS = 0.2
 
 
 class Subscription:
-    """A membership in a consumer group. Its gate keeps handling and rebalancing apart.
+    """A membership in a consumer group. Because of its gate, handling and a rebalance never overlap.
 
-    The gate is open while partitions are owned. Handling holds it. A rebalance waits for it, commits the offsets of
-    what was handled, and keeps it closed until partitions are assigned. `getmany` is called outside: inside it
-    deadlocks.
+    The gate is open while partitions are owned. Handling holds its lock. A rebalance closes the gate, waits for the
+    lock, and commits the offsets of what was handled. The gate opens when partitions are assigned. `getmany` is called
+    without the lock: with the lock it deadlocks.
     """
 
     def __init__(self, bootstrap_servers: str, group: str, topics: Iterable[str], instance_id: str, batch: int) -> None:
@@ -58,19 +58,19 @@ class Subscription:
 
     async def poll(self, wait_seconds: float) -> "Batch":
         """Fetch records. Waits at most `wait_seconds` for the first. Raises `Unavailable`."""
-        if self._consumer._fetcher._fetch_task.done():  # otherwise it looks as if no record came any more
+        if self._consumer._fetcher._fetch_task.done():  # otherwise it would look as if there were no new records
             raise Unavailable("the fetcher has ended")
         fetching = self._consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=self._batch)
         found = await bounded(fetching, START_SECONDS + wait_seconds)
-        # Read the epoch after the fetch, which can wait through a rebalance. Read before, it lost records (seen).
+        # Read the epoch after the fetch: a rebalance can happen during the fetch. An earlier epoch lost records (seen).
         return Batch(self._gate.epoch, found)
 
     async def handle(self, batch: "Batch", work: Callable[[list[Record]], Awaitable[None]]) -> bool:
         """Run `work` on those records of the batch that this member still owns, and note their offsets.
 
         Returns False if there was a rebalance since the fetch. A new assignment starts at the committed offsets, so
-        records that are still owned are read again. An exception of `work` passes through; then the same batch may be
-        handled again.
+        records that are still owned are read again. If `work` raises, the exception is raised here; then the same batch
+        may be handled again.
         """
         if self._gate.closed:  # do not wait here: after a minute without a poll, only a poll ends the rebalance
             return False
@@ -135,7 +135,7 @@ class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         # aiokafka also calls this before the first join, without partitions.
         if not self.closed:
-            self.closed = True  # before waiting, so that no handling queues behind
+            self.closed = True  # set before the wait, so that no new handling waits for the lock
             await self.lock.acquire()
             if revoked:
                 await self._commit()
@@ -145,7 +145,7 @@ class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self.epoch += 1
         self.owned = frozenset(assigned)
-        self._forget()  # they belong to another generation; without a commit their records are read again
+        self._forget()  # these offsets belong to another generation; without a commit their records are read again
         self.closed = False
         self.lock.release()
 
