@@ -25,7 +25,7 @@ EVENTS, SINGLE_EVENTS = 100_000, 10_000
 CONNECTIONS = 8
 SKUS = 1000  # so many that the eight connections need not wait for each other's rows
 
-Work = Callable[[list[Record]], Awaitable[None]]
+Work = Callable[[list[Record]], Awaitable[list[Record]]]
 
 
 async def _publish(url: str, bootstrap: str) -> None:
@@ -78,7 +78,7 @@ async def _singly(run: servers.Servers, database: str) -> Rate:
         pool = await stack.enter_async_context(postgres.pool(url, size=CONNECTIONS, name="bench"))
         handling = Handling(pool, "inventory", {OrderCreated: service.reserve})
 
-        async def work(records: list[Record]) -> None:
+        async def work(records: list[Record]) -> list[Record]:
             async def one_by_one(mine: list[Record]) -> None:
                 for record in mine:
                     await handling.handle([record])
@@ -87,6 +87,7 @@ async def _singly(run: servers.Servers, database: str) -> Rate:
             for record in records:
                 lanes[events.hash_of((record.key or b"").decode()) % CONNECTIONS].append(record)
             await asyncio.gather(*map(one_by_one, lanes))
+            return []
 
         return await _consume("a transaction per message, 8 connections", run.bootstrap, work, SINGLE_EVENTS)
 

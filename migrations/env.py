@@ -20,8 +20,14 @@ DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 section = context.config.config_ini_section
 schema = "public" if section == ADMIN else section
 
+# A migration that waits for a lock makes every later statement on the table wait behind it.
+LIMITS = "set lock_timeout = '3s'; set statement_timeout = '10min'"
+
 
 def _migrate(connection: Connection) -> None:
+    for limit in LIMITS.split("; "):
+        connection.execute(text(limit))
+    connection.commit()
     if section != ADMIN:
         connection.execute(text(f"set role {section}_user"))
         connection.execute(text(f"set search_path to {section}"))

@@ -38,7 +38,9 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
             waiters.wake()
 
         app[database.COMMITTED] = committed
-        await stack.enter_async_context(consuming(app, settings, "orders", consumer.TOPICS, consumer.HANDLERS))
+        await stack.enter_async_context(
+            consuming(app, settings, "orders", consumer.TOPICS, consumer.HANDLERS, ignores=consumer.IGNORES)
+        )
         if "worker" in settings.only:
             sweeper = Sweeper(pool, settings.sweep_seconds, committed)
             stack.push_async_callback(tasks.start("sweeper", sweeper.run))

@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from contracts.inventory import TOPIC as INVENTORY
-from contracts.inventory import InventoryRejected
+from contracts.inventory import InventoryRejected, InventoryReleased, InventoryReserved
 from contracts.payments import TOPIC as PAYMENTS
-from contracts.payments import PaymentFailed, PaymentSucceeded
+from contracts.payments import PaymentFailed, PaymentRefunded, PaymentSucceeded
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
 from orders import service
@@ -17,6 +17,7 @@ from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 
 TOPICS = (INVENTORY, PAYMENTS, PRODUCTS)
+IGNORES = (InventoryReserved, InventoryReleased, PaymentRefunded)
 
 
 async def on_payment_succeeded(conn: Connection, events: list[PaymentSucceeded]) -> None:

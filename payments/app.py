@@ -44,7 +44,9 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
 
         handlers = consumer.handlers(worker)
         await stack.enter_async_context(
-            consuming(app, settings, "payments", consumer.TOPICS, handlers, committed=committed)
+            consuming(
+                app, settings, "payments", consumer.TOPICS, handlers, ignores=consumer.IGNORES, committed=committed
+            )
         )
         yield
 

@@ -7,15 +7,16 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from contracts.inventory import TOPIC as INVENTORY
-from contracts.inventory import InventoryReserved
+from contracts.inventory import InventoryRejected, InventoryReleased, InventoryReserved
 from contracts.orders import TOPIC as ORDERS
-from contracts.orders import OrderCancelled
+from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from payments import service
 from payments.domain import Claim
 from shared.delivery.handling import Handler
 from shared.postgres import Connection
 
 TOPICS = (INVENTORY, ORDERS)
+IGNORES = (InventoryRejected, InventoryReleased, OrderCreated, OrderConfirmed)
 
 
 class Worker(Protocol):

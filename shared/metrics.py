@@ -26,4 +26,7 @@ CONSUMER_BATCH = Histogram(
     "consumer_batch_events", "Events in one transaction", buckets=(1, 5, 20, 50, 100, 200, 500, 1000)
 )
 CONSUMER_FAILURES = Counter("consumer_failures_total", "Consumer turns that failed and were tried again")
+CONSUMER_HELD = Gauge("consumer_held_events", "Events that failed and are neither done nor parked", ["type"])
+CONSUMER_PAUSED = Gauge("consumer_type_paused", "1 if every event of the type fails: a bad release?", ["type"])
+CONSUMER_MISSED = Counter("consumer_missed_records_total", "Records that Kafka had deleted before they were read")
 CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "Time of the last consumer turn that succeeded")

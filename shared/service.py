@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
@@ -118,6 +118,7 @@ async def consuming(
     handlers: Mapping[type[BaseModel], Handler],
     *,
     also_lock: Sequence[str] = (),
+    ignores: Collection[type[BaseModel]] = (),
     committed: Callable[[], None] | None = None,
 ) -> AsyncIterator[None]:
     """Run the consumer, if this process runs the part `consumer`. Call it within `opened`.
@@ -132,7 +133,7 @@ async def consuming(
                 return Subscription(servers, name, topics, settings.instance_id, batch)
 
             after = committed or app[database.COMMITTED]
-            handling = Handling(app[database.POOL], name, handlers, after, also_lock)
+            handling = Handling(app[database.POOL], name, handlers, after, also_lock, ignores)
             consumer = Consumer(subscribe, handling, settings.consumer_pace_seconds)
             stack.push_async_callback(consumer.close)
             stack.push_async_callback(app[TASKS].start("consumer", consumer.run))

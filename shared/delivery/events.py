@@ -23,6 +23,9 @@ ReceivedHeaders = list[tuple[str, bytes | None]]
 Key = tuple[str, str]
 """Aggregate type and key. Together they identify one aggregate among all topics."""
 
+BROKEN = "broken"
+"""The first header of a record that could not be decoded. It says why; the value may be a whole batch, as raw bytes."""
+
 MAX_KEY = 500  # what Postgres can index
 _ID, _TIME = 36, 27  # widths of a UUID and of 2026-01-31T12:00:00.123456Z in ASCII
 

@@ -1,12 +1,13 @@
 """Handling: a batch of records becomes one transaction with inbox rows, effects, and the events that follow.
 
 What must stay true: effects and inbox rows commit together, before the Kafka offset. An unavailable Postgres never
-parks an event. An event that cannot be handled is parked, together with the later events of its key, and never lost.
-The pattern is the idempotent consumer (Richardson, 2018), for a batch at a time.
+parks an event, and neither does a bad release (`breaker.py`). An event that cannot be handled is parked, together with
+the later events of its key, and never lost. Errors are sorted by phase: only what a handler raises while Postgres
+answers is the event's error. The pattern is the idempotent consumer (Richardson, 2018), for a batch at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,9 @@ from pydantic import BaseModel
 from .. import metrics, postgres, tracing
 from ..errors import UnknownAggregate
 from ..postgres import Connection, Pool
+from ..process.loop import Beat
 from . import events, inbox, parking
+from .breaker import Breaker
 from .events import Key, Received, Record, Undecodable
 from .parking import Parked
 
@@ -26,20 +29,35 @@ log = structlog.get_logger()
 Handler = Callable[[Connection, list[Any]], Awaitable[None]]
 """`handler(conn, events)`: the effects of a list of events of one type, in the transaction of the batch."""
 
-MAX_ATTEMPTS = 3
 _MAX_CHUNK = 2000
+_MAX_CHUNK_BYTES = 4_000_000
+_MAX_PARK_BYTES = 2_000_000
 
 
-class TryAgain(Exception):
-    """Some events of the batch failed and have attempts left. The others are done."""
+class _HandlerFailed(Exception):
+    """A handler raised `error` while Postgres was answering. `model` is the type of its events."""
+
+    def __init__(self, model: type[BaseModel], error: Exception) -> None:
+        super().__init__(model, error)
+        self.model, self.error = model, error
+
+
+class _Turn:
+    """One call of `handle`: the events that are not done yet, by id, and the keys that failed in this call."""
+
+    def __init__(self, received: Iterable[Received]) -> None:
+        self.left = {r.event_id: r for r in received}
+        self.failed: set[Key] = set()
 
 
 class Handling:
     """What one consumer does with records. It does not know Kafka, so tests can call it directly.
 
     `handlers` maps event models to handlers. Each handler is called in the transaction of the batch, which holds the
-    locks of the events' keys. A handler gets the events of one key in their order. `committed` is called after each
-    commit. Handlings with the same `also_lock` take turns; use it if handlers share rows between keys.
+    locks of the events' keys; it gets events of one key in their order. `committed` is called after each commit.
+    Handlings with the same `also_lock` take turns; use it if handlers share rows between keys. Events of a type in
+    `ignores` are skipped. A type that is in neither list is newer than this release: it is parked, and blocks nothing,
+    so that the next release can handle it.
     """
 
     def __init__(
@@ -49,28 +67,32 @@ class Handling:
         handlers: Mapping[type[BaseModel], Handler],
         committed: Callable[[], None] = lambda: None,
         also_lock: Sequence[str] = (),
+        ignores: Collection[type[BaseModel]] = (),
     ) -> None:
         self._pool, self._consumer, self._handlers, self._committed = pool, consumer, handlers, committed
-        self._also_lock, self._chunk = also_lock, _MAX_CHUNK
+        self._also_lock, self._chunk, self._park_bytes = also_lock, _MAX_CHUNK, _MAX_PARK_BYTES
         self._models = {model.__name__: model for model in handlers}
-        self._attempts: dict[UUID, int] = {}
+        self._ignored = {model.__name__ for model in ignores}
+        self._breaker = Breaker()
+        self._beat: Beat = lambda: None
 
-    async def handle(self, records: Sequence[Record]) -> None:
-        """Handle or park every record. After `postgres.ERRORS` or `TryAgain`, call it again with the same records."""
+    async def handle(self, records: Sequence[Record], *, retry: bool = True, beat: Beat = lambda: None) -> list[Record]:
+        """Handle or park records. Returns those that are left, in order: they failed, or wait behind one that failed.
+
+        Call it again with the records that are left, before later records of their keys. With `retry=False`, events
+        that failed before are not tried. Raises one of `postgres.ERRORS`; then call it again with the same records.
+        """
+        self._beat = beat
         understood, hopeless = self._decode(records)
-        if hopeless:
-            await self._park(hopeless)
-        failed: dict[Key, BaseException] = {}
-        for first in range(0, len(understood), self._chunk):
-            try:
-                await self._attempt(understood[first : first + self._chunk], failed)
-            except (TimeoutError, asyncpg.QueryCanceledError):
-                self._chunk = max(1, self._chunk // 2)  # the next attempt uses smaller transactions
-                raise
+        await self._park(hopeless)
+        turn = _Turn(understood)
+        if not retry:
+            turn.failed = {r.blocking_key for r in understood if self._breaker.knows(r.event_id)}
+        for chunk in self._chunks(understood):
+            await self._attempt(chunk, turn)
         self._chunk = _MAX_CHUNK
-        if failed:
-            raise TryAgain(f"{len(failed)} key(s) failed, the first: {next(iter(failed.items()))!r:.300}")
-        self._attempts.clear()
+        self._breaker.keep(turn.left)
+        return [r.record for r in turn.left.values()]
 
     def _decode(self, records: Sequence[Record]) -> tuple[list[Received], list[Parked]]:
         understood: list[Received] = []
@@ -85,47 +107,79 @@ class Handling:
         return understood, hopeless
 
     def _understand(self, record: Record) -> Received | None:
+        if record.headers and record.headers[0][0] == events.BROKEN:
+            raise Undecodable(f"not a readable record: {(record.headers[0][1] or b'').decode(errors='replace')}")
         type_ = events.type_of(record)
         if type_ is None:
             raise Undecodable("header ce_type is missing")
         model = self._models.get(type_)
         if model is None:
-            metrics.CONSUMED.labels("skipped").inc()  # not for this service, or newer than this code
+            if type_ not in self._ignored:
+                raise Undecodable(f"unknown_type: {type_:.200}")
+            metrics.CONSUMED.labels("skipped").inc()
             return None
         received = events.decode(record, model)
         if not inbox.acceptable(received.event_id):
             raise Undecodable(f"ce_id {received.event_id} is no UUIDv7 of the last days")
         return received
 
-    async def _attempt(self, batch: list[Received], failed: dict[Key, BaseException]) -> None:
-        """Commit the batch as a whole, or halve it until a failing event is alone."""
-        batch = [r for r in batch if r.blocking_key not in failed]
+    def _chunks(self, received: Iterable[Received]) -> Iterator[list[Received]]:
+        """Cut by rows and by bytes. The number of rows may change between two chunks."""
+        chunk: list[Received] = []
+        size = 0
+        for one in received:
+            chunk.append(one)
+            size += len(one.record.value or b"")
+            if len(chunk) >= self._chunk or size >= _MAX_CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    async def _attempt(self, batch: list[Received], turn: _Turn) -> None:
+        """Commit the batch as a whole, or halve it until a failing event stands alone."""
+        self._beat()
+        batch = [r for r in batch if r.blocking_key not in turn.failed]
         if not batch:
             return
         try:
             await self._commit(batch)
-        except Exception as error:
-            if postgres.is_transient(error):
+        except _HandlerFailed as failure:
+            await self._split(batch, failure.error, failure.model, turn)
+        except postgres.ERRORS as error:
+            if postgres.is_too_slow(error) and len(batch) > 1:
+                self._chunk = max(1, len(batch) // 2)  # the next attempt uses smaller transactions
+            if not postgres.is_of_data(error):
                 raise
-            unknown = error.events if isinstance(error, UnknownAggregate) else []
-            strange = [r for r in batch if any(r.event is e for e in unknown)]
-            if strange:
-                await self._park([Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange])
-                await self._attempt([r for r in batch if r not in strange], failed)
-            elif len(batch) > 1:
-                middle = len(batch) // 2
-                await self._attempt(batch[:middle], failed)
-                await self._attempt(batch[middle:], failed)
-            else:
-                await self._fail(batch[0], error, failed)
-
-    async def _fail(self, one: Received, error: Exception, failed: dict[Key, BaseException]) -> None:
-        attempts = self._attempts[one.event_id] = self._attempts.get(one.event_id, 0) + 1
-        log.warning("event failed", type=type(one.event).__name__, key=one.key, attempts=attempts, exc_info=error)
-        if attempts < MAX_ATTEMPTS:
-            failed[one.blocking_key] = error
+            await self._split(batch, error, None, turn)
         else:
-            await self._park([Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id)])
+            self._done((r.event_id for r in batch), turn)
+
+    async def _split(self, batch: list[Received], error: Exception, model: type[BaseModel] | None, turn: _Turn) -> None:
+        """Find the events that are at fault: by the error, by their type, or by halves."""
+        named = error.events if isinstance(error, UnknownAggregate) else []
+        strange = [r for r in batch if any(r.event is event for event in named)]
+        if strange:
+            rows = [Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange]
+            await self._park(rows, turn)
+            await self._attempt([r for r in batch if r not in strange], turn)
+        elif postgres.is_release_fault(error) and model is not None:
+            for one in batch:
+                if type(one.event) is model:
+                    self._breaker.failed(one, error)
+                    turn.failed.add(one.blocking_key)
+            await self._attempt(batch, turn)
+        elif len(batch) > 1:
+            if postgres.is_too_slow(error):
+                self._chunk = min(self._chunk, len(batch) // 2)
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                for part in self._chunks(half):
+                    await self._attempt(part, turn)
+        elif attempts := self._breaker.failed(batch[0], error):
+            one = batch[0]
+            await self._park([Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id)], turn)
+        else:
+            turn.failed.add(batch[0].blocking_key)
 
     async def _commit(self, batch: list[Received]) -> None:
         keys = sorted({r.key for r in batch})
@@ -138,24 +192,77 @@ class Handling:
                     waiting = "waits behind an earlier event of its key"
                     rows = [Parked(r.record, waiting, 0, blocks=True, event_id=r.event_id) for r in behind]
                     await parking.park(conn, self._consumer, rows)
-                for wave in waves([r for r in fresh if r.blocking_key not in added.blocked]):
+                handled = [r for r in fresh if r.blocking_key not in added.blocked]
+                for wave in waves(handled):
                     for model, found in wave.items():
-                        await self._handlers[model](conn, found)
+                        await self._call(conn, model, found)
         self._committed()
+        for type_ in {type(r.event).__name__ for r in handled}:
+            self._breaker.succeeded(type_)
         metrics.CONSUMER_BATCH.observe(len(batch))
-        metrics.CONSUMED.labels("handled").inc(len(fresh) - len(behind))
+        metrics.CONSUMED.labels("handled").inc(len(handled))
         metrics.CONSUMED.labels("duplicate").inc(len(batch) - len(fresh))
 
-    async def _park(self, parked: list[Parked]) -> None:
-        keys = {one.key for one in parked}
-        async with postgres.transaction(self._pool, keys) as conn:
-            ids = [one.event_id for one in parked if one.event_id is not None]
-            await inbox.add(conn, self._consumer, ids, [])
-            added = await parking.park(conn, self._consumer, parked)
+    async def _call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel]) -> None:
+        """Call the handler. What it raises is the events' error, unless Postgres is at fault or does not answer."""
+        try:
+            await self._handlers[model](conn, found)
+        except Exception as error:
+            if _is_infrastructure(error):
+                raise
+            if await _answers(conn):
+                raise _HandlerFailed(model, error) from error
+            raise ConnectionError(f"Postgres failed during a handler: {error!r:.300}") from error
+
+    async def _park(self, parked: Sequence[Parked], turn: _Turn | None = None) -> None:
+        """Park in transactions of bounded size. If one is too slow, the next attempt is half as large."""
+        part: list[Parked] = []
+        size = 0
+        for n, one in enumerate(parked, 1):
+            part.append(one)
+            size += len(one.record.value or b"") + 1000
+            if size >= self._park_bytes or n == len(parked):
+                await self._park_part(part)
+                if turn is not None:
+                    self._done((p.event_id for p in part if p.event_id is not None), turn)
+                part, size = [], 0
+        self._park_bytes = _MAX_PARK_BYTES
+
+    async def _park_part(self, parked: Sequence[Parked]) -> None:
+        self._beat()
+        try:
+            async with postgres.transaction(self._pool, {one.key for one in parked}) as conn:
+                ids = [one.event_id for one in parked if one.event_id is not None]
+                fresh = (await inbox.add(conn, self._consumer, ids, [])).fresh  # the effects of the others are in
+                new = [one for one in parked if one.event_id is None or one.event_id in fresh]
+                added = await parking.park(conn, self._consumer, new)
+        except postgres.ERRORS as error:
+            if postgres.is_too_slow(error):
+                self._park_bytes = max(1, self._park_bytes // 2)
+            raise
         self._committed()
         metrics.CONSUMED.labels("parked").inc(len(added))
         for one in added:
             log.error("event parked", topic=one.record.topic, key=one.key, offset=one.record.offset, error=one.error)
+
+    @staticmethod
+    def _done(event_ids: Iterable[UUID], turn: _Turn) -> None:
+        for event_id in event_ids:
+            turn.left.pop(event_id, None)
+
+
+async def _answers(conn: Connection) -> bool:
+    """True if Postgres still answers on this connection. The transaction is over then."""
+    try:
+        await conn.execute("rollback")
+    except postgres.ERRORS:
+        return False
+    return True
+
+
+def _is_infrastructure(error: Exception) -> bool:
+    """True if the SQLSTATE says that no event is at fault, although Postgres answers."""
+    return isinstance(error, asyncpg.PostgresError) and postgres.is_transient(error) and not postgres.is_too_slow(error)
 
 
 def waves(batch: Iterable[Received]) -> list[dict[type[BaseModel], list[BaseModel]]]:

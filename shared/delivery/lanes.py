@@ -15,7 +15,10 @@ import asyncpg
 from ..postgres import Plain
 
 Row: TypeAlias = asyncpg.Record
-"""An outbox row: topic, hash, key, value, type, head, lane, xid, id. The relay reads it by position: a hot loop."""
+"""An outbox row: topic, hash, key, value, type, head, lane, xid, id, and the bytes of its lane's rows up to this one.
+
+The relay reads it by position: a hot loop.
+"""
 
 Positions: TypeAlias = dict[int, tuple[int, int]]
 """For each lane, the (xid, id) of the last row that is done."""
@@ -23,13 +26,16 @@ Positions: TypeAlias = dict[int, tuple[int, int]]
 # The cursor is the pair (xid, id). Ids are assigned before commit, so `id > last` would skip rows that commit late.
 # A row is read when its xid is below the oldest running xid, because then no row can appear before it any more.
 # Keep `xid` raw: with an alias `xid::text` ORDER BY would sort text.
+# The sum costs little: Postgres knows the length of a large value without reading it.
 _READ = """
-select o.topic, o.hash, o.key, o.value, o.type, o.head, c.lane, o.xid, o.id
+select o.topic, o.hash, o.key, o.value, o.type, o.head, c.lane, o.xid, o.id, o.bytes
   from unnest($1::smallint[], $2::xid8[], $3::bigint[]) c(lane, xid, id)
  cross join lateral (
-   select topic, hash, key, value, type, head, xid, id from outbox
-    where lane = c.lane and (xid, id) > (c.xid, c.id) and xid < pg_snapshot_xmin(pg_current_snapshot())
-    order by xid, id limit $4) o
+   select *, sum(octet_length(value)) over (order by xid, id rows unbounded preceding) as bytes
+     from (select topic, hash, key, value, type, head, xid, id from outbox
+            where lane = c.lane and (xid, id) > (c.xid, c.id) and xid < pg_snapshot_xmin(pg_current_snapshot())
+            order by xid, id limit $4) found) o
+ where o.bytes - octet_length(o.value) < $5
 """
 
 # Records that the rows up to here are in Kafka. Owner and epoch are the guard: if a lane is not returned, it belongs to
@@ -53,6 +59,12 @@ select (select count(*) from outbox_lanes) as lanes,
   from outbox_relays
 """
 
+# Only the time: a relay that is busy must not take or return lanes.
+_PROLONG = """
+with me as (update outbox_relays set seen_until = now() + $2 * interval '1 s' where owner = $1)
+update outbox_lanes set lease_until = now() + $2 * interval '1 s' where owner = $1
+"""
+
 _RENEW = """
 update outbox_lanes set lease_until = now() + $2 * interval '1 s' where owner = $1 returning lane, xid, id, epoch
 """
@@ -70,7 +82,8 @@ _GIVE_BACK = (
 )
 
 _HELD_BACK = """
-select pid, usename, state, extract(epoch from now() - xact_start)::float8 seconds from pg_stat_activity
+select pid, usename, datname, state, left(query, 200) as query,
+       extract(epoch from now() - xact_start)::float8 as seconds from pg_stat_activity
  where backend_xid is not null and pid <> pg_backend_pid() order by age(backend_xid) desc limit 1
 """
 
@@ -117,6 +130,10 @@ class Lanes:
         self.total = counted["lanes"]
         self.held = {n: Cursor(r["xid"], r["id"], r["epoch"]) for n, r in mine.items() if n not in surplus}
 
+    async def prolong(self, conn: Plain) -> None:
+        """Prolong the leases, and change nothing else. `conn` may be another connection than that of `renew`."""
+        await conn.execute(_PROLONG, self.owner, self.lease_seconds)
+
     @property
     def positions(self) -> Positions:
         """The cursors of the held lanes."""
@@ -152,14 +169,28 @@ def ends_of(rows: Sequence[Row]) -> Positions:
     return {row[6]: (row[7], row[8]) for row in rows}
 
 
-async def read(conn: Plain, after: Positions, limit: int) -> list[Row]:
-    """Read up to `limit` rows of each lane after its position, in the order of each lane. Opens no transaction."""
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much one turn reads of each lane: at most so many rows, and so many bytes of values, but at least one row."""
+
+    rows: int
+    bytes: int
+
+    def is_reached(self, rows: Sequence[Row]) -> bool:
+        """True if a lane may have more rows than these, which were read with this limit."""
+        if len(rows) >= self.rows:
+            return True
+        return any(row[9] >= self.bytes for row in {row[6]: row for row in rows}.values())
+
+
+async def read(conn: Plain, after: Positions, limit: Limit) -> list[Row]:
+    """Read rows of each lane after its position, in the order of each lane. Opens no transaction."""
     xids, ids = zip(*after.values(), strict=True)
-    return await conn.fetch(_READ, list(after), xids, ids, limit)
+    return await conn.fetch(_READ, list(after), xids, ids, limit.rows, limit.bytes)
 
 
 async def held_back_by(conn: Plain) -> Row | None:
-    """The oldest write transaction of the cluster: pid, usename, state, seconds.
+    """The oldest write transaction of the cluster, in any database: pid, usename, datname, state, query, seconds.
 
     Later rows cannot be read before it ends.
     """

@@ -27,7 +27,7 @@ on conflict do nothing returning topic, partition, "offset"
 """
 
 
-_LAST_MS = 253_402_300_799_000  # the end of the year 9999; a producer can write any timestamp
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_000  # the years 1 to 9999; a producer can write any time
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,18 @@ async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> lis
 def _row(one: Parked) -> tuple[object, ...]:
     record = one.record
     headers = [[name, base64.b64encode(value or b"").decode()] for name, value in record.headers]
-    recorded_at = datetime.fromtimestamp(min(record.timestamp_ms, _LAST_MS) / 1000, UTC)
+    recorded_at = datetime.fromtimestamp(min(max(record.timestamp_ms, _FIRST_MS), _LAST_MS) / 1000, UTC)
     type_ = (events.type_of(record) or "").replace("\x00", "\ufffd")
     return (
         *(record.topic, one.key, type_, one.event_id, record.topic, record.partition, record.offset, recorded_at),
-        *(record.key, orjson.dumps(headers), record.value, one.error[:2000], one.attempts, one.blocks),
+        *(
+            record.key,
+            orjson.dumps(headers),
+            record.value,
+            one.error[:2000].replace("\x00", "\ufffd"),
+            one.attempts,
+            one.blocks,
+        ),
     )
 
 

@@ -1,13 +1,14 @@
 """The relay: publishes outbox rows to Kafka, in the order of each key, and retries without limit.
 
-What must stay true: the cursor moves only after Kafka has acknowledged every row of the turn. So a crash at any point
-repeats rows, and skips none. Any number of relays may run. The pattern is the polling publisher (Richardson, 2018).
+What must stay true: the cursor of a lane moves only past rows that Kafka has acknowledged. So a crash at any point
+repeats rows and skips none. Work that failed is halved before the next attempt, down to a row of each lane. Any number
+of relays may run. The pattern is the polling publisher (Richardson, 2018).
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -15,19 +16,22 @@ import structlog
 
 from .. import metrics, postgres
 from ..postgres import Plain
+from ..process.backoff import Backoff
 from ..process.loop import Beat, repeat
 from . import events, kafka, lanes
 from .hint import channel
-from .lanes import Lanes, Positions, RestoredElsewhere, Row
-from .sender import Refusal, Sender
+from .lanes import Lanes, Limit, Positions, RestoredElsewhere, Row
+from .sender import Refusal, Sender, Stopped
 
 log = structlog.get_logger()
 
-ROWS_PER_LANE = 2000
+ROWS_PER_LANE, BYTES_PER_LANE = 2000, 2_000_000
 _IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _AFTER_ROWS = 3
-_WATCH_EVERY_SECONDS = 10.0
-_ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; with 0 a turn of few rows costs twice as much
+HELD_BACK_SECONDS = 5.0
+_WATCH_EVERY_SECONDS = 2.5
+_RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 10.0, 600.0
+_ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; without it a turn of few rows costs twice as much
 
 TROUBLE = (*postgres.ERRORS, kafka.Unavailable, RestoredElsewhere)
 
@@ -40,6 +44,16 @@ _REFUSE = """
 insert into outbox_refused (lane, xid, id, topic, key, reason) values ($1, $2, $3, $4, $5, $6) on conflict do nothing
 """
 _STOPPED = "select distinct topic, key from outbox_refused where resolved_at is null"
+
+# The rows of these lanes that were set aside, in order: their topic may exist now, or allow larger records.
+_SET_ASIDE = """
+select o.topic, o.hash, o.key, o.value, o.type, o.head, o.lane, o.xid, o.id
+  from outbox_refused r join outbox o using (lane, xid, id)
+ where r.resolved_at is null and r.lane = any($1::smallint[]) order by r.lane, r.xid, r.id limit 200
+"""
+_RESOLVE = """
+update outbox_refused set resolved_at = now() where (lane, xid, id) = ($1, $2, $3)
+"""
 
 
 class Relay:
@@ -64,12 +78,16 @@ class Relay:
         self.lanes = Lanes(f"{owner}/{uuid4().hex[:8]}", lease_seconds)
         self._sender = Sender(bootstrap_servers, f"{source}/{service}")
         self._conn: Plain | None = None
+        self._leasing: Plain | None = None
+        self._limit = Limit(ROWS_PER_LANE, BYTES_PER_LANE)
         self._ahead: tuple[Positions, list[Row]] = ({}, [])
         self._woken = asyncio.Event()
         self._told_others = True
         self._idle_turns = 0
+        self._has_more = False
         self._started = 0.0
-        self._renew_at = self._watch_at = self._advance_at = 0.0
+        self._renew_at = self._watch_at = self._advance_at = self._retry_at = 0.0
+        self._retries = Backoff(_RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS)
 
     def wake(self) -> None:
         """Wake the relay after a commit with new rows, from the thread of the event loop. This is only a hint."""
@@ -87,7 +105,7 @@ class Relay:
         self._started, hinted = time.monotonic(), self._woken.is_set()
         self._woken.clear()
         published = await self.run_once()
-        if published >= ROWS_PER_LANE:
+        if self._has_more:
             return 0.0
         # New rows come with a hint. A hint without rows means that an open write transaction hides them.
         self._idle_turns = _AFTER_ROWS if published else 0 if hinted else self._idle_turns + 1
@@ -98,22 +116,30 @@ class Relay:
     async def run_once(self) -> int:
         """Take one turn: renew leases if due, read, publish, move the cursors. Returns how many rows are done.
 
-        Raises one of `TROUBLE`. Then no cursor has moved, and the next turn repeats the same rows. In the database,
-        cursors move by time and when no row is left, so a crash can repeat the rows of the last turns.
+        Raises one of `TROUBLE`. Then only cursors of acknowledged rows have moved, and the next turn repeats the other
+        rows, fewer at a time. In the database, cursors move by time and when no row is left, so a crash can repeat the
+        rows of the last turns.
         """
         conn = await self._connection()
         await self._keep_lanes(conn)
         rows = await self._take(conn) if self.lanes.held else []
+        self._has_more = self._limit.is_reached(rows)
         if rows:
             metrics.OUTBOX_OLDEST.set(_age(rows[0]))
             ends = lanes.ends_of(rows)
-            await self._note_refused(conn, await self._send(conn, rows, ends))
+            try:
+                refused = await self._send(conn, rows, ends)
+            except Stopped as error:
+                await self.lanes.advance(conn, error.ends)
+                raise
+            await self._note_refused(conn, refused)
+            self._limit = Limit(min(ROWS_PER_LANE, self._limit.rows * 2), min(BYTES_PER_LANE, self._limit.bytes * 2))
             self.lanes.note(ends)
             metrics.OUTBOX_PUBLISHED.inc(len(rows))
         if not rows or time.monotonic() >= self._advance_at:
             self._advance_at = time.monotonic() + _ADVANCE_EVERY_SECONDS
             await self.lanes.advance(conn)
-        if len(rows) < ROWS_PER_LANE:
+        if not self._has_more:
             metrics.OUTBOX_OLDEST.set(0)
         metrics.RELAY_SUCCESS.set_to_current_time()
         return len(rows)
@@ -144,6 +170,8 @@ class Relay:
                 log.info("relay holds lanes", lanes=sorted(self.lanes.held), of=self.lanes.total)
             if set(self.lanes.held) != before or self._sender.stopped:
                 self._sender.stopped = {(row["topic"], row["key"]) for row in await conn.fetch(_STOPPED)}
+        if self._sender.stopped and now >= self._retry_at:
+            await self._retry_refused(conn)
         if now >= self._watch_at:
             self._watch_at = now + _WATCH_EVERY_SECONDS
             await self._watch(conn)
@@ -151,32 +179,69 @@ class Relay:
             await conn.execute("select pg_notify($1, '')", channel(self._service))  # other relays may hold the lanes
         self._told_others = True
 
+    async def _retry_refused(self, conn: Plain) -> None:
+        """Try the rows that Kafka refused again, after longer and longer waits: the cause may be mended."""
+        self._retry_at = time.monotonic() + self._retries.next()
+        sent = await self._sender.send_again(await conn.fetch(_SET_ASIDE, list(self.lanes.held)))
+        for row in sent:
+            await conn.execute(_RESOLVE, row["lane"], row["xid"], row["id"])
+        if sent:
+            log.info("Kafka accepted rows that it had refused before", rows=len(sent))
+            self._retry_at = 0.0
+
     async def _watch(self, conn: Plain) -> None:
         """Report the oldest open write transaction, because it holds back every relay of the cluster."""
         oldest = await lanes.held_back_by(conn)
         seconds = oldest["seconds"] if oldest else 0.0
         metrics.OUTBOX_HELD_BACK.set(seconds)
-        if oldest and seconds > 5:
-            log.warning("an open write transaction holds the outbox back", **dict(oldest))
+        if oldest and seconds > HELD_BACK_SECONDS:
+            log.error("an open write transaction holds the outbox back: end it, see docs/operations.md", **dict(oldest))
 
     async def _take(self, conn: Plain) -> list[Row]:
         """The rows after the cursors: those read ahead in the last turn, if the cursors are where that turn ended."""
         (positions, rows), self._ahead = self._ahead, ({}, [])
         here = self.lanes.positions
-        return rows if rows and positions == here else await lanes.read(conn, here, ROWS_PER_LANE)
+        return rows if rows and positions == here else await lanes.read(conn, here, self._limit)
 
     async def _send(self, conn: Plain, rows: list[Row], ends: Positions) -> list[Refusal]:
         """Publish. While Kafka writes a large turn, Postgres reads the rows after it."""
-        if len(rows) < ROWS_PER_LANE:
-            return await self._sender.send(rows)
-        behind = self.lanes.positions | ends
-        reading = asyncio.create_task(lanes.read(conn, behind, ROWS_PER_LANE))
+        async with self._prolonging():
+            if not self._has_more:
+                return await self._sender.send(rows)
+            behind = self.lanes.positions | ends
+            reading = asyncio.create_task(lanes.read(conn, behind, self._limit))
+            try:
+                refused = await self._sender.send(rows)
+            finally:
+                ahead = await reading
+            self._ahead = behind, ahead
+            return refused
+
+    @asynccontextmanager
+    async def _prolonging(self) -> AsyncIterator[None]:
+        """Prolong the leases as long as the block runs, over a second connection: the first is busy, or has to be."""
+        task = asyncio.create_task(self._prolong())
         try:
-            return await self._sender.send(rows)
+            yield
         finally:
-            self._ahead = (behind, await reading)
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _prolong(self) -> None:
+        while True:
+            await asyncio.sleep(self.lanes.lease_seconds / 3)
+            try:
+                if self._leasing is None or self._leasing.is_closed():
+                    name = f"{self._service} relay {self.lanes.owner} leases"
+                    self._leasing = await postgres.connect(self._database_url, application_name=name)
+                await self.lanes.prolong(self._leasing)
+            except postgres.ERRORS as error:
+                log.warning("leases not prolonged, trying again", error=repr(error))
 
     async def _note_refused(self, conn: Plain, refused: Sequence[Refusal]) -> None:
+        if refused:
+            self._retries.reset()
+            self._retry_at = time.monotonic() + self._retries.next()
         for row, reason in refused:
             where = [row[name] for name in ("lane", "xid", "id", "topic", "key")]
             await conn.execute(_REFUSE, *where, reason)
@@ -186,14 +251,16 @@ class Relay:
 
     async def _recover(self) -> None:
         metrics.RELAY_FAILURES.inc()
+        self._limit = Limit(max(1, self._limit.rows // 2), max(1, self._limit.bytes // 2))
         await self._discard()
 
     async def _discard(self) -> None:
         """Drop both connections and the rows read ahead. The next turn connects again."""
         self._ahead = ({}, [])
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            conn.terminate()
+        for conn in (self._conn, self._leasing):
+            if conn is not None:
+                conn.terminate()
+        self._conn = self._leasing = None
         await self._sender.close()
 
     def _on_notify(self, _conn: object, pid: int, _channel: str, _payload: object) -> None:

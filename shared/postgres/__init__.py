@@ -1,7 +1,7 @@
 """Postgres: connections with bounds, transactions with key locks, group commit, and what an error means."""
 
 from .connections import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, Plain, Pool, connect, pool
-from .failures import ERRORS, is_transient, is_unavailable
+from .failures import ERRORS, is_of_data, is_release_fault, is_too_slow, is_transient, is_unavailable
 from .group_commit import GroupCommit
 from .transactions import columns, lock_keys, transaction
 
@@ -15,6 +15,9 @@ __all__ = [
     "Pool",
     "columns",
     "connect",
+    "is_of_data",
+    "is_release_fault",
+    "is_too_slow",
     "is_transient",
     "is_unavailable",
     "lock_keys",

@@ -25,8 +25,11 @@ CONNECT_SECONDS = 2.5
 _SETTINGS = {
     "jit": "off",
     "enable_seqscan": "off",  # otherwise a plan that was cached for a tiny table scans it when it is large
-    # An open write transaction holds back every relay of the cluster, even if its process is frozen.
+    # The server's own bounds: they also hold if this process is frozen or gone. An open write transaction holds back
+    # every relay of the cluster.
     "idle_in_transaction_session_timeout": "3s",
+    "statement_timeout": "2400ms",
+    "lock_timeout": "2s",
 }
 
 

@@ -160,8 +160,12 @@ async def _complaints(
 ) -> AsyncIterator[str]:
     started = time.monotonic()
     try:
-        async with _answer(client, base, request, mint) as answer:
-            raw = await answer.read()
+        try:
+            async with _answer(client, base, request, mint) as answer:
+                raw = await answer.read()
+        except aiohttp.ServerDisconnectedError:  # nginx had just closed the connection that the client used again
+            async with _answer(client, base, request, mint) as answer:
+                raw = await answer.read()
     except (aiohttp.ClientError, TimeoutError) as error:
         yield f"no answer after {time.monotonic() - started:.1f} s: {error!r}"
         return

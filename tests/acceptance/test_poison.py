@@ -20,6 +20,8 @@ from tests.builders import order_confirmed, order_created, record
 
 MISSING_ORDER = 4_000_000_000_000_000_000  # an order that does not exist
 
+UNKNOWN = "FromTheFuture"
+
 Raw = tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """Topic, key, value and headers."""
 
@@ -97,16 +99,15 @@ def poisons() -> Iterator[Raw]:
         if isinstance(event, PaymentSucceeded | PaymentFailed | InventoryRejected):
             # A valid event, but the order does not exist.
             yield good.topic, good.key, good.value, list(record(event).headers)
-        # An unknown type is skipped.
-        yield good.topic, good.key, good.value, [*list(good.headers)[1:], ("ce_type", b"FromTheFuture")]
+        yield good.topic, good.key, good.value, [*list(good.headers)[1:], ("ce_type", UNKNOWN.encode())]
 
 
 def parked_by(topic: str, type_: str) -> frozenset[str]:
     """The services that must park such a record.
 
-    These are the services that handle the type. Without a type, they are all consumers of the topic.
+    These are the services that handle the type. Without a known type, they are all consumers of the topic.
     """
-    if not type_:
+    if type_ in {"", UNKNOWN}:
         return frozenset(s for s in SERVICES if topic in {t for t, _ in HANDLED[s]})
     return frozenset(s for s in SERVICES if (topic, type_) in HANDLED[s])
 

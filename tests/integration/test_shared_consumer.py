@@ -16,9 +16,11 @@ from uuid_utils.compat import uuid7
 from contracts.orders import OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged
 from shared import postgres
-from shared.delivery import inbox, outbox
+from shared.delivery import inbox, outbox, parking
+from shared.delivery.breaker import MAX_ATTEMPTS
 from shared.delivery.events import Record
-from shared.delivery.handling import MAX_ATTEMPTS, Handling, TryAgain
+from shared.delivery.handling import Handling
+from shared.delivery.parking import Parked
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed, order_created, record
@@ -64,11 +66,9 @@ def fail_for(*order_ids: int, error: Exception | None = None) -> Break:
 async def handle_to_the_end(handling: Handling, records: Sequence[Record]) -> int:
     """Retry as the consumer does; return the number of attempts."""
     for attempt in range(1, 10):
-        try:
-            await handling.handle(records)
-        except TryAgain:
-            continue
-        return attempt
+        records = await handling.handle(records)
+        if not records:
+            return attempt
     raise AssertionError("never done")
 
 
@@ -172,12 +172,16 @@ async def test_a_batch_is_handled_in_groups_of_one_type_that_keep_the_order_of_e
     ]
 
 
-async def test_an_event_of_an_unknown_type_is_skipped(pool: Pool, handling: Handling) -> None:
-    changed = ProductChanged(version=1, product_id=1, sku="x", name="X", price_cents=1, currency="EUR", active=True)
-    await handling.handle([record(changed), *created((1, 1))])
+async def test_an_event_of_an_ignored_type_is_skipped_and_one_of_an_unknown_type_is_parked_and_blocks_nothing(
+    pool: Pool, ledger: Ledger
+) -> None:
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    handling = Handling(pool, "ledger", {OrderCreated: ledger.write}, ignores=[ProductChanged])
+    changed = ProductChanged(version=1, product_id=1, sku="1", name="X", price_cents=1, currency="EUR", active=True)
+    await handling.handle([record(changed), record(order_confirmed(1, 1)), *created((1, 2))])
 
-    assert await effects(pool) == [(1, 1)]
-    assert await parked(pool) == []
+    assert await effects(pool) == [(1, 2)]
+    assert await pool.fetch("select error, blocks from parked") == [("unknown_type: OrderConfirmed", False)]
 
 
 async def test_events_that_follow_from_an_event_carry_its_trace(pool: Pool, handling: Handling) -> None:
@@ -335,16 +339,17 @@ async def test_an_unusual_but_valid_record_is_not_parked(pool: Pool, handling: H
     strange = [change(created((n, 1))[0]) for n, change in enumerate(HARMLESS.values(), start=1)]
     await handling.handle([before, *strange, after])
 
-    assert await parked(pool) == []
-    assert len(await effects(pool)) == len(HARMLESS) + 2 - 3  # three are of unknown types
+    errors = [row["error"] for row in await pool.fetch("select error from parked")]
+    assert [error.split(":")[0] for error in errors] == ["unknown_type"] * 3
+    assert len(await effects(pool)) == len(HARMLESS) + 2 - 3
 
 
 async def test_a_record_with_any_timestamp_can_be_parked(pool: Pool, handling: Handling) -> None:
-    for timestamp_ms in (-1, 0, 2**62):
+    for timestamp_ms in (-(10**15), -(2**63), -1, 0, 2**62):
         (good,) = created((1, 1))
         await handling.handle([good._replace(value=None, timestamp_ms=timestamp_ms)])
 
-    assert len(await parked(pool)) == 3
+    assert len(await parked(pool)) == 5
 
 
 async def test_a_bad_record_of_any_kind_blocks_no_other_record(pool: Pool, handling: Handling) -> None:
@@ -393,8 +398,8 @@ async def test_other_keys_are_handled_before_the_failing_key_is_parked(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     ledger.break_ = fail_for(3)
-    with pytest.raises(TryAgain):
-        await handling.handle(created((1, 1), (3, 1), (2, 1), (3, 2)))
+    records = created((1, 1), (3, 1), (2, 1), (3, 2))
+    assert await handling.handle(records) == [records[1], records[3]]
 
     assert sorted(await effects(pool)) == [(1, 1), (2, 1)]
     assert await parked(pool) == []
@@ -405,10 +410,9 @@ async def test_an_event_that_fails_once_is_retried_and_its_later_events_are_hand
 ) -> None:
     records = created((3, 1), (3, 2))
     ledger.break_ = fail_for(3)
-    with pytest.raises(TryAgain):
-        await handling.handle(records)
+    assert await handling.handle(records) == records
     ledger.break_ = fail_for()
-    await handling.handle(records)
+    assert await handling.handle(records) == []
 
     assert await effects(pool) == [(3, 1), (3, 2)]
     assert await parked(pool) == []
@@ -460,11 +464,8 @@ TRANSIENT = [
     asyncpg.ConnectionDoesNotExistError("connection was closed"),
     asyncpg.AdminShutdownError("terminating connection"),
     asyncpg.TooManyConnectionsError("sorry, too many clients already"),
-    asyncpg.QueryCanceledError("statement timeout"),
     asyncpg.LockNotAvailableError("lock timeout"),
-    asyncpg.InterfaceError("connection is closed"),
-    ConnectionRefusedError(),
-    TimeoutError(),
+    asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction"),
 ]
 
 
@@ -493,6 +494,161 @@ async def test_a_connection_killed_in_the_middle_of_a_batch_never_parks_an_event
 
     assert postgres.is_transient(raised.value)
     assert await parked(pool) == []
+
+
+OWN_ERRORS = [
+    TimeoutError(),
+    FileNotFoundError("no such file"),
+    asyncpg.InterfaceError("a transaction is open already"),
+]
+
+
+@pytest.mark.parametrize("error", OWN_ERRORS, ids=lambda error: type(error).__name__)
+async def test_an_error_of_the_handler_while_postgres_answers_is_the_events_error(
+    pool: Pool, ledger: Ledger, handling: Handling, error: Exception
+) -> None:
+    ledger.break_ = fail_for(2, error=error)
+    await handle_to_the_end(handling, created((1, 1), (2, 1), (3, 1)))
+
+    assert sorted(await effects(pool)) == [(1, 1), (3, 1)]
+    assert await parked(pool) == [("2", MAX_ATTEMPTS, True)]
+
+
+async def test_a_handler_that_opens_a_transaction_of_its_own_fails_alone(pool: Pool, ledger: Ledger) -> None:
+    async def nested(conn: Connection, given: list[OrderConfirmed]) -> None:
+        async with conn.transaction():
+            pass
+
+    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    handling = Handling(pool, "ledger", {OrderCreated: ledger.write, OrderConfirmed: nested})
+    await handle_to_the_end(handling, [*created((1, 1)), record(order_confirmed(2, 1)), *created((3, 1))])
+
+    assert sorted(await effects(pool)) == [(1, 1), (3, 1)]
+    assert await parked(pool) == [("2", MAX_ATTEMPTS, True)]
+
+
+async def test_a_statement_that_is_too_slow_for_many_events_is_tried_with_fewer(pool: Pool) -> None:
+    sizes = []
+
+    async def slow(conn: Connection, given: list[OrderCreated]) -> None:
+        sizes.append(len(given))
+        if len(given) > 2:
+            await conn.execute("set local statement_timeout = 20; select pg_sleep(5)")
+
+    left = await Handling(pool, "ledger", {OrderCreated: slow}).handle(created(*[(n, 1) for n in range(1, 17)]))
+
+    assert left == []
+    assert sizes == [16, 8, 4, *[2] * 8]
+    assert await parked(pool) == []
+
+
+async def test_a_missing_table_parks_nothing_and_pauses_only_its_type(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    async def note(conn: Connection, given: list[OrderConfirmed]) -> None:
+        noted.extend(event.order_id for event in given)
+
+    noted: list[int] = []
+    handling = Handling(pool, "ledger", {OrderCreated: ledger.write, OrderConfirmed: note})
+    await pool.execute("alter table effects rename to effects_of_the_next_release")
+    events_ = [*created(*[(n, 1) for n in range(1, 9)]), record(order_confirmed(20, 1)), record(order_confirmed(1, 2))]
+    left: Sequence[Record] = events_
+    for _ in range(MAX_ATTEMPTS + 2):
+        left = await handling.handle(left)
+
+    assert left == [*events_[:8], *events_[9:]], "the last one waits behind another event of its key"
+    assert (noted, await parked(pool)) == ([20], [])
+    assert gauge("consumer_type_paused", "OrderCreated") == 1
+    assert gauge("consumer_held_events", "OrderCreated") == 8
+    await pool.execute("alter table effects_of_the_next_release rename to effects")
+    assert await handling.handle(left) == []
+    assert sorted(await effects(pool)) == [(n, 1) for n in range(1, 9)]
+    assert gauge("consumer_type_paused", "OrderCreated") == 0
+    assert gauge("consumer_held_events", "OrderCreated") == 0
+
+
+async def test_events_that_failed_are_not_tried_before_their_time(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(3)
+    left = await handling.handle(created((3, 1)))
+    calls = len(ledger.calls)
+    later = created((3, 2), (4, 1))
+    assert await handling.handle([*left, *later], retry=False) == [*left, later[0]]
+
+    assert await effects(pool) == [(4, 1)]
+    assert len(ledger.calls) == calls + 1
+
+
+async def test_a_type_of_which_every_event_fails_is_paused_and_parks_nothing(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(*range(1, 9))
+    left: Sequence[Record] = created(*[(n, 1) for n in range(1, 9)])
+    for _ in range(MAX_ATTEMPTS + 2):
+        left = await handling.handle(left)
+    assert (len(left), await parked(pool)) == (8, [])
+    assert gauge("consumer_type_paused", "OrderCreated") == 1
+
+    ledger.break_ = fail_for()  # the cause is mended
+    assert await handling.handle(left) == []
+    assert await parked(pool) == []
+
+
+async def test_many_bad_events_in_a_row_are_parked_when_a_later_event_of_their_type_succeeds(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(*range(1, 9))
+    left: Sequence[Record] = created(*[(n, 1) for n in range(1, 9)])
+    for _ in range(MAX_ATTEMPTS):
+        left = await handling.handle(left)
+    assert len(left) == 8
+    left = await handling.handle([*left, *created((9, 1))], retry=False)
+    assert await effects(pool) == [(9, 1)]
+    assert await handling.handle(left) == []
+
+    assert [key for key, *_ in await parked(pool)] == [str(n) for n in range(1, 9)]
+    assert gauge("consumer_type_paused", "OrderCreated") == 0
+
+
+async def test_two_bad_events_next_to_each_other_are_parked_without_a_good_one(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(1, 2)
+    assert await handle_to_the_end(handling, created((1, 1), (2, 1))) == MAX_ATTEMPTS
+
+    assert [key for key, *_ in await parked(pool)] == ["1", "2"]
+
+
+async def test_bad_records_of_many_bytes_are_parked_in_several_transactions(
+    pool: Pool, handling: Handling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    park = parking.park
+
+    async def noted(conn: Connection, consumer: str, rows: Sequence[Any]) -> Any:
+        sizes.append(sum(len(row.record.value) for row in rows))
+        return await park(conn, consumer, rows)
+
+    monkeypatch.setattr(parking, "park", noted)
+    records = [one._replace(value=b"x" * 1_000_000) for one in created(*[(n, 1) for n in range(1, 11)])]
+    await handling.handle(records)
+
+    assert len(await parked(pool)) == 10
+    assert max(sizes) <= 3_000_000
+
+
+async def test_an_event_whose_effects_are_in_already_is_not_parked(pool: Pool, handling: Handling) -> None:
+    (done,) = created((1, 1))
+    await handling.handle([done])
+    broken = done._replace(value=b"{", offset=done.offset + 1)
+    await handling._park([Parked(broken, "LookupError()", 3, blocks=True, event_id=UUID(header(done, "ce_id")))])
+
+    assert await parked(pool) == []
+
+
+def header(one: Record, name: str) -> str:
+    return next(value.decode() for found, value in one.headers if found == name and value is not None)
 
 
 async def test_events_of_unknown_aggregates_are_parked_alone_and_block_nothing(pool: Pool, ledger: Ledger) -> None:
@@ -588,12 +744,13 @@ async def lock(pool: Pool, key: str) -> None:
 async def test_metrics_count_what_became_of_the_events(pool: Pool, ledger: Ledger, handling: Handling) -> None:
     before = {outcome: consumed(outcome) for outcome in ("handled", "duplicate", "parked", "skipped")}
     good = created((1, 1), (2, 1), (3, 1))
-    unknown = record(
+    ignored = record(
         ProductChanged(version=1, product_id=1, sku="x", name="X", price_cents=1, currency="EUR", active=True)
     )
     bad = good[0]._replace(value=b"{", offset=1_000_000)
     ledger.break_ = fail_for(3)
-    await handle_to_the_end(handling, [*good, unknown, bad])
+    handling._ignored.add("ProductChanged")
+    await handle_to_the_end(handling, [*good, ignored, bad])
     ledger.break_ = fail_for()
     await handling.handle(good[:2])
 
@@ -602,6 +759,10 @@ async def test_metrics_count_what_became_of_the_events(pool: Pool, ledger: Ledge
     assert after["duplicate"] >= 2
     assert after["parked"] == 2
     assert after["skipped"] >= 1
+
+
+def gauge(name: str, type_: str) -> float:
+    return REGISTRY.get_sample_value(name, {"type": type_}) or 0.0
 
 
 def consumed(outcome: str) -> float:

@@ -9,7 +9,7 @@ from asyncpg import Pool
 
 from shared import postgres
 from shared.delivery import outbox
-from shared.delivery.lanes import Lanes, RestoredElsewhere, Row, ends_of, held_back_by, read
+from shared.delivery.lanes import Lanes, Limit, RestoredElsewhere, Row, ends_of, held_back_by, read
 from shared.postgres import Plain
 from tests.builders import eventually, order_confirmed
 from tests.conftest import Database
@@ -46,7 +46,7 @@ def reader(conn: Plain, lanes: Lanes) -> Reader:
     """A function that reads as the relay does, and moves the cursor."""
 
     async def turn() -> list[int]:
-        rows = await read(conn, lanes.positions, 1000)
+        rows = await read(conn, lanes.positions, Limit(1000, 10**9))
         await lanes.advance(conn, ends_of(rows))
         return ids_of(rows)
 
@@ -100,7 +100,7 @@ async def test_rows_are_read_in_the_order_of_xid_and_then_id(database: Database,
         await append(pool, 1)
         await outbox.append(early, [order_confirmed(1, version=v) for v in (10, 11)])
 
-    rows = await read(conn, lanes.positions, 100)
+    rows = await read(conn, lanes.positions, Limit(100, 10**9))
 
     assert [(row["xid"], row["id"]) for row in rows] == sorted((row["xid"], row["id"]) for row in rows)
     assert [row["id"] for row in rows] != sorted(row["id"] for row in rows)
@@ -117,7 +117,7 @@ async def test_interleaved_writers_and_a_small_limit_skip_no_row(database: Datab
                 await asyncio.sleep(0)
 
     async def all_is_read() -> bool:
-        rows = await read(conn, lanes.positions, 3)
+        rows = await read(conn, lanes.positions, Limit(3, 10**9))
         await lanes.advance(conn, ends_of(rows))
         seen.extend((row["lane"], row["id"]) for row in rows)
         return len(seen) >= 400
@@ -126,7 +126,7 @@ async def test_interleaved_writers_and_a_small_limit_skip_no_row(database: Datab
     await eventually(all_is_read, pause=0)
     await writing
     assert len(set(seen)) == len(seen) == 400
-    assert await read(conn, lanes.positions, 10) == []
+    assert await read(conn, lanes.positions, Limit(10, 10**9)) == []
 
 
 async def test_rows_are_read_while_another_session_has_an_old_snapshot(
@@ -139,7 +139,7 @@ async def test_rows_are_read_while_another_session_has_an_old_snapshot(
         await old.execute("select count(*) from outbox")
         await append(pool, 7)
 
-        assert ids_of(await read(conn, lanes.positions, 10)) == [7]
+        assert ids_of(await read(conn, lanes.positions, Limit(10, 10**9))) == [7]
 
 
 async def test_an_open_write_transaction_delays_rows_and_is_reported(
@@ -150,14 +150,15 @@ async def test_an_open_write_transaction_delays_rows_and_is_reported(
     async with session(database) as writer:
         await take_xid(writer)
         await append(pool, 7)
-        held_back = await read(conn, lanes.positions, 10)
+        held_back = await read(conn, lanes.positions, Limit(10, 10**9))
         culprit = await held_back_by(conn)
         pid = writer.get_server_pid()
 
     assert held_back == []
     assert culprit is not None
-    assert culprit["pid"] == pid
-    assert ids_of(await read(conn, lanes.positions, 10)) == [7]
+    assert (culprit["pid"], culprit["usename"], culprit["datname"]) == (pid, "orders_user", database.name)
+    assert "pg_current_xact_id" in culprit["query"]
+    assert ids_of(await read(conn, lanes.positions, Limit(10, 10**9))) == [7]
     assert await held_back_by(conn) is None
 
 
@@ -242,7 +243,7 @@ async def test_a_relay_that_was_frozen_beyond_its_lease_moves_no_cursor_and_drop
     frozen, successor = Lanes("frozen", 0.2), Lanes("successor", 3.0)
     await frozen.renew(conn)
     await append(pool, 1)
-    stale = await read(conn, frozen.positions, 10)
+    stale = await read(conn, frozen.positions, Limit(10, 10**9))
     await append(pool, 1)
 
     async def taken() -> bool:
@@ -251,7 +252,7 @@ async def test_a_relay_that_was_frozen_beyond_its_lease_moves_no_cursor_and_drop
 
     await eventually(taken)
     lane = stale[0]["lane"]
-    await successor.advance(conn, ends_of(await read(conn, successor.positions, 10)))
+    await successor.advance(conn, ends_of(await read(conn, successor.positions, Limit(10, 10**9))))
     end = await conn.fetchrow("select xid, id from outbox_lanes where lane = $1", lane)
     await frozen.advance(conn, ends_of(stale))
 
@@ -265,7 +266,7 @@ async def test_a_slow_relay_that_lost_its_lane_moves_no_cursor_even_if_the_new_o
     slow, successor = Lanes("slow", 0.2), Lanes("successor", 3.0)
     await slow.renew(conn)
     await append(pool, 1)
-    rows = await read(conn, slow.positions, 10)
+    rows = await read(conn, slow.positions, Limit(10, 10**9))
 
     async def taken() -> bool:
         await successor.renew(conn)
@@ -277,7 +278,7 @@ async def test_a_slow_relay_that_lost_its_lane_moves_no_cursor_even_if_the_new_o
     await slow.advance(conn, ends_of(rows))
 
     assert await conn.fetchrow("select xid, id, owner from outbox_lanes where lane = $1", lane) == before
-    assert len(await read(conn, successor.positions, 10)) == 1
+    assert len(await read(conn, successor.positions, Limit(10, 10**9))) == 1
     assert lane not in slow.held
 
 
@@ -286,7 +287,7 @@ async def test_an_owner_moves_no_cursor_in_an_epoch_that_is_over(pool: Pool, con
     lanes = Lanes("a", 3.0)
     await lanes.renew(conn)
     await append(pool, 1)
-    rows = await read(conn, lanes.positions, 10)
+    rows = await read(conn, lanes.positions, Limit(10, 10**9))
     lane = rows[0]["lane"]
     await conn.execute("update outbox_lanes set epoch = epoch + 1 where lane = $1", lane)
     before = await conn.fetchrow("select xid, id from outbox_lanes where lane = $1", lane)

@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from shared import postgres
 from shared.delivery import inbox, outbox, partitions
-from shared.delivery.lanes import Lanes, read
+from shared.delivery.lanes import Lanes, Limit, read
 from tests.builders import eventually, order_confirmed
 
 
@@ -51,9 +51,9 @@ async def test_rows_are_read_in_order_before_and_after_they_moved(pool: Pool) ->
         await append(pool, id_)
     async with pool.acquire() as conn:
         await lanes.renew(conn)
-        caught = await read(conn, lanes.positions, 100)
+        caught = await read(conn, lanes.positions, Limit(100, 10**9))
         await partitions.run_once(pool)
-        moved = await read(conn, lanes.positions, 100)
+        moved = await read(conn, lanes.positions, Limit(100, 10**9))
 
     assert len(caught) == 20
     assert caught == moved

@@ -286,6 +286,7 @@ async def test_kafka_that_fails_while_rows_are_sent_singly_refuses_no_row(
     """The rows of a refused batch are sent one by one. A broker that goes away then is not a refusal."""
     await append_unchecked(pool, order_created(1, note=os.urandom(1_200_000).hex()), "1")
     await append(pool, *[(key, 1) for key in range(2, 10)])
+    monkeypatch.setattr(relay, "BYTES_PER_LANE", 10**8)
     one = make_relay(shop_topics)
     with pytest.raises(kafka.Unavailable):
         await one.run_once()  # the batch is refused
@@ -317,8 +318,139 @@ async def test_a_batch_that_fails_for_any_reason_is_not_taken_for_acknowledged(e
     failed.set_exception(error)
     done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     done.set_result(None)
+    acknowledged = {("orders.events", 0): 0, ("orders.events", 1): 0}
+    sent = {("orders.events", 0): (done, 1), ("orders.events", 1): (failed, 1)}
     with pytest.raises(kafka.Unavailable):
-        await publisher._acknowledged({("orders.events", 0): done, ("orders.events", 1): failed}, 1.0)
+        await publisher._acknowledged(sent, 1.0, acknowledged)
+    assert acknowledged == {("orders.events", 0): 1, ("orders.events", 1): 0}
+
+
+@pytest.fixture
+def sends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each turn that was sent."""
+    real, found = kafka.Publisher.send, list[int]()
+
+    async def send(self: kafka.Publisher, batches: Any, seconds: float) -> None:
+        found.append(sum(len(value) for messages in batches.values() for _, value, _ in messages))
+        await real(self, batches, seconds)
+
+    monkeypatch.setattr(kafka.Publisher, "send", send)
+    return found
+
+
+async def append_large(pool: Pool, count: int, size: int) -> None:
+    async with postgres.transaction(pool) as conn:
+        await outbox.append(conn, [order_created(key, note="x" * size) for key in range(1, count + 1)])
+
+
+async def test_a_turn_has_a_limit_in_bytes(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, sends: list[int]
+) -> None:
+    for _ in range(4):
+        await append_large(pool, 25, 800_000)
+    async with tail(shop_topics, TOPIC) as published:
+        await drain(make_relay(shop_topics))
+        assert sum(map(len, versions_by_key(await published()).values())) == 100
+    assert max(sends) <= 4 * (relay.BYTES_PER_LANE + 800_100)
+    assert len(sends) > 100 * 800_000 / max(sends)
+
+
+async def test_work_that_failed_is_halved_until_it_succeeds(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network so slow that only a few rows arrive within the time of a turn."""
+    await append(pool, *[(key, 1) for key in range(1, 401)])
+    real, sizes = kafka.Publisher.send, list[int]()
+
+    async def send(self: kafka.Publisher, batches: Any, seconds: float) -> None:
+        sizes.append(sum(map(len, batches.values())))
+        if sizes[-1] > 20:
+            raise kafka.Interrupted("not acknowledged in time", dict.fromkeys(batches, 0))
+        await real(self, batches, seconds)
+
+    monkeypatch.setattr(kafka.Publisher, "send", send)
+    async with tail(shop_topics, TOPIC) as published, running(make_relay(shop_topics)):
+        await eventually(lambda: all_is_published(pool), 60)
+        assert len(versions_by_key(await published())) == 400
+
+
+async def test_rows_that_kafka_acknowledged_before_a_failure_are_not_sent_again(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(pool, *[(key, 1) for key in range(1, 101)])
+    real = kafka.Publisher.send
+
+    async def send(self: kafka.Publisher, batches: Any, seconds: float) -> None:
+        first, *others = sorted(batches)
+        await real(self, {first: batches[first]}, seconds)
+        raise kafka.Interrupted("the others are slow", {first: len(batches[first]), **dict.fromkeys(others, 0)})
+
+    one = make_relay(shop_topics)
+    monkeypatch.setattr(kafka.Publisher, "send", send)
+    async with tail(shop_topics, TOPIC) as published:
+        with pytest.raises(kafka.Unavailable):
+            await one.run_once()
+        monkeypatch.undo()
+        await drain(one)
+        found = versions_by_key(await published())
+    assert found == {str(key): [1] for key in range(1, 101)}, "a row was sent twice"
+
+
+async def test_a_missing_dead_letter_topic_stops_only_its_own_rows(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    lost = f"lost-{os.urandom(4).hex()}.dlq"
+
+    def letter(key: str) -> events.Encoded:
+        return events.envelope(lost, key, "DeadLetter", b"{}")
+
+    async with postgres.transaction(pool) as conn:
+        await outbox.append_encoded(conn, [letter("1"), letter("2"), letter("1")])
+        await outbox.append(conn, [order_confirmed(key, 1) for key in range(1, 41)])
+    one = make_relay(shop_topics)
+    async with tail(shop_topics, TOPIC) as published:
+        await drain(one)
+        assert len(versions_by_key(await published())) == 40
+    refused = await pool.fetch("select topic, reason from outbox_refused")
+    assert {row["topic"] for row in refused} == {lost}
+    assert "does not exist" in refused[0]["reason"]
+
+    await kafka.create_topics(shop_topics, {lost: {}}, 1, 1)
+    one._sender._unusable.clear()
+    one._retry_at = 0.0
+    async with tail(shop_topics, lost, from_the_beginning=True) as letters:
+        await one.run_once()
+        assert sorted((r.key or b"").decode() for r in await letters()) == ["1", "1", "2"]
+    assert await pool.fetchval("select count(*) from outbox_refused where resolved_at is null") == 0
+
+
+async def test_a_relay_keeps_its_lanes_while_kafka_writes_for_longer_than_a_lease(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(pool, *[(key, 1) for key in range(1, 41)])
+    real = kafka.Publisher.send
+
+    async def slowly(self: kafka.Publisher, batches: Any, seconds: float) -> None:
+        await asyncio.sleep(3.5)
+        await real(self, batches, seconds)
+
+    busy, other = make_relay(shop_topics), make_relay(shop_topics)
+    busy.lanes.lease_seconds = other.lanes.lease_seconds = 1.0
+    async with tail(shop_topics, TOPIC) as published:
+        with monkeypatch.context() as patch:
+            patch.setattr(kafka.Publisher, "send", slowly)
+            sending = asyncio.create_task(busy.run_once())
+            await eventually(lambda: _holds_lanes(busy))
+            while not sending.done():
+                other._renew_at = 0.0
+                assert await other.run_once() == 0
+                await asyncio.sleep(0.2)
+        assert await sending == 40
+        assert versions_by_key(await published()) == {str(key): [1] for key in range(1, 41)}
+
+
+async def _holds_lanes(one: Relay) -> bool:
+    return len(one.lanes.held) == one.lanes.total > 0
 
 
 async def test_metrics_show_the_backlog_while_kafka_is_away_and_its_end(
@@ -421,7 +553,7 @@ async def test_the_read_needs_no_sort_on_a_large_outbox_that_was_never_analysed(
     )
     conn = await postgres.connect(database.url_for("orders"), **relay._SETTINGS)
     await conn.execute(f"prepare read as {lanes._READ}")
-    plan = await conn.fetch("explain execute read ('{0,1,2,3}', '{0,0,0,0}', '{0,0,0,0}', 2000)")
+    plan = await conn.fetch("explain execute read ('{0,1,2,3}', '{0,0,0,0}', '{0,0,0,0}', 2000, 2000000)")
     await conn.close()
 
     text = "\n".join(row[0] for row in plan)

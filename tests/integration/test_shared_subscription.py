@@ -13,16 +13,20 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import GroupLoadInProgressError
 from asyncpg import Pool
+from prometheus_client import REGISTRY
 
 from contracts.orders import OrderConfirmed
+from shared.delivery import consumer as consumer_module
 from shared.delivery import events
 from shared.delivery.consumer import Consumer, Handling
 from shared.delivery.events import Record
 from shared.delivery.kafka import Message, Partition, Publisher, Subscription, Unavailable, clients, create_topics
+from shared.delivery.kafka import subscription as subscription_module
 from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed
 from tests.conftest import Broker, StartBroker
@@ -83,9 +87,9 @@ class Members:
         handling = Handling(self._pool, "members", {OrderConfirmed: self._handle})
         handle = handling.handle
 
-        async def counted(records: Any) -> None:
+        async def counted(records: Any, **settings: Any) -> list[Record]:
             self.seen.update(int(r.key) for r in records)
-            await handle(records)
+            return await handle(records, **settings)
 
         handling.handle = counted  # type: ignore[method-assign]
         consumer = Consumer(lambda: subscription(self._address, "members", self._topic), handling)
@@ -231,8 +235,9 @@ async def poll_some(member: Subscription) -> list[Record]:
     """Poll until there are records, handle them, and return them."""
     found: list[Record] = []
 
-    async def keep(records: list[Record]) -> None:
+    async def keep(records: list[Record]) -> list[Record]:
         found.extend(records)
+        return []
 
     async def came() -> bool:
         await member.handle(await member.poll(0.2), keep)
@@ -355,7 +360,7 @@ async def test_a_failed_batch_is_delivered_again_and_is_not_committed(kafka: str
     async with Writer(kafka, topic) as writer:
         await writer.write(1)
 
-    async def fail(_: list[Record]) -> None:
+    async def fail(_: list[Record]) -> list[Record]:
         raise LookupError
 
     batch = await eventually(lambda: member.poll(0.5))
@@ -370,6 +375,138 @@ async def test_a_failed_batch_is_delivered_again_and_is_not_committed(kafka: str
     await again.close()
 
 
+async def test_a_member_without_a_partition_stays_a_spare_and_rejoins_only_if_a_partition_is_free(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "_REJOIN_AFTER_SECONDS", 0.0)
+    topic = f"test-{uuid4().hex[:8]}"
+    await create_topics(kafka, {topic: {}}, 1, 1)
+    owner, joins = subscription(kafka, topic, topic), 0
+    await owner.start()
+    polling = asyncio.create_task(_poll_always(owner))
+    await eventually(lambda: _owns(owner))
+
+    def subscribe() -> Subscription:
+        nonlocal joins
+        joins += 1
+        return subscription(kafka, topic, topic)
+
+    spare = Consumer(subscribe, Handling(None, "spare", {}))  # type: ignore[arg-type]  # it handles nothing
+    stop = asyncio.Event()
+    for _ in range(6):
+        await spare.run_once(stop)
+    assert (joins, bool(owner.owned)) == (1, True)
+    polling.cancel()
+    await asyncio.wait([polling])
+    await owner.close()
+
+    async def takes_over() -> bool:
+        await spare.run_once(stop)
+        return spare._subscription is not None and bool(spare._subscription.owned)
+
+    await eventually(takes_over)
+    await spare.close()
+
+
+async def _poll_always(member: Subscription) -> None:
+    while True:
+        await member.poll(0.2)
+
+
+async def test_records_that_kafka_deleted_meanwhile_are_noticed_and_the_others_are_read(kafka: str) -> None:
+    topic = f"test-{uuid4().hex[:8]}"
+    await create_topics(kafka, {topic: {}}, 1, 1)
+    tp = TopicPartition(topic, 0)
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        for n in range(10):
+            await producer.send_and_wait(topic, str(n).encode(), partition=0)
+        away = subscription(kafka, topic, topic)
+        await away.start()
+        assert len(await poll_some(away)) > 0
+        await away._consumer.commit({tp: 4})
+        away._handled.clear()
+        await away.close()
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        await admin.start()
+        await admin.delete_records({tp: RecordsToDelete(before_offset=7)})
+        await admin.close()
+
+    missed = REGISTRY.get_sample_value("consumer_missed_records_total") or 0
+    back = subscription(kafka, topic, topic)
+    await back.start()
+    assert [r.offset for r in await poll_some(back)] == [7, 8, 9]
+    await back.close()
+    assert REGISTRY.get_sample_value("consumer_missed_records_total") == missed + 3
+
+
+async def test_held_records_come_first_again_and_no_offset_passes_them(kafka: str) -> None:
+    topic, calls = await new_topic(kafka), list[list[int]]()
+    member = subscription(kafka, topic, topic)
+    await member.start()
+    bad = {2, 5}
+
+    async def work(records: list[Record]) -> list[Record]:
+        calls.append([int(r.key or b"") for r in records])
+        return [r for r in records if int(r.key or b"") in bad]
+
+    async def handle_some() -> bool:
+        return await member.handle(await member.poll(0.2), work) and len(set().union(*calls)) == member_written
+
+    async with Writer(kafka, topic) as writer:
+        for count in (6, 6):
+            await writer.write(count)
+            member_written = writer.written
+            await eventually(handle_some)
+    assert member.holds
+    assert set(calls[-1][:2]) == bad
+    first = {tp: records[0].offset for tp, records in member._held.items()}
+    await member._commit()
+    committed = {tp: await member._consumer.committed(tp) for tp in first}
+    assert committed == first
+
+    bad.clear()
+    await member.handle(await member.poll(0.0), work)
+    assert not member.holds
+    await member._commit()
+    total = [await member._consumer.committed(TopicPartition(topic, n)) for n in range(PARTITIONS)]
+    await member.close()
+    assert sum(filter(None, total)) == 12
+
+
+async def test_a_partition_that_holds_too_many_records_is_paused_until_they_are_done(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription_module, "HELD_RECORDS", 3)
+    topic, is_bad = await new_topic(kafka), True
+    member, seen = subscription(kafka, topic, topic), set[int]()
+    await member.start()
+
+    async def work(records: list[Record]) -> list[Record]:
+        seen.update(int(r.key or b"") for r in records)
+        return records if is_bad else []
+
+    async def paused(count: int) -> bool:
+        await member.handle(await member.poll(0.2), work)
+        return len(member._consumer.paused()) == count
+
+    async with Writer(kafka, topic) as writer:
+        await writer.write(60)
+        await eventually(lambda: paused(PARTITIONS))
+        await writer.write(60)
+        for _ in range(5):
+            await member.handle(await member.poll(0.1), work)
+        assert len(seen) <= 60
+        is_bad = False
+        await eventually(lambda: paused(0))
+
+        async def all_seen() -> bool:
+            await member.handle(await member.poll(0.2), work)
+            return len(seen) == 120
+
+        await eventually(all_seen)
+    await member.close()
+
+
 async def test_a_batch_of_an_earlier_generation_is_not_handled(kafka: str) -> None:
     topic = await new_topic(kafka)
     member, handled = subscription(kafka, topic, topic), list[Record]()
@@ -377,8 +514,9 @@ async def test_a_batch_of_an_earlier_generation_is_not_handled(kafka: str) -> No
     async with Writer(kafka, topic) as writer:
         await writer.write(5)
 
-    async def work(records: list[Record]) -> None:
+    async def work(records: list[Record]) -> list[Record]:
         handled.extend(records)
+        return []
 
     batch = await eventually(lambda: member.poll(0.5))
     member._gate.epoch += 1  # a rebalance came between
@@ -396,9 +534,10 @@ async def test_a_rebalance_waits_for_the_batch_that_is_being_handled(kafka: str)
         await writer.write(50)
     entered, finish = asyncio.Event(), asyncio.Event()
 
-    async def work(_: list[Record]) -> None:
+    async def work(_: list[Record]) -> list[Record]:
         entered.set()
         await finish.wait()
+        return []
 
     async def keep_polling() -> None:
         while True:
@@ -442,11 +581,12 @@ async def test_a_batch_that_fails_for_longer_than_the_poll_interval_is_handled_i
     class Work:
         until = 0.0
 
-        async def handle(self, _: list[Record]) -> None:
+        async def handle(self, _: list[Record], **__: Any) -> list[Record]:
             self.until = self.until or time.monotonic() + 4
             if time.monotonic() < self.until:
                 raise ConnectionError("Postgres is down")
             handled.set()
+            return []
 
     consumer, stop = Consumer(lambda: member, Work()), asyncio.Event()  # type: ignore[arg-type]  # all that it needs
     async with Writer(kafka, topic) as writer, asyncio.TaskGroup() as group:

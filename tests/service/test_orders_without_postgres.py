@@ -201,6 +201,30 @@ async def test_the_service_recovers_from_a_killed_postgres_without_a_500(
     await check_history(shop, answers)
 
 
+async def test_a_read_only_postgres_is_answered_like_one_that_is_away(
+    shop: Client, own_postgres: tuple[Server, str]
+) -> None:
+    """It is read-only after a failover, and with a full disk."""
+    _, accepted, _ = await place(shop, "writable")
+    await set_read_only(own_postgres[1], "on")
+    try:
+        statuses = [(await place(shop, "read-only"))[0]]
+        statuses.append((await timed(shop.post(f"/v1/orders/{accepted['id']}/cancel")))[0])
+        assert (await shop.get(f"/v1/orders/{accepted['id']}")).status == 200
+    finally:
+        await set_read_only(own_postgres[1], "off")
+    assert statuses == [503, 503]
+    await until_healthy(shop)
+
+
+async def set_read_only(url: str, value: str) -> None:
+    admin = await asyncpg.connect(url.replace("orders_user:orders", "postgres:postgres"))
+    await admin.execute("set default_transaction_read_only = off")
+    await admin.execute(f"alter role orders_user set default_transaction_read_only = {value}")
+    await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'orders_user'")
+    await admin.close()
+
+
 async def _size(answers: dict[str, Any], least: int) -> bool:
     return len(answers) >= least
 

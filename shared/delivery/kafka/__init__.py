@@ -1,8 +1,19 @@
 """Kafka: topics, publishing batches, reading as a member of a group. No other package imports aiokafka."""
 
-from .clients import Partition, Rejected, Unavailable
+from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
 from .topics import create_topics
 
-__all__ = ["Batch", "Message", "Partition", "Publisher", "Rejected", "Subscription", "Unavailable", "create_topics"]
+__all__ = [
+    "Batch",
+    "Interrupted",
+    "Message",
+    "Partition",
+    "Publisher",
+    "Rejected",
+    "Subscription",
+    "TopicUnusable",
+    "Unavailable",
+    "create_topics",
+]

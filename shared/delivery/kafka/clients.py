@@ -23,6 +23,22 @@ class Unavailable(Exception):
     """Kafka failed, or did not answer in time. Records may or may not be in the log."""
 
 
+class Interrupted(Unavailable):
+    """Kafka did not acknowledge everything in time. `acknowledged` counts the first messages of each partition."""
+
+    def __init__(self, reason: str, acknowledged: dict[Partition, int]) -> None:
+        super().__init__(reason)
+        self.acknowledged = acknowledged
+
+
+class TopicUnusable(Exception):
+    """The topic does not exist, or this client may not write to it."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"{topic}: {reason}")
+        self.topic, self.reason = topic, reason
+
+
 class Rejected(Exception):
     """Kafka refuses a record of this partition permanently: it is too large or invalid."""
 

@@ -9,13 +9,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from ..events import Headers
-from .clients import START_SECONDS, Partition, Rejected, Unavailable, bounded, hard_stop
+from .clients import START_SECONDS, Interrupted, Partition, Rejected, TopicUnusable, Unavailable, bounded, hard_stop
 
-_TOO_LARGE = (
+_OF_THE_RECORD = (
     kafka_errors.MessageSizeTooLargeError,
     kafka_errors.RecordListTooLargeError,
     kafka_errors.InvalidMessageError,
+    kafka_errors.PolicyViolationError,
 )
+_INVALID_RECORD = 87  # aiokafka has no class for it
+_OF_THE_TOPIC = (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.TopicAuthorizationFailedError)
 
 
 Message = tuple[bytes, bytes, Headers]
@@ -46,21 +49,41 @@ class Publisher:
         await bounded(self._producer.start(), START_SECONDS)
 
     async def partitions_of(self, topic: str) -> int:
-        """The number of the topic's partitions. Raises `Unavailable`, also if the topic does not exist."""
+        """The number of the topic's partitions. Raises `Unavailable` or `TopicUnusable`.
+
+        aiokafka's own `partitions_for` asks for a missing topic again and again, for five seconds.
+        """
         if topic not in self._partitions:
-            found = await bounded(self._producer.partitions_for(topic), START_SECONDS)
+            client = self._producer.client
+            if client.cluster.partitions_for_topic(topic) is None:
+                client.add_topic(topic)
+                if not await bounded(client.force_metadata_update(), START_SECONDS):
+                    raise Unavailable("no broker answers")
+            found = client.cluster.partitions_for_topic(topic)
+            if found is None:
+                is_forbidden = topic in client.cluster.unauthorized_topics
+                raise TopicUnusable(topic, "not allowed" if is_forbidden else "does not exist")
             self._partitions[topic] = len(found)
         return self._partitions[topic]
 
     async def send(self, batches: Mapping[Partition, Sequence[Message]], deadline_seconds: float) -> None:
         """Publish all messages, in order within each partition. Returns when the brokers have acknowledged all.
 
-        At most one batch per partition is unacknowledged at a time. Raises `Unavailable` or `Rejected`.
+        At most one batch per partition is unacknowledged at a time. Raises `Interrupted`, `Rejected` or
+        `TopicUnusable`.
         """
-        until = time.monotonic() + deadline_seconds
+        acknowledged = dict.fromkeys(batches, 0)
+        try:
+            await self._send(batches, time.monotonic() + deadline_seconds, acknowledged)
+        except Unavailable as error:
+            raise Interrupted(str(error), acknowledged) from error
+
+    async def _send(
+        self, batches: Mapping[Partition, Sequence[Message]], until: float, acknowledged: dict[Partition, int]
+    ) -> None:
         left = dict(batches)
         while left:
-            sent: dict[Partition, asyncio.Future[object]] = {}
+            sent: dict[Partition, tuple[asyncio.Future[object], int]] = {}
             rest: dict[Partition, Sequence[Message]] = {}
             for partition, messages in left.items():
                 batch, taken = self._fill(partition, messages)
@@ -69,10 +92,10 @@ class Publisher:
                     self._producer.send_batch(batch, partition[0], partition=partition[1]), left_over
                 )
                 future.add_done_callback(lambda f: f.cancelled() or f.exception())  # mark as retrieved, in any case
-                sent[partition] = future
+                sent[partition] = future, taken
                 if taken < len(messages):
                     rest[partition] = messages[taken:]
-            await _acknowledged(sent, until - time.monotonic())
+            await _acknowledged(sent, until - time.monotonic(), acknowledged)
             left = rest
 
     def _fill(self, partition: Partition, messages: Sequence[Message]) -> tuple[Any, int]:
@@ -98,14 +121,24 @@ class Publisher:
         )
 
 
-async def _acknowledged(sent: Mapping[Partition, "asyncio.Future[object]"], limit: float) -> None:
-    _, pending = await asyncio.wait(sent.values(), timeout=max(0.0, limit))
+async def _acknowledged(
+    sent: Mapping[Partition, tuple["asyncio.Future[object]", int]], limit: float, acknowledged: dict[Partition, int]
+) -> None:
+    """Wait for all batches, and count their messages in `acknowledged`. Raises the worst of their errors."""
+    _, pending = await asyncio.wait([future for future, _ in sent.values()], timeout=max(0.0, limit))
+    errors = {}
+    for partition, (future, count) in sent.items():
+        if future.done():
+            errors[partition] = ConnectionError("cancelled") if future.cancelled() else future.exception()
+            if errors[partition] is None:
+                acknowledged[partition] += count
     if pending:
         raise Unavailable(f"{len(pending)} of {len(sent)} batches were not acknowledged in time")
-    for partition, future in sent.items():
-        error = future.exception()
-        if isinstance(error, _TOO_LARGE):
+    for partition, error in errors.items():
+        if isinstance(error, _OF_THE_RECORD) or getattr(error, "errno", None) == _INVALID_RECORD:
             raise Rejected(partition, repr(error))
-    for future in sent.values():
-        if (error := future.exception()) is not None:
+        if isinstance(error, _OF_THE_TOPIC):
+            raise TopicUnusable(partition[0], repr(error))
+    for error in errors.values():
+        if error is not None:
             raise Unavailable(repr(error)) from error

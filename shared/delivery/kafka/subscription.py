@@ -2,13 +2,21 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from ... import metrics
 from ..events import Record
+from . import (
+    broken,  # noqa: F401 - it repairs aiokafka
+    groups,
+)
 from .clients import START_SECONDS, Partition, Unavailable, bounded, hard_stop
 
 log = structlog.get_logger()
@@ -17,6 +25,8 @@ Offsets = dict[TopicPartition, int]
 
 COMMIT_SECONDS = 3.0
 COMMIT_EVERY_SECONDS = 0.2
+HELD_RECORDS, HELD_BYTES = 1000, 32_000_000
+"""A partition with so many held records is paused, so that it is not read further."""
 
 
 class Subscription:
@@ -29,7 +39,11 @@ class Subscription:
 
     def __init__(self, bootstrap_servers: str, group: str, topics: Iterable[str], instance_id: str, batch: int) -> None:
         self._topics, self._batch = list(topics), batch
+        self._bootstrap_servers, self._group = bootstrap_servers, group
         self._handled: Offsets = {}
+        self._noted: Offsets = {}
+        self._ends: Offsets = {}
+        self._held: dict[TopicPartition, list[Record]] = {}
         self._gate = _Gate(self._commit, self._forget)
         self._commit_at = 0.0
         self._consumer = AIOKafkaConsumer(
@@ -37,7 +51,7 @@ class Subscription:
             group_id=group,
             group_instance_id=instance_id or None,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # see `_reset`
             session_timeout_ms=6_000,
             heartbeat_interval_ms=500,
             max_poll_interval_ms=60_000,
@@ -56,21 +70,55 @@ class Subscription:
         """The partitions that this member owns now."""
         return frozenset((tp.topic, tp.partition) for tp in self._gate.owned)
 
+    async def count_unread(self) -> int:
+        """The number of partitions that no member of the group owns. Raises `Unavailable`."""
+        return await groups.count_unread(self._bootstrap_servers, self._group, self._topics)
+
     async def poll(self, wait_seconds: float) -> "Batch":
         """Fetch records. Waits at most `wait_seconds` for the first. Raises `Unavailable`."""
         if self._consumer._fetcher._fetch_task.done():  # otherwise it would look as if there were no new records
             raise Unavailable("the fetcher has ended")
         fetching = self._consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=self._batch)
-        found = await bounded(fetching, START_SECONDS + wait_seconds)
+        try:
+            found = await bounded(fetching, START_SECONDS + wait_seconds)
+        except Unavailable as error:
+            if not isinstance(error.__cause__, NoOffsetForPartitionError | OffsetOutOfRangeError):
+                raise
+            await self._reset(error.__cause__)
+            found = {}
         # Read the epoch after the fetch: a rebalance can happen during the fetch. An earlier epoch lost records (seen).
         return Batch(self._gate.epoch, found)
 
-    async def handle(self, batch: "Batch", work: Callable[[list[Record]], Awaitable[None]]) -> bool:
-        """Run `work` on those records of the batch that this member still owns, and note their offsets.
+    async def _reset(self, error: NoOffsetForPartitionError | OffsetOutOfRangeError) -> None:
+        """Start at the first record that exists. Records that were deleted before they were read are an alarm."""
+        (found,) = error.args
+        wanted = found if isinstance(found, dict) else {found: None}
+        firsts = await bounded(self._consumer.beginning_offsets(list(wanted)), START_SECONDS)
+        for tp, offset in wanted.items():
+            if offset is not None and offset < firsts[tp]:
+                metrics.CONSUMER_MISSED.inc(firsts[tp] - offset)
+                log.error(
+                    "Kafka deleted records before they were read: publish them again, see docs/operations.md",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    first=offset,
+                    next=firsts[tp],
+                )
+            with suppress(IllegalStateError):  # the partition was taken away meanwhile
+                self._consumer.seek(tp, firsts[tp])
 
-        Returns False if there was a rebalance since the fetch. A new assignment starts at the committed offsets, so
-        records that are still owned are read again. If `work` raises, the exception is raised here; then the same batch
-        may be handled again.
+    @property
+    def holds(self) -> bool:
+        """True if some records are held: `work` returned them."""
+        return bool(self._held)
+
+    async def handle(self, batch: "Batch", work: Callable[[list[Record]], Awaitable[list[Record]]]) -> bool:
+        """Run `work` on the held records and on those of the batch that this member still owns. Note their offsets.
+
+        `work` returns the records that are left, in order. They are held and given to the next call; no offset passes
+        the first of them. A partition that holds too many is paused. Returns False if there was a rebalance since the
+        fetch. A new assignment starts at the committed offsets, so records that are still owned are read again. An
+        exception of `work` passes through; then the same batch may be handled again.
         """
         if self._gate.closed:  # do not wait here: after a minute without a poll, only a poll ends the rebalance
             return False
@@ -78,9 +126,31 @@ class Subscription:
             if batch.epoch != self._gate.epoch:
                 return False
             mine = {tp: records for tp, records in batch.records.items() if tp in self._gate.owned}
-            await work([_record(r) for records in mine.values() for r in records])
-            self._handled |= {tp: records[-1].offset + 1 for tp, records in mine.items()}
+            given = [r for records in self._held.values() for r in records]
+            given += [_record(r) for records in mine.values() for r in records]
+            left = await work(given)
+            self._ends |= {tp: records[-1].offset + 1 for tp, records in mine.items()}
+            self._hold(left)
+            self._note({*mine, *self._noted})
             return True
+
+    def _hold(self, left: Iterable[Record]) -> None:
+        before, self._held = self._held, defaultdict(list)
+        for record in left:
+            self._held[TopicPartition(record.topic, record.partition)].append(record)
+        for tp in before.keys() | self._held.keys():
+            records = self._held.get(tp, [])
+            if len(records) >= HELD_RECORDS or sum(len(r.value or b"") for r in records) >= HELD_BYTES:
+                self._consumer.pause(tp)
+            elif before.get(tp):
+                self._consumer.resume(tp)
+
+    def _note(self, partitions: Iterable[TopicPartition]) -> None:
+        for tp in partitions:
+            held = self._held.get(tp)
+            offset = held[0].offset if held else self._ends[tp]
+            if self._noted.get(tp) != offset:
+                self._noted[tp] = self._handled[tp] = offset
 
     async def commit_if_due(self) -> None:
         """Commit the noted offsets, at most every `COMMIT_EVERY_SECONDS`. Records without a commit are read again."""
@@ -100,7 +170,7 @@ class Subscription:
             log.warning("offsets not committed, trying again; records may be read again", error=str(error))
 
     def _forget(self) -> None:
-        self._handled = {}
+        self._handled, self._noted, self._ends, self._held = {}, {}, {}, {}
 
     async def close(self) -> None:
         """Commit, leave the group and stop, in a few seconds, whatever the broker does."""
