@@ -41,9 +41,11 @@ class Call(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """The provider holds the money."""
+    """The provider holds this money."""
 
     ref: str
+    amount_cents: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,26 @@ class GivenBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Underway:
+    """The provider works on it and has no outcome yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """The outcome is unknown. The call is repeated at `ask_again_at`."""
 
     ask_again_at: datetime
 
 
-Answer: TypeAlias = Captured | Declined | GivenBack
-Outcome: TypeAlias = Answer | Unanswered
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """The provider's answer cannot be true, or cannot be recorded. An operator has to look at this payment."""
+
+    why: str
+
+
+Answer: TypeAlias = Captured | Declined | GivenBack | Underway
+Outcome: TypeAlias = Captured | Declined | GivenBack | Unanswered | Odd
 
 
 class NoAnswer(Exception):
@@ -102,6 +116,8 @@ class Payment:
     attempts: int = 0
     trace: str | None = None
     user_id: str | None = None
+    quarantined: str | None = None
+    """Why no more calls are made for this payment, until an operator has looked at it."""
 
     @property
     def key(self) -> str:
@@ -149,6 +165,8 @@ def next_call(payment: Payment, now: datetime) -> Call | None:
     An earlier process may have sent a charge and died before it recorded the outcome. So after the deadline, or after a
     cancellation, the payment is voided, and only the answer to that call settles it.
     """
+    if payment.quarantined is not None:
+        return None
     match payment.status:
         case Status.PENDING:
             return Call.VOID if payment.cancel_requested or now >= payment.expires_at else Call.CHARGE
@@ -158,8 +176,31 @@ def next_call(payment: Payment, now: datetime) -> Call | None:
             return None
 
 
+def outcome_of(payment: Payment, call: Call, answer: Answer) -> Outcome | None:
+    """The outcome that an answer reports, or None if the same call has to be made again later.
+
+    A void or a refund is over when the provider holds no money for the key.
+    """
+    match answer:
+        case Captured(_, amount_cents, currency) if (amount_cents, currency) != (
+            payment.amount_cents,
+            payment.currency,
+        ):
+            return Odd(f"asked for {payment.amount_cents} {payment.currency}, captured {amount_cents} {currency}")
+        case Captured():
+            return answer if call is Call.CHARGE else None
+        case Declined():
+            return answer if call is not Call.REFUND else None
+        case GivenBack():
+            return answer
+        case Underway():
+            return None
+
+
 def settle(payment: Payment, outcome: Outcome) -> Change:
-    """Apply an outcome. A payment that stays open needs another call."""
+    """Apply an outcome. A payment that stays open needs another call, unless it is quarantined."""
+    if isinstance(outcome, Odd):
+        return (replace(payment, quarantined=outcome.why) if payment.status in OPEN else payment), []
     match payment.status:
         case Status.PENDING:
             return _settle_charge(payment, outcome)
@@ -169,9 +210,9 @@ def settle(payment: Payment, outcome: Outcome) -> Change:
             return payment, []
 
 
-def _settle_charge(payment: Payment, outcome: Outcome) -> Change:
+def _settle_charge(payment: Payment, outcome: Captured | Declined | GivenBack | Unanswered) -> Change:
     match outcome:
-        case Captured(ref):
+        case Captured(ref=ref):
             taken = replace(payment, provider_ref=ref)
             return (taken, []) if payment.cancel_requested else _move(taken, Status.SUCCEEDED, PaymentSucceeded)
         case Declined():
@@ -182,7 +223,7 @@ def _settle_charge(payment: Payment, outcome: Outcome) -> Change:
             return _postpone(payment, outcome)
 
 
-def _settle_refund(payment: Payment, outcome: Outcome) -> Change:
+def _settle_refund(payment: Payment, outcome: Captured | Declined | GivenBack | Unanswered) -> Change:
     match outcome:
         case GivenBack():
             return _move(payment, Status.REFUNDED, PaymentRefunded)

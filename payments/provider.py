@@ -66,7 +66,7 @@ select key, 2, 'refund', amount_cents, currency, ref from movements
 on conflict do nothing
 """
 
-_READ = "select key, kind, ref from movements where key = any($1::text[]) order by key, n"
+_READ = "select key, kind, amount_cents, currency, ref from movements where key = any($1::text[]) order by key, n"
 
 
 class SimulatedProvider:
@@ -131,22 +131,22 @@ async def _write(conn: Plain, moves: Sequence[Move]) -> list[Answer | None]:
         rows = [(m.key, m.kind, m.amount_cents, m.currency, m.ref) for _, m in sorted(firsts.items())]
         for row in await conn.fetch(_FIRST, *zip(*rows, strict=True)):
             move = firsts[row["key"]]
-            answers[move.key] = _answer(move.kind, move.ref)
+            answers[move.key] = _answer(move.kind, move.amount_cents, move.currency, move.ref)
     undone = {m.key for m in moves if m.kind in {Kind.VOID, Kind.REFUND}}
     if undone:
         await conn.execute(_GIVE_BACK, list(undone))
     known = {m.key for m in moves} - answers.keys() | undone
     if known:
         for row in await conn.fetch(_READ, list(known)):
-            answers[row["key"]] = _answer(Kind(row["kind"]), row["ref"])
+            answers[row["key"]] = _answer(Kind(row["kind"]), row["amount_cents"], row["currency"], row["ref"])
     return [answers.get(m.key) for m in moves]
 
 
-def _answer(kind: Kind | None, ref: str) -> Answer:
+def _answer(kind: Kind | None, amount_cents: int, currency: str, ref: str) -> Answer:
     """The answer that follows from the last movement of a key."""
     match kind:
         case Kind.CAPTURE:
-            return Captured(ref)
+            return Captured(ref, amount_cents, currency)
         case Kind.DECLINE:
             return Declined()
         case Kind.REFUND:

@@ -48,7 +48,7 @@ async def claimed(conn: Connection, claims: Sequence[tuple[int, int]]) -> list[P
     tokens = set(claims)
     found = await store.get(conn, [order_id for order_id, _ in claims])
     held = [payment for payment in found.values() if (payment.order_id, payment.claim.token) in tokens]
-    return [payment for payment in held if payment.status in domain.OPEN]
+    return [payment for payment in held if payment.status in domain.OPEN and payment.quarantined is None]
 
 
 async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, now: datetime) -> list[Payment]:
@@ -57,7 +57,9 @@ async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, no
     return await store.take_over(conn, order_ids, claim, now)
 
 
-async def settle(conn: Connection, outcomes: Sequence[tuple[Payment, Outcome]], until: datetime) -> list[Payment]:
+async def settle(
+    conn: Connection, outcomes: Sequence[tuple[Payment, Outcome]], now: datetime, until: datetime
+) -> list[Payment]:
     """Record outcomes and their events. Returns the payments that need another call, claimed until `until`.
 
     The caller's transaction holds the locks of the orders' keys. A payment that another worker has taken over meanwhile
@@ -71,7 +73,7 @@ async def settle(conn: Connection, outcomes: Sequence[tuple[Payment, Outcome]], 
         payment = known[asked.order_id]
         if payment.claim.token == asked.claim.token:
             payment, follows = domain.settle(payment, outcome)
-            if payment.status in domain.OPEN and not isinstance(outcome, Unanswered):
+            if domain.next_call(payment, now) and not isinstance(outcome, Unanswered):
                 payment = replace(payment, claim=replace(payment.claim, until=until))
                 again.append(payment)
             saved.append(payment)

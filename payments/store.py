@@ -15,7 +15,7 @@ from shared.postgres import Connection
 
 _COLUMNS = (
     "order_id, status, amount_cents, currency, expires_at, claim, claimed_until, "
-    "cancel_requested, reason, provider_ref, version, attempts, trace, user_id"
+    "cancel_requested, reason, provider_ref, version, attempts, trace, user_id, quarantined"
 )
 
 # The guard of "one payment per order": a row that exists (it can be a tombstone) is not changed and not returned, and
@@ -25,9 +25,9 @@ with added as (
 insert into payments ({_COLUMNS})
 select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::bigint[],
                      $7::timestamptz[], $8::bool[], $9::text[], $10::text[], $11::int[], $12::int[], $13::text[],
-                     $14::text[])
+                     $14::text[], $15::text[])
 on conflict do nothing returning order_id),
-published as ({outbox.insert_sql(15, "row.key in (select order_id::text from added)")})
+published as ({outbox.insert_sql(16, "row.key in (select order_id::text from added)")})
 select order_id from added
 """
 
@@ -40,16 +40,18 @@ with saved as (
   update payments p
      set status = c.status, claim = c.claim, claimed_until = c.claimed_until, cancel_requested = c.cancel_requested,
          reason = c.reason, provider_ref = c.provider_ref, version = c.version, attempts = c.attempts,
-         updated_at = now()
+         quarantined = c.quarantined, updated_at = now()
     from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bool[], $6::text[], $7::text[],
-                $8::int[], $9::int[])
-         c(order_id, status, claim, claimed_until, cancel_requested, reason, provider_ref, version, attempts)
+                $8::int[], $9::int[], $10::text[])
+         c(order_id, status, claim, claimed_until, cancel_requested, reason, provider_ref, version, attempts,
+           quarantined)
    where p.order_id = c.order_id and p.order_id = any($1::bigint[]))
-{outbox.insert_sql(10)}
+{outbox.insert_sql(11)}
 """
 
 _DUE = """
-select order_id from payments where status in ('PENDING', 'REFUNDING') and claimed_until <= $1
+select order_id from payments
+ where status in ('PENDING', 'REFUNDING') and claimed_until <= $1 and quarantined is null
  order by claimed_until limit $2
 """
 
@@ -58,7 +60,7 @@ select order_id from payments where status in ('PENDING', 'REFUNDING') and claim
 # rows by id, and not by the index of due payments, which is large after an outage.
 _TAKE_OVER = f"""
 update payments set claim = $2, claimed_until = $3
- where order_id = any($1::bigint[]) and status = any($5::text[]) and claimed_until <= $4
+ where order_id = any($1::bigint[]) and status = any($5::text[]) and claimed_until <= $4 and quarantined is null
 returning {_COLUMNS}
 """
 
@@ -68,7 +70,7 @@ async def add(conn: Connection, payments: Sequence[Payment], events: Sequence[En
     rows = [
         (
             *(p.order_id, p.status, p.amount_cents, p.currency, p.expires_at, p.claim.token, p.claim.until),
-            *(p.cancel_requested, p.reason, p.provider_ref, p.version, p.attempts, p.trace, p.user_id),
+            *(p.cancel_requested, p.reason, p.provider_ref, p.version, p.attempts, p.trace, p.user_id, p.quarantined),
         )
         for p in payments
     ]
@@ -93,7 +95,7 @@ async def save(conn: Connection, payments: Sequence[Payment], events: Sequence[E
     rows = [
         (
             *(p.order_id, p.status, p.claim.token, p.claim.until, p.cancel_requested),
-            *(p.reason, p.provider_ref, p.version, p.attempts),
+            *(p.reason, p.provider_ref, p.version, p.attempts, p.quarantined),
         )
         for p in payments
     ]
@@ -111,5 +113,5 @@ async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, no
 
 
 def _payment(row: Any) -> Payment:
-    """Read by position, because this is a hot loop. The columns are those of `_COLUMNS`."""
-    return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:14])
+    """By position, because it is a hot loop; the columns are those of `_COLUMNS`."""
+    return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:15])

@@ -24,6 +24,7 @@ payments = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("user_id", Text, comment="whose order it is; a tombstone does not know"),
+    Column("quarantined", Text, comment="why no more calls are made until an operator has looked"),
     Index("payments_open", "claimed_until", postgresql_where=text("status IN ('PENDING', 'REFUNDING')")),
 )
 

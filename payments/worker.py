@@ -16,15 +16,19 @@ from random import getrandbits, uniform
 from typing import Protocol
 
 import structlog
+from prometheus_client import Counter
 
 from payments import domain, service, store
-from payments.domain import Answer, Call, Claim, NoAnswer, Outcome, Payment, Unanswered
+from payments.domain import Answer, Call, Claim, NoAnswer, Odd, Outcome, Payment, Unanswered
 from shared import postgres
 from shared.postgres import Pool
 from shared.process.backoff import Backoff, wait
 from shared.process.loop import Beat
 
 log = structlog.get_logger()
+
+CALLS = Counter("payments_provider_calls_total", "Calls to the provider, by what they reported", ["call", "outcome"])
+QUARANTINED = Counter("payments_quarantined_total", "Payments that an operator has to look at")
 
 _WAITING_PER_CALL = 4
 _MAX_BATCH = 500  # bounds the key locks of one transaction
@@ -94,6 +98,7 @@ class Worker:
         self._outcomes: deque[tuple[Payment, Outcome]] = deque()
         self._woken = asyncio.Event()
         self._poll_at = 0.0
+        self._batch = _MAX_BATCH
 
     def claim(self, count: int) -> Claim:
         """Create a claim for `count` payments.
@@ -181,19 +186,18 @@ class Worker:
                 task.add_done_callback(self._calls.discard)
 
     async def _call(self, payment: Payment, call: Call) -> None:
-        self._outcomes.append((payment, await self._ask(payment, call)))
+        outcome = await self._ask(payment, call)
+        CALLS.labels(call, type(outcome).__name__).inc()
+        self._outcomes.append((payment, outcome))
         self._woken.set()
 
     async def _ask(self, payment: Payment, call: Call) -> Outcome:
         try:
             async with asyncio.timeout(self._limits.call_seconds):
-                match call:
-                    case Call.CHARGE:
-                        return await self._provider.charge(payment.key, payment.amount_cents, payment.currency)
-                    case Call.VOID:
-                        return await self._provider.void(payment.key)
-                    case Call.REFUND:
-                        return await self._provider.refund(payment.key)
+                answer = await self._send(payment, call)
+            if outcome := domain.outcome_of(payment, call, answer):
+                return outcome
+            log.info("the provider has not finished", order_id=payment.order_id, call=call, answer=repr(answer))
         except (NoAnswer, TimeoutError) as error:
             log.info("the provider did not answer", order_id=payment.order_id, call=call, error=repr(error))
         except Exception:
@@ -201,16 +205,42 @@ class Worker:
         pause = min(_FIRST_PAUSE * 2 ** min(payment.attempts, 10), _LONGEST_PAUSE) * uniform(0.5, 1.5)
         return Unanswered(self.now() + pause)
 
+    async def _send(self, payment: Payment, call: Call) -> Answer:
+        match call:
+            case Call.CHARGE:
+                return await self._provider.charge(payment.key, payment.amount_cents, payment.currency)
+            case Call.VOID:
+                return await self._provider.void(payment.key)
+            case Call.REFUND:
+                return await self._provider.refund(payment.key)
+
     async def _record(self) -> None:
-        batch = list(islice(self._outcomes, _MAX_BATCH))
-        if batch:
-            keys = [str(asked.order_id) for asked, _ in batch]
-            async with postgres.transaction(self._pool, keys) as conn:
-                again = await service.settle(conn, batch, self.now() + self._claim_time)
-            for _ in batch:
-                self._outcomes.popleft()
-            self._ready.extendleft(again)
-            self._committed()
+        """Record outcomes. One that Postgres cannot store is found by halves, and its payment is quarantined."""
+        while batch := list(islice(self._outcomes, self._batch)):
+            try:
+                await self._settle(batch)
+            except (*postgres.ERRORS, ValueError) as error:  # ValueError: the event refuses the value
+                if not postgres.is_of_data(error):
+                    raise
+                if len(batch) == 1:
+                    asked, _ = self._outcomes.popleft()
+                    self._outcomes.appendleft((asked, Odd(f"the outcome cannot be stored: {error!r:.500}")))
+                self._batch = max(1, len(batch) // 2)
+            else:
+                self._batch = min(_MAX_BATCH, self._batch * 2)
+
+    async def _settle(self, batch: Sequence[tuple[Payment, Outcome]]) -> None:
+        keys = [str(asked.order_id) for asked, _ in batch]
+        async with postgres.transaction(self._pool, keys) as conn:
+            again = await service.settle(conn, batch, self.now(), self.now() + self._claim_time)
+        for _ in batch:
+            self._outcomes.popleft()
+        self._ready.extendleft(again)
+        self._committed()
+        for asked, outcome in batch:
+            if isinstance(outcome, Odd):
+                QUARANTINED.inc()
+                log.error("payment quarantined: see docs/operations.md", order_id=asked.order_id, why=outcome.why)
 
     async def _wait(self) -> None:
         self._woken.clear()

@@ -13,7 +13,7 @@ import pytest
 from contracts.inventory import InventoryReserved
 from contracts.orders import OrderCancelled
 from payments import consumer, provider, service, store
-from payments.domain import Answer, Claim, NoAnswer, Status
+from payments.domain import Answer, Captured, Claim, Declined, NoAnswer, Status, Underway
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Provider, Worker
 from shared import postgres
@@ -528,6 +528,84 @@ async def test_a_call_that_raises_an_unexpected_error_is_retried(shop: Shop) -> 
     await shop.deliver(reserved())
     await shop.settle()
     assert (await shop.outcome(), len(shop.provider.calls)) == (("SUCCEEDED", ["Succeeded"], ["capture"]), 2)
+
+
+@pytest.mark.parametrize(
+    "answer", [Underway(), Captured("ch_1", 1700, "EUR"), Declined()], ids=lambda answer: type(answer).__name__
+)
+async def test_a_refund_without_a_final_answer_is_asked_for_again_later_and_later(
+    shop: Shop, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.deliver(reserved())
+    await shop.work()
+    calls = 0
+
+    async def not_yet(key: str) -> Answer:
+        nonlocal calls
+        calls += 1
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.provider, "refund", not_yet)
+        await shop.deliver(cancelled())
+        for _ in range(50):
+            await shop.worker.run_once()
+        assert calls == 1
+        for _ in range(600):  # a minute
+            shop.pass_time(0.1)
+            await shop.work()
+        assert 5 < calls < 30
+    await shop.settle()
+    assert await shop.outcome() == ("REFUNDED", ["Succeeded", "Refunded"], ["capture", "refund"])
+
+
+ODD = {
+    "cannot be stored": lambda amount_cents: Captured("ch_\x00", amount_cents, "EUR"),
+    "captured 48000 EUR": lambda amount_cents: Captured("ch_of_another_order", 48_000, "EUR"),
+}
+
+
+@pytest.mark.parametrize("why", ODD)
+async def test_an_odd_answer_stops_its_own_payment_and_no_other(
+    shop: Shop, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = shop.provider.charge, Counter[str]()
+
+    async def odd(key: str, amount_cents: int, currency: str) -> Answer:
+        calls[key] += 1
+        answer = await real(key, amount_cents, currency)
+        return ODD[why](amount_cents) if key == "order:7" else answer
+
+    monkeypatch.setattr(shop.provider, "charge", odd)
+    await shop.deliver(*[reserved(n) for n in range(1, 41)])
+    for _ in range(5):
+        await shop.work()
+        shop.pass_time(CLAIM_SECONDS)
+
+    statuses = await shop.statuses()
+    assert {n for n, status in statuses.items() if status != "SUCCEEDED"} == {7}
+    assert calls["order:7"] == 1
+    assert why in await shop.pool.fetchval("select quarantined from payments where order_id = 7")
+
+    await shop.deliver(cancelled(7))  # the order ends at its deadline; the operator has the money given back
+    await shop.pool.execute("update payments set quarantined = null where order_id = 7")
+    await shop.settle()
+    assert await shop.outcome(7) == ("CANCELLED", [], ["capture", "refund"])
+
+
+async def test_a_charge_that_is_under_way_is_asked_for_again_and_counts_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def underway(*_: object) -> Answer:
+        return Underway()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.provider, "charge", underway)
+        await shop.deliver(reserved())
+        await shop.work()
+        assert await shop.outcome() == ("PENDING", [], [])
+    await shop.settle()
+    assert await shop.outcome() == ("SUCCEEDED", ["Succeeded"], ["capture"])
 
 
 async def test_a_stopped_worker_finishes_its_open_payments(shop: Shop) -> None:

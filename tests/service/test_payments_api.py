@@ -39,7 +39,7 @@ async def intend(client: Client, *outcomes: Outcome, **changes: Any) -> None:
         await service.intend(conn, [reserved(**changes)], claim, now)
         for outcome in outcomes:
             held = await service.claimed(conn, [(ORDER, claim.token)])
-            await service.settle(conn, [(payment, outcome) for payment in held], now)
+            await service.settle(conn, [(payment, outcome) for payment in held], now, now)
 
 
 async def cancel(client: Client) -> None:
@@ -75,7 +75,7 @@ async def test_a_payment_is_not_found_for_other_users(client: Client, mint: Mint
 @pytest.mark.parametrize(
     ("outcome", "status", "expected"),
     [
-        (Captured("ch_1"), "SUCCEEDED", {"provider_ref": "ch_1"}),
+        (Captured("ch_1", 1700, "EUR"), "SUCCEEDED", {"provider_ref": "ch_1"}),
         (Declined(), "FAILED", {"reason": "payment_declined"}),
     ],
 )
@@ -90,7 +90,7 @@ async def test_reason_and_reference_are_shown_if_they_exist(
 
 
 async def test_a_payment_keeps_its_owner_when_it_is_refunded(client: Client, mint: Mint) -> None:
-    await intend(client, Captured("ch_1"))
+    await intend(client, Captured("ch_1", 1700, "EUR"))
     await cancel(client)
     status, shown = await ask(client, mint.header())
     assert (status, shown["status"]) == (200, "REFUNDING")

@@ -12,7 +12,13 @@ from payments.domain import Call, Captured, Claim, Declined, GivenBack, Outcome,
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
 CLAIM, OTHER_CLAIM = Claim(7, LATER), Claim(8, LATER)
-OUTCOMES: tuple[Outcome, ...] = (Captured("ch_1"), Declined(), GivenBack("ch_1"), GivenBack(None), Unanswered(LATER))
+OUTCOMES: tuple[Outcome, ...] = (
+    Captured("ch_1", 1700, "EUR"),
+    Declined(),
+    GivenBack("ch_1"),
+    GivenBack(None),
+    Unanswered(LATER),
+)
 FINAL = (Status.FAILED, Status.CANCELLED, Status.REFUNDED)
 
 
@@ -27,19 +33,19 @@ PENDING, CANCEL_REQUESTED = payment(Status.PENDING), payment(Status.PENDING, can
 REFUNDING = payment(Status.REFUNDING, cancel_requested=True)
 
 SETTLED = {
-    (PENDING, Captured("ch_1")): (Status.SUCCEEDED, "ch_1", [PaymentSucceeded]),
+    (PENDING, Captured("ch_1", 1700, "EUR")): (Status.SUCCEEDED, "ch_1", [PaymentSucceeded]),
     (PENDING, Declined()): (Status.FAILED, None, [PaymentFailed]),
     (PENDING, GivenBack("ch_1")): (Status.FAILED, "ch_1", [PaymentFailed]),
     (PENDING, GivenBack(None)): (Status.FAILED, None, [PaymentFailed]),
     (PENDING, Unanswered(LATER)): (Status.PENDING, None, []),
-    (CANCEL_REQUESTED, Captured("ch_1")): (Status.PENDING, "ch_1", []),
+    (CANCEL_REQUESTED, Captured("ch_1", 1700, "EUR")): (Status.PENDING, "ch_1", []),
     (CANCEL_REQUESTED, Declined()): (Status.CANCELLED, None, []),
     (CANCEL_REQUESTED, GivenBack("ch_1")): (Status.CANCELLED, "ch_1", []),
     (CANCEL_REQUESTED, GivenBack(None)): (Status.CANCELLED, None, []),
     (CANCEL_REQUESTED, Unanswered(LATER)): (Status.PENDING, None, []),
     (REFUNDING, GivenBack("ch_1")): (Status.REFUNDED, "ch_1", [PaymentRefunded]),
     (REFUNDING, GivenBack(None)): (Status.REFUNDED, "ch_1", [PaymentRefunded]),
-    (REFUNDING, Captured("ch_1")): (Status.REFUNDING, "ch_1", []),
+    (REFUNDING, Captured("ch_1", 1700, "EUR")): (Status.REFUNDING, "ch_1", []),
     (REFUNDING, Declined()): (Status.REFUNDING, "ch_1", []),
     (REFUNDING, Unanswered(LATER)): (Status.REFUNDING, "ch_1", []),
 }
