@@ -557,6 +557,7 @@ async def test_a_missing_table_parks_nothing_and_pauses_only_its_type(
         left = await handling.handle(left)
 
     assert left == [*events_[:8], *events_[9:]], "the last one waits behind another event of its key"
+    assert len(ledger.calls) == MAX_ATTEMPTS + 2, "all events of the type are held at once"
     assert (noted, await parked(pool)) == ([20], [])
     assert gauge("consumer_type_paused", "OrderCreated") == 1
     assert gauge("consumer_held_events", "OrderCreated") == 8
@@ -565,6 +566,18 @@ async def test_a_missing_table_parks_nothing_and_pauses_only_its_type(
     assert sorted(await effects(pool)) == [(n, 1) for n in range(1, 9)]
     assert gauge("consumer_type_paused", "OrderCreated") == 0
     assert gauge("consumer_held_events", "OrderCreated") == 0
+
+
+async def test_a_missing_grant_parks_nothing_even_at_low_load(pool: Pool, ledger: Ledger, handling: Handling) -> None:
+    ledger.break_ = fail_for(1, error=asyncpg.InsufficientPrivilegeError("permission denied for table effects"))
+    left: Sequence[Record] = created((1, 1))
+    for _ in range(MAX_ATTEMPTS + 2):
+        left = await handling.handle(left)
+    assert (len(left), await parked(pool)) == (1, [])
+
+    ledger.break_ = fail_for()
+    assert await handling.handle(left) == []
+    assert await effects(pool) == [(1, 1)]
 
 
 async def test_events_that_failed_are_not_tried_before_their_time(
