@@ -1,8 +1,12 @@
+import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
 from shared.process import logs
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -46,3 +50,22 @@ def test_a_message_with_a_percent_sign_is_unchanged(once: logs.OncePer, clock: l
     later = a_record("%s", "100 %")
     once.filter(later)
     assert later.getMessage() == "100 % [and 1 more like it]"
+
+
+LOG_TWO = """
+import logging, structlog
+from shared.process import logs
+logs.configure("INFO", "orders")
+structlog.get_logger().warning("%s failed, trying again", "relay turn", error="x")
+logging.getLogger("another").warning("%d of %d", 1, 2)
+"""
+
+
+def test_arguments_are_part_of_the_text_in_json_lines() -> None:
+    command = [sys.executable, "-c", LOG_TWO]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)  # noqa: S603
+    first, second = map(json.loads, done.stdout.splitlines())
+
+    assert (first["event"], first["error"], first["service"]) == ("relay turn failed, trying again", "x", "orders")
+    assert "positional_args" not in first
+    assert second["event"] == "1 of 2"
