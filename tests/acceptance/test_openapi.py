@@ -157,7 +157,7 @@ def test_a_service_answers_as_its_document_describes(
     name: str, who: Any, fuzzed_system: System, tmp_path: Path
 ) -> None:
     url = f"{fuzzed_system.gateway_url}/openapi/{name}.json"
-    tokens = refresh_tokens(fuzzed_system) if name == "auth" else ["unused"]
+    fresh, *tokens = refresh_tokens(fuzzed_system) if name == "auth" else ["unused", "unused"]
     cancelled = cancelled_order(fuzzed_system) if name == "orders" else 1
     schema = schemathesis.openapi.from_url(url, config=settings(who(fuzzed_system, tmp_path), tokens, cancelled))
     found, answers, phases = [], Counter[int](), Counter[str]()
@@ -173,6 +173,10 @@ def test_a_service_answers_as_its_document_describes(
                 found.append(f"{event.label}: {event.info.message}")
             case events.FatalError():
                 raise event.exception
+    if name == "auth":  # in the generated requests, each token may have been used up by one that was refused
+        operation = schema["/auth/refresh"]["POST"]
+        operation.Case(body={"refresh_token": fresh}, media_type="application/json").call_and_validate()
+        SUCCESSES[operation.label] += 1
     print(f"{name}: {dict(phases)} {dict(sorted(answers.items()))}")  # noqa: T201
     assert not found, f"{len(found)} complaints:\n" + "\n\n".join(found[:20])
     assert phases["coverage"] > 0
