@@ -164,11 +164,7 @@ class Handling:
             await self._park(rows, turn)
             await self._attempt([r for r in batch if r not in strange], turn)
         elif postgres.is_release_fault(error) and model is not None:
-            for one in batch:
-                if type(one.event) is model:
-                    self._breaker.failed(one, error)
-                    turn.failed.add(one.blocking_key)
-            await self._attempt(batch, turn)
+            await self._hold(batch, error, model, turn)
         elif len(batch) > 1:
             if postgres.is_too_slow(error):
                 self._chunk = min(self._chunk, len(batch) // 2)
@@ -180,6 +176,19 @@ class Handling:
             await self._park([Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id)], turn)
         else:
             turn.failed.add(batch[0].blocking_key)
+
+    async def _hold(self, batch: list[Received], error: Exception, model: type[BaseModel], turn: _Turn) -> None:
+        """Hold the events of a type, and what comes after them in their keys. Handle the others."""
+        held: set[Key] = set()
+        others = []
+        for one in batch:
+            if type(one.event) is model:
+                self._breaker.failed(one, error)
+                held.add(one.blocking_key)
+            if one.blocking_key not in held:
+                others.append(one)
+        await self._attempt(others, turn)
+        turn.failed |= held
 
     async def _commit(self, batch: list[Received]) -> None:
         keys = sorted({r.key for r in batch})
