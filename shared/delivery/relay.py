@@ -16,7 +16,7 @@ import structlog
 
 from .. import metrics, postgres
 from ..postgres import Plain
-from ..process.backoff import Backoff
+from ..process.backoff import Backoff, wait
 from ..process.loop import Beat, repeat
 from . import events, kafka, lanes
 from .hint import channel
@@ -219,17 +219,24 @@ class Relay:
 
     @asynccontextmanager
     async def _prolonging(self) -> AsyncIterator[None]:
-        """Prolong the leases as long as the block runs, over a second connection: the first is busy, or has to be."""
-        task = asyncio.create_task(self._prolong())
+        """Prolong the leases as long as the block runs. A short block costs nothing."""
+        over, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+
+        def start() -> None:
+            tasks.append(asyncio.create_task(self._prolong(over)))
+
+        timer = asyncio.get_running_loop().call_later(self.lanes.lease_seconds / 3, start)
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            timer.cancel()
+            over.set()
+            if tasks:
+                await asyncio.wait(tasks)  # as long as one statement may take
 
-    async def _prolong(self) -> None:
-        while True:
-            await asyncio.sleep(self.lanes.lease_seconds / 3)
+    async def _prolong(self, over: asyncio.Event) -> None:
+        """Prolong the leases over a second connection, because the first one may read meanwhile."""
+        while not over.is_set():
             try:
                 if self._leasing is None or self._leasing.is_closed():
                     name = f"{self._service} relay {self.lanes.owner} leases"
@@ -237,6 +244,7 @@ class Relay:
                 await self.lanes.prolong(self._leasing)
             except postgres.ERRORS as error:
                 log.warning("leases not prolonged, trying again", error=repr(error))
+            await wait(over, self.lanes.lease_seconds / 3)
 
     async def _note_refused(self, conn: Plain, refused: Sequence[Refusal]) -> None:
         if refused:
