@@ -32,6 +32,7 @@ QUARANTINED = Counter("payments_quarantined_total", "Payments that an operator h
 
 _WAITING_PER_CALL = 4
 _MAX_BATCH = 500  # bounds the key locks of one transaction
+_UNSTORABLE_IN_A_ROW = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=5)
 
 
@@ -99,6 +100,7 @@ class Worker:
         self._woken = asyncio.Event()
         self._poll_at = 0.0
         self._batch = _MAX_BATCH
+        self._unstorable = 0
 
     def claim(self, count: int) -> Claim:
         """Create a claim for `count` payments.
@@ -145,7 +147,7 @@ class Worker:
                 try:
                     in_hand = await self.run_once()
                     backoff.reset()
-                except postgres.ERRORS as error:
+                except (*postgres.ERRORS, ValueError) as error:
                     log.warning("payments cannot be taken or recorded, trying again", error=repr(error))
                     await backoff.wait(stop)
                 await asyncio.sleep(max(0.0, started + self._limits.pace_seconds - time.monotonic()))
@@ -220,14 +222,24 @@ class Worker:
             try:
                 await self._settle(batch)
             except (*postgres.ERRORS, ValueError) as error:  # ValueError: the event refuses the value
+                if postgres.is_too_slow(error) or postgres.is_of_data(error):
+                    self._batch = max(1, len(batch) // 2)
                 if not postgres.is_of_data(error):
                     raise
                 if len(batch) == 1:
-                    asked, _ = self._outcomes.popleft()
-                    self._outcomes.appendleft((asked, Odd(f"the outcome cannot be stored: {error!r:.500}")))
-                self._batch = max(1, len(batch) // 2)
+                    self._set_aside(error)
             else:
+                self._unstorable = 0 if any(not isinstance(outcome, Odd) for _, outcome in batch) else self._unstorable
                 self._batch = min(_MAX_BATCH, self._batch * 2)
+
+    def _set_aside(self, error: Exception) -> None:
+        """The first outcome cannot be stored: quarantine its payment. If that is true of many, the release is bad."""
+        self._unstorable += 1
+        if self._unstorable > _UNSTORABLE_IN_A_ROW:
+            self._outcomes.rotate(-1)  # the next attempt is at another one
+            raise error
+        asked, _ = self._outcomes.popleft()
+        self._outcomes.appendleft((asked, Odd(f"the outcome cannot be stored: {error!r:.500}")))
 
     async def _settle(self, batch: Sequence[tuple[Payment, Outcome]]) -> None:
         keys = [str(asked.order_id) for asked, _ in batch]

@@ -55,21 +55,44 @@ class Breaker:
         self._failing.pop(type_, None)
         if type_ in self._paused:
             self._paused.discard(type_)
+            for trouble in self._troubles.values():
+                if trouble.type == type_:
+                    trouble.attempts = 0  # the type was at fault, and not these events
             metrics.CONSUMER_PAUSED.labels(type_).set(0)
             log.info("events of this type are handled again", type=type_)
 
     def failed(self, one: Received, error: BaseException) -> int:
         """Note a failure. Returns the number of attempts if the event is to be parked, or 0 if it is to be held."""
         type_ = type(one.event).__name__
-        trouble = self._troubles.setdefault(one.event_id, Trouble(type_, self._successes[type_]))
+        trouble = self._trouble_of(one)
         trouble.attempts += 1
         self._failing[type_].add(one.blocking_key)
-        is_single = len(self._failing[type_]) < KEYS_IN_A_ROW or self._successes[type_] > trouble.successes
-        is_ours = postgres.is_release_fault(error)
+        others_succeed = self._successes[type_] > trouble.successes
+        is_single = len(self._failing[type_]) < KEYS_IN_A_ROW or others_succeed
         log.warning("event failed", type=type_, key=one.key, attempts=trouble.attempts, exc_info=error)
-        if is_ours or not is_single:
+        if not is_single:
             self._pause(type_, error)
-        return trouble.attempts if trouble.attempts >= MAX_ATTEMPTS and is_single and not is_ours else 0
+        if postgres.is_too_slow(error):  # perhaps Postgres is slow; then no event is at fault
+            is_single = others_succeed
+        return trouble.attempts if trouble.attempts >= MAX_ATTEMPTS and is_single else 0
+
+    def hold(self, one: Received, error: BaseException) -> None:
+        """Note that an event waits for its type, without an attempt of its own."""
+        self._trouble_of(one)
+        self._pause(type(one.event).__name__, error)
+
+    @property
+    def has_paused(self) -> bool:
+        """True if any type is paused."""
+        return bool(self._paused)
+
+    def is_paused(self, type_: str) -> bool:
+        """True if every event of the type fails."""
+        return type_ in self._paused
+
+    def _trouble_of(self, one: Received) -> Trouble:
+        type_ = type(one.event).__name__
+        return self._troubles.setdefault(one.event_id, Trouble(type_, self._successes[type_]))
 
     def keep(self, left: Collection[UUID]) -> None:
         """Forget all events but those that are `left`: the others are done or parked, or another member has them."""

@@ -6,8 +6,9 @@ the later events of its key, and never lost. Errors are sorted by phase: only wh
 answers is the event's error. The pattern is the idempotent consumer (Richardson, 2018), for a batch at a time.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from random import random
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from ..errors import UnknownAggregate
 from ..postgres import Connection, Pool
 from ..process.loop import Beat
 from . import events, inbox, parking
-from .breaker import Breaker
+from .breaker import KEYS_IN_A_ROW, Breaker
 from .events import Key, Received, Record, Undecodable
 from .parking import Parked
 
@@ -43,11 +44,15 @@ class _HandlerFailed(Exception):
 
 
 class _Turn:
-    """One call of `handle`: the events that are not done yet, by id, and the keys that failed in this call."""
+    """One call of `handle`: the events that are not done yet, by id, and what failed in this call."""
 
     def __init__(self, received: Iterable[Received]) -> None:
-        self.left = {r.event_id: r for r in received}
+        self.left: dict[UUID, Received] = {}
+        for one in received:
+            self.left.setdefault(one.event_id, one)  # of an event that comes twice, the first record counts
         self.failed: set[Key] = set()
+        self.alone: Counter[type[BaseModel]] = Counter()
+        """How many events of each type failed alone."""
 
 
 class Handling:
@@ -74,6 +79,7 @@ class Handling:
         self._models = {model.__name__: model for model in handlers}
         self._ignored = {model.__name__ for model in ignores}
         self._breaker = Breaker()
+        self._known: dict[tuple[object, ...], Received] = {}
         self._beat: Beat = lambda: None
 
     async def handle(self, records: Sequence[Record], *, retry: bool = True, beat: Beat = lambda: None) -> list[Record]:
@@ -86,12 +92,15 @@ class Handling:
         understood, hopeless = self._decode(records)
         await self._park(hopeless)
         turn = _Turn(understood)
+        if retry and self._breaker.has_paused:
+            understood = _shuffled(understood)  # so that other events of the type are tried
         if not retry:
             turn.failed = {r.blocking_key for r in understood if self._breaker.knows(r.event_id)}
         for chunk in self._chunks(understood):
             await self._attempt(chunk, turn)
         self._chunk = _MAX_CHUNK
         self._breaker.keep(turn.left)
+        self._known = {r.record[:3]: r for r in turn.left.values()}
         return [r.record for r in turn.left.values()]
 
     def _decode(self, records: Sequence[Record]) -> tuple[list[Received], list[Parked]]:
@@ -99,7 +108,7 @@ class Handling:
         hopeless: list[Parked] = []
         for record in records:
             try:
-                received = self._understand(record)
+                received = self._known.get(record[:3]) or self._understand(record)
             except Undecodable as error:
                 hopeless.append(Parked(record, str(error), attempts=0, blocks=False))
             else:
@@ -163,7 +172,7 @@ class Handling:
             rows = [Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange]
             await self._park(rows, turn)
             await self._attempt([r for r in batch if r not in strange], turn)
-        elif postgres.is_release_fault(error) and model is not None:
+        elif model is not None and self._is_broken(model, error, turn):
             await self._hold(batch, error, model, turn)
         elif len(batch) > 1:
             if postgres.is_too_slow(error):
@@ -171,11 +180,21 @@ class Handling:
             for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                 for part in self._chunks(half):
                     await self._attempt(part, turn)
-        elif attempts := self._breaker.failed(batch[0], error):
-            one = batch[0]
+        else:
+            await self._fail(batch[0], error, turn)
+
+    async def _fail(self, one: Received, error: Exception, turn: _Turn) -> None:
+        turn.alone[type(one.event)] += 1
+        if attempts := self._breaker.failed(one, error):
             await self._park([Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id)], turn)
         else:
-            turn.failed.add(batch[0].blocking_key)
+            turn.failed.add(one.blocking_key)
+
+    def _is_broken(self, model: type[BaseModel], error: Exception, turn: _Turn) -> bool:
+        """True if no more events of the type have to be tried alone in this call."""
+        if postgres.is_release_fault(error):
+            return True
+        return turn.alone[model] >= KEYS_IN_A_ROW and self._breaker.is_paused(model.__name__)
 
     async def _hold(self, batch: list[Received], error: Exception, model: type[BaseModel], turn: _Turn) -> None:
         """Hold the events of a type, and what comes after them in their keys. Handle the others."""
@@ -183,7 +202,7 @@ class Handling:
         others = []
         for one in batch:
             if type(one.event) is model:
-                self._breaker.failed(one, error)
+                self._breaker.hold(one, error)
                 held.add(one.blocking_key)
             if one.blocking_key not in held:
                 others.append(one)
@@ -272,6 +291,12 @@ async def _answers(conn: Connection) -> bool:
 def _is_infrastructure(error: Exception) -> bool:
     """True if the SQLSTATE says that no event is at fault, although Postgres answers."""
     return isinstance(error, asyncpg.PostgresError) and postgres.is_transient(error) and not postgres.is_too_slow(error)
+
+
+def _shuffled(received: list[Received]) -> list[Received]:
+    """The same events with their keys in a random order. The events of a key keep their order."""
+    rank: dict[Key, float] = defaultdict(random)
+    return sorted(received, key=lambda one: rank[one.blocking_key])
 
 
 def waves(batch: Iterable[Received]) -> list[dict[type[BaseModel], list[BaseModel]]]:

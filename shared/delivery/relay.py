@@ -21,7 +21,7 @@ from ..process.loop import Beat, repeat
 from . import events, kafka, lanes
 from .hint import channel
 from .lanes import Lanes, Limit, Positions, RestoredElsewhere, Row
-from .sender import Refusal, Sender, Stopped
+from .sender import BEHIND, Refusal, Sender, Stopped
 
 log = structlog.get_logger()
 
@@ -31,6 +31,7 @@ _AFTER_ROWS = 3
 HELD_BACK_SECONDS = 5.0
 _WATCH_EVERY_SECONDS = 2.5
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 10.0, 600.0
+_RETRY_SECONDS = 2.0
 _ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; without it a turn of few rows costs twice as much
 
 TROUBLE = (*postgres.ERRORS, kafka.Unavailable, RestoredElsewhere)
@@ -45,11 +46,13 @@ insert into outbox_refused (lane, xid, id, topic, key, reason) values ($1, $2, $
 """
 _STOPPED = "select distinct topic, key from outbox_refused where resolved_at is null"
 
-# The rows of these lanes that were set aside, in order: their topic may exist now, or allow larger records.
+# The first row of some keys of these lanes that were set aside: its topic may exist now, or allow larger records.
 _SET_ASIDE = """
 select o.topic, o.hash, o.key, o.value, o.type, o.head, o.lane, o.xid, o.id
-  from outbox_refused r join outbox o using (lane, xid, id)
- where r.resolved_at is null and r.lane = any($1::smallint[]) order by r.lane, r.xid, r.id limit 200
+  from (select distinct on (topic, key) lane, xid, id from outbox_refused
+         where resolved_at is null and lane = any($1::smallint[]) order by topic, key, xid, id) r
+  join outbox o using (lane, xid, id)
+ order by random() limit 10
 """
 _RESOLVE = """
 update outbox_refused set resolved_at = now() where (lane, xid, id) = ($1, $2, $3)
@@ -181,13 +184,16 @@ class Relay:
 
     async def _retry_refused(self, conn: Plain) -> None:
         """Try the rows that Kafka refused again, after longer and longer waits: the cause may be mended."""
-        self._retry_at = time.monotonic() + self._retries.next()
-        sent = await self._sender.send_again(await conn.fetch(_SET_ASIDE, list(self.lanes.held)))
-        for row in sent:
-            await conn.execute(_RESOLVE, row["lane"], row["xid"], row["id"])
-        if sent:
-            log.info("Kafka accepted rows that it had refused before", rows=len(sent))
-            self._retry_at = 0.0
+        started = time.monotonic()
+        self._retry_at = started + self._retries.next()
+        async with self._prolonging():
+            for row in await conn.fetch(_SET_ASIDE, list(self.lanes.held)):
+                if await self._sender.send_again(row):
+                    await conn.execute(_RESOLVE, row["lane"], row["xid"], row["id"])
+                    log.info("Kafka accepted a row that it had refused before", topic=row["topic"], key=row["key"])
+                    self._retry_at = 0.0
+                if time.monotonic() - started > _RETRY_SECONDS:
+                    break
 
     async def _watch(self, conn: Plain) -> None:
         """Report the oldest open write transaction, because it holds back every relay of the cluster."""
@@ -247,9 +253,10 @@ class Relay:
             await wait(over, self.lanes.lease_seconds / 3)
 
     async def _note_refused(self, conn: Plain, refused: Sequence[Refusal]) -> None:
-        if refused:
+        if any(reason != BEHIND for _, reason in refused):
             self._retries.reset()
-            self._retry_at = time.monotonic() + self._retries.next()
+            due = time.monotonic() + self._retries.next()
+            self._retry_at = min(self._retry_at, due) if self._sender.stopped else due
         for row, reason in refused:
             where = [row[name] for name in ("lane", "xid", "id", "topic", "key")]
             await conn.execute(_REFUSE, *where, reason)

@@ -18,7 +18,7 @@ from .outbox import DEAD_LETTER_SUFFIX
 
 SEND_SECONDS = 5.0
 _UNUSABLE_SECONDS = 10.0
-_BEHIND = "waits behind a refused row of its key"
+BEHIND = "waits behind a refused row of its key"
 
 
 class Refusal(NamedTuple):
@@ -98,7 +98,7 @@ class Sender:
         for row in rows:
             topic = row[0]
             if self.stopped and (topic, row[2]) in self.stopped:
-                refused.append(Refusal(row, _BEHIND))
+                refused.append(Refusal(row, BEHIND))
             elif topic not in counts:
                 refused.append(Refusal(row, _unusable(self._unusable[topic][0])))
             else:
@@ -137,7 +137,7 @@ class Sender:
         for row in batch:
             topic_key = (row["topic"], row["key"])
             if topic_key in stopped:
-                refused.append(Refusal(row, _BEHIND))
+                refused.append(Refusal(row, BEHIND))
                 continue
             try:
                 await (await self._started()).send({partition: [self._message(row)]}, SEND_SECONDS)
@@ -149,24 +149,16 @@ class Sender:
                 self._note_unusable(error)
                 refused.append(Refusal(row, _unusable(error.reason)))
                 stopped.add(topic_key)
+                await self.close()
         return refused
 
-    async def send_again(self, rows: Sequence[Row]) -> list[Row]:
-        """Send rows that were set aside, one by one, in the order of each key. Returns those that are in Kafka now.
-
-        Raises `kafka.Unavailable`; some of them may be in Kafka then.
-        """
-        done, stopped = [], set[tuple[str, str]]()
-        for row in rows:
-            topic, key = row[0], row[2]
-            counts = await self._partitions(await self._started(), [topic])
-            if topic not in counts or (topic, key) in stopped:
-                continue
-            if await self._send_singly((topic, row[1] % counts[topic]), [row]):
-                stopped.add((topic, key))
-            else:
-                done.append(row)
-        return done
+    async def send_again(self, row: Row) -> bool:
+        """Send a row that was set aside. Returns whether Kafka accepted it. Raises `kafka.Unavailable`."""
+        topic = row[0]
+        counts = await self._partitions(await self._started(), [topic])
+        if topic not in counts:
+            return False
+        return not await self._send_singly((topic, row[1] % counts[topic]), [row])
 
     async def _started(self) -> Publisher:
         if self._publisher is None:

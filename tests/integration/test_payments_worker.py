@@ -2,7 +2,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -591,6 +591,27 @@ async def test_an_odd_answer_stops_its_own_payment_and_no_other(
     await shop.pool.execute("update payments set quarantined = null where order_id = 7")
     await shop.settle()
     assert await shop.outcome(7) == ("CANCELLED", [], ["capture", "refund"])
+
+
+async def test_outcomes_that_can_all_not_be_stored_are_kept_and_not_quarantined(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release is bad, and not the payments."""
+    await shop.deliver(*[reserved(n) for n in range(1, 41)])
+
+    async def bad(*_: Any) -> Any:
+        raise ValueError("a field of PaymentSucceeded has another type")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "settle", bad)
+        for _ in range(20):
+            with suppress(ValueError):
+                await shop.worker.run_once()
+    assert await shop.pool.fetchval("select count(*) from payments where quarantined is not null") == 0
+    await shop.work()
+    statuses = Counter((await shop.statuses()).values())
+    assert statuses["SUCCEEDED"] >= 35
+    assert len(shop.provider.calls) == 40
 
 
 async def test_a_charge_that_is_under_way_is_asked_for_again_and_counts_once(

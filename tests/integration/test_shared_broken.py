@@ -81,7 +81,7 @@ def test_a_batch_that_cannot_be_read_is_fetched_again_and_then_one_broken_record
             read(good + bad)
     *_, one = read(good + bad)
 
-    assert (one.offset, one.value) == (0, bad)
+    assert (one.offset, one.value) == (1, bad)
     assert one.headers[0][0] == events.BROKEN
 
 

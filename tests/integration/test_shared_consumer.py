@@ -620,10 +620,57 @@ async def test_many_bad_events_in_a_row_are_parked_when_a_later_event_of_their_t
     assert len(left) == 8
     left = await handling.handle([*left, *created((9, 1))], retry=False)
     assert await effects(pool) == [(9, 1)]
-    assert await handling.handle(left) == []
+    assert await parked(pool) == []
+    assert await handle_to_the_end(handling, left) == MAX_ATTEMPTS, "attempts while the type was paused do not count"
 
-    assert [key for key, *_ in await parked(pool)] == [str(n) for n in range(1, 9)]
+    assert {key for key, *_ in await parked(pool)} == {str(n) for n in range(1, 9)}
     assert gauge("consumer_type_paused", "OrderCreated") == 0
+
+
+async def test_a_paused_type_costs_only_a_few_attempts_each_time(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(*range(1, 201))
+    left: Sequence[Record] = created(*[(n, 1) for n in range(1, 201)])
+    tried = set()
+    for _ in range(6):
+        ledger.calls.clear()
+        left = await handling.handle(left)
+        tried |= {orders[0][0] for _, orders in ledger.calls if len(orders) == 1}
+        assert len(ledger.calls) < 40
+    assert len(left) == 200
+    assert len(tried) > 8, "each time, others are tried"
+
+    ledger.break_ = fail_for(7)
+    left = await handling.handle(left)
+    assert await handle_to_the_end(handling, left) <= MAX_ATTEMPTS + 1
+    assert len(await effects(pool)) == 199
+    assert [key for key, *_ in await parked(pool)] == ["7"]
+
+
+async def test_a_slow_event_is_not_parked_before_another_one_of_its_type_succeeds(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(1, error=TimeoutError())
+    left: Sequence[Record] = created((1, 1))
+    for _ in range(MAX_ATTEMPTS + 2):
+        left = await handling.handle(left)
+    assert (len(left), await parked(pool)) == (1, [])
+
+    left = await handling.handle([*left, *created((2, 1))])
+    assert await handle_to_the_end(handling, left) == 1 if left else True
+    assert [key for key, *_ in await parked(pool)] == ["1"]
+
+
+async def test_of_an_event_that_comes_twice_the_first_record_is_held(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(3)
+    first, behind = created((3, 1), (3, 2))
+    again = first._replace(offset=behind.offset + 10)
+
+    assert await handling.handle([first, behind, again]) == [first, behind]
+    assert await handling.handle([first, behind, again], retry=False) == [first, behind]
 
 
 async def test_two_bad_events_next_to_each_other_are_parked_without_a_good_one(

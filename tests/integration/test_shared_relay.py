@@ -419,9 +419,26 @@ async def test_a_missing_dead_letter_topic_stops_only_its_own_rows(
     one._sender._unusable.clear()
     one._retry_at = 0.0
     async with tail(shop_topics, lost, from_the_beginning=True) as letters:
-        await one.run_once()
+        await drain(one)
+        for _ in range(4):
+            await one.run_once()
         assert sorted((r.key or b"").decode() for r in await letters()) == ["1", "1", "2"]
     assert await pool.fetchval("select count(*) from outbox_refused where resolved_at is null") == 0
+
+
+async def test_rows_behind_a_refused_row_do_not_put_off_the_retry(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay
+) -> None:
+    one = make_relay(shop_topics)
+    await append_unchecked(pool, order_created(1, note=os.urandom(1_200_000).hex()), "1")
+    async with running(one):
+        await eventually(lambda: all_is_published(pool))
+    due = one._retry_at
+    for version in range(2, 5):
+        await append(pool, (1, version))
+        await one.run_once()
+    assert await pool.fetchval("select count(*) from outbox_refused") == 4
+    assert one._retry_at == due
 
 
 async def test_a_relay_keeps_its_lanes_while_kafka_writes_for_longer_than_a_lease(

@@ -238,6 +238,7 @@ async def test_guesses_at_once_exceed_the_limit_at_most_by_the_concurrent_hashes
 
 
 @on_one_service
+@pytest.mark.usefixtures("long_waits")
 async def test_without_the_wait_more_guesses_at_once_are_compared(
     auth: Auth, compared: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

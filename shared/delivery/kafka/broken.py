@@ -47,7 +47,7 @@ class _Batch:
 
     def __iter__(self) -> Iterator[Any]:
         if not self._batch.validate_crc():
-            yield self._broken(self.base_offset, "the checksum is wrong")
+            yield self._broken("the checksum is wrong")
             return
         position = self.base_offset
         try:
@@ -68,20 +68,21 @@ class _Batch:
             batch._buffer = _Forgiving(batch._buffer)
             found = [record for record in batch if record.offset >= position]
         except Exception as error:  # noqa: BLE001
-            return [self._broken(position, repr(error))]
+            return [self._broken(repr(error))]
         for record in found:
             if any("\ufffd" in name for name, _ in record.headers):
                 record.headers.insert(0, (BROKEN, b"the name of a header is not UTF-8"))
         return found
 
-    def _broken(self, position: int, reason: str) -> Any:
+    def _broken(self, reason: str) -> Any:
         """One record that stands for the rest of the batch. The first times it raises: the batch is fetched again."""
         start = self._raw[:21]  # up to the checksum
         _unreadable[start] += 1
         if _unreadable[start] < _TRIES:
             raise CorruptRecordException(f"the batch at offset {self.base_offset} cannot be read: {reason}")
         del _unreadable[start]
-        return _DefaultRecordPy(position, -1, 0, None, self._raw, [(BROKEN, reason[:500].encode())])
+        last = self.next_offset - 1  # aiokafka drops a record before the position from which it reads
+        return _DefaultRecordPy(last, -1, 0, None, self._raw, [(BROKEN, reason[:500].encode())])
 
 
 class _Records:

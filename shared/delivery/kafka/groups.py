@@ -1,11 +1,15 @@
 """Who reads what: a look at a consumer group from outside."""
 
+import asyncio
+import struct
 from collections.abc import Collection
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
-from .clients import START_SECONDS, bounded
+from .clients import START_SECONDS, Unavailable, bounded
+
+_CLOSE_SECONDS = 3.0
 
 
 async def count_unread(bootstrap_servers: str, group: str, topics: Collection[str]) -> int:
@@ -16,13 +20,11 @@ async def count_unread(bootstrap_servers: str, group: str, topics: Collection[st
         described = await bounded(admin.describe_topics(list(topics)), START_SECONDS)
         groups = await bounded(admin.describe_consumer_groups([group]), START_SECONDS)
     finally:
-        await admin.close()
+        await asyncio.wait([asyncio.create_task(admin.close())], timeout=_CLOSE_SECONDS)
     exist = {(topic["topic"], p["partition"]) for topic in described for p in topic["partitions"]}
     members = [member for answer in groups for found in answer.groups for member in found[5]]
-    owned = {
-        (topic, partition)
-        for _, _, _, _, assignment, *_ in members
-        if assignment
-        for topic, partition in ConsumerProtocolMemberAssignment.decode(assignment).partitions()
-    }
-    return len(exist - owned)
+    try:
+        assigned = [ConsumerProtocolMemberAssignment.decode(member[4]).partitions() for member in members if member[4]]
+    except (ValueError, struct.error) as error:  # a member that is not ours
+        raise Unavailable(f"the assignment of a member cannot be read: {error!r}") from error
+    return len(exist - {tuple(one) for partitions in assigned for one in partitions})

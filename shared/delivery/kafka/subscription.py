@@ -148,7 +148,7 @@ class Subscription:
     def _note(self, partitions: Iterable[TopicPartition]) -> None:
         for tp in partitions:
             held = self._held.get(tp)
-            offset = held[0].offset if held else self._ends[tp]
+            offset = min(record.offset for record in held) if held else self._ends[tp]
             if self._noted.get(tp) != offset:
                 self._noted[tp] = self._handled[tp] = offset
 
