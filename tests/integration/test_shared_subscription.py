@@ -378,39 +378,39 @@ async def test_a_failed_batch_is_delivered_again_and_is_not_committed(kafka: str
 async def test_a_member_without_a_partition_stays_a_spare_and_rejoins_only_if_a_partition_is_free(
     kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_module, "_REJOIN_AFTER_SECONDS", 0.0)
-    topic = f"test-{uuid4().hex[:8]}"
+    topic, joins, stop = f"test-{uuid4().hex[:8]}", 0, asyncio.Event()
     await create_topics(kafka, {topic: {}}, 1, 1)
-    owner, joins = subscription(kafka, topic, topic), 0
-    await owner.start()
-    polling = asyncio.create_task(_poll_always(owner))
-    await eventually(lambda: _owns(owner))
 
     def subscribe() -> Subscription:
         nonlocal joins
         joins += 1
         return subscription(kafka, topic, topic)
 
-    spare = Consumer(subscribe, Handling(None, "spare", {}))  # type: ignore[arg-type]  # it handles nothing
-    stop = asyncio.Event()
-    for _ in range(6):
-        await spare.run_once(stop)
-    assert (joins, bool(owner.owned)) == (1, True)
-    polling.cancel()
-    await asyncio.wait([polling])
-    await owner.close()
+    both = [Consumer(subscribe, Handling(None, "spare", {})) for _ in range(2)]  # type: ignore[arg-type]  # no record
 
-    async def takes_over() -> bool:
-        await spare.run_once(stop)
-        return spare._subscription is not None and bool(spare._subscription.owned)
+    async def one_owns() -> bool:
+        await asyncio.gather(*(one.run_once(stop) for one in both))
+        return [await owns_something(one) for one in both].count(True) == 1
 
-    await eventually(takes_over)
-    await spare.close()
+    async def is_stable() -> bool:
+        owns = await one_owns()
+        generations = {one._subscription._consumer._coordinator.generation for one in both if one._subscription}
+        return owns and len(generations) == 1
 
-
-async def _poll_always(member: Subscription) -> None:
-    while True:
-        await member.poll(0.2)
+    try:
+        await eventually(is_stable)
+        monkeypatch.setattr(consumer_module, "_REJOIN_AFTER_SECONDS", 0.0)
+        before = joins
+        for _ in range(6):
+            assert await one_owns()
+        assert joins == before
+        (owner,) = [one for one in both if await owns_something(one)]
+        both.remove(owner)
+        await owner.close()
+        await eventually(one_owns)
+    finally:
+        for one in both:
+            await one.close()
 
 
 async def test_records_that_kafka_deleted_meanwhile_are_noticed_and_the_others_are_read(kafka: str) -> None:
