@@ -218,7 +218,8 @@ class Worker:
 
     async def _record(self) -> None:
         """Record outcomes. One that Postgres cannot store is found by halves, and its payment is quarantined."""
-        while batch := list(islice(self._outcomes, self._batch)):
+        left = min(len(self._outcomes), _MAX_BATCH)  # later ones wait for the next turn: together they cost less
+        while batch := list(islice(self._outcomes, min(left, self._batch))):
             try:
                 await self._settle(batch)
             except (*postgres.ERRORS, ValueError) as error:  # ValueError: the event refuses the value
@@ -229,6 +230,7 @@ class Worker:
                 if len(batch) == 1:
                     self._set_aside(error)
             else:
+                left -= len(batch)
                 self._unstorable = 0 if any(not isinstance(outcome, Odd) for _, outcome in batch) else self._unstorable
                 self._batch = min(_MAX_BATCH, self._batch * 2)
 
