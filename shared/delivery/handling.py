@@ -232,7 +232,7 @@ class Handling:
         metrics.CONSUMED.labels("duplicate").inc(len(batch) - len(fresh))
 
     async def _call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel]) -> None:
-        """Call the handler. What it raises is the events' error, unless Postgres is at fault or does not answer."""
+        """Call the handler. Its errors are the events' errors, unless Postgres is at fault or does not answer."""
         try:
             await self._handlers[model](conn, found)
         except Exception as error:
