@@ -21,11 +21,11 @@ section = context.config.config_ini_section
 schema = "public" if section == ADMIN else section
 
 # A migration that waits for a lock makes every later statement on the table wait behind it.
-LIMITS = "set lock_timeout = '3s'; set statement_timeout = '10min'"
+LIMITS = ("set lock_timeout = '3s'", "set statement_timeout = '10min'")
 
 
 def _migrate(connection: Connection) -> None:
-    for limit in LIMITS.split("; "):
+    for limit in LIMITS:
         connection.execute(text(limit))
     connection.commit()
     if section != ADMIN:

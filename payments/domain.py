@@ -79,8 +79,9 @@ class Odd:
     why: str
 
 
-Answer: TypeAlias = Captured | Declined | GivenBack | Underway
-Outcome: TypeAlias = Captured | Declined | GivenBack | Unanswered | Odd
+Result: TypeAlias = Captured | Declined | GivenBack
+Answer: TypeAlias = Result | Underway
+Outcome: TypeAlias = Result | Unanswered | Odd
 
 
 class NoAnswer(Exception):
@@ -210,7 +211,7 @@ def settle(payment: Payment, outcome: Outcome) -> Change:
             return payment, []
 
 
-def _settle_charge(payment: Payment, outcome: Captured | Declined | GivenBack | Unanswered) -> Change:
+def _settle_charge(payment: Payment, outcome: Result | Unanswered) -> Change:
     match outcome:
         case Captured(ref=ref):
             taken = replace(payment, provider_ref=ref)
@@ -223,7 +224,7 @@ def _settle_charge(payment: Payment, outcome: Captured | Declined | GivenBack | 
             return _postpone(payment, outcome)
 
 
-def _settle_refund(payment: Payment, outcome: Captured | Declined | GivenBack | Unanswered) -> Change:
+def _settle_refund(payment: Payment, outcome: Result | Unanswered) -> Change:
     match outcome:
         case GivenBack():
             return _move(payment, Status.REFUNDED, PaymentRefunded)

@@ -79,7 +79,7 @@ StartBroker = Callable[[str], Broker]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each process of a parallel run its own range of ports: two could otherwise choose the same free one."""
+    """Each process of a parallel run gets its own range of ports. Otherwise two processes may choose the same port."""
     if worker := getattr(config, "workerinput", None):
         number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
         width = (ports.LAST - ports.FIRST) // count

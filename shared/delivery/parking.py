@@ -43,7 +43,7 @@ class Parked:
     @property
     def key(self) -> str:
         """The key as a text that Postgres can store, whatever its bytes are."""
-        return (self.record.key or b"").decode(errors="replace").replace("\x00", "\ufffd")
+        return _storable((self.record.key or b"").decode(errors="replace"))
 
 
 async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> list[Parked]:
@@ -65,18 +65,23 @@ def _row(one: Parked) -> tuple[object, ...]:
     record = one.record
     headers = [[name, base64.b64encode(value or b"").decode()] for name, value in record.headers]
     recorded_at = datetime.fromtimestamp(min(max(record.timestamp_ms, _FIRST_MS), _LAST_MS) / 1000, UTC)
-    type_ = (events.type_of(record) or "").replace("\x00", "\ufffd")
+    type_ = _storable(events.type_of(record) or "")
     return (
         *(record.topic, one.key, type_, one.event_id, record.topic, record.partition, record.offset, recorded_at),
         *(
             record.key,
             orjson.dumps(headers),
             record.value,
-            one.error[:2000].replace("\x00", "\ufffd"),
+            _storable(one.error[:2000]),
             one.attempts,
             one.blocks,
         ),
     )
+
+
+def _storable(text: str) -> str:
+    """The text without NUL, which Postgres cannot store."""
+    return text.replace("\x00", "\ufffd")
 
 
 def _letter(consumer: str, one: Parked) -> events.Encoded:
