@@ -20,6 +20,8 @@ class InventoryReserved(Event, topic=TOPIC, key_field="order_id"):
     amount_cents: Cents
     currency: Text
     expires_at: Time
+    payment_reference: Text | None = None
+    """The provider's idempotency key. It is random. Events of earlier releases have none; then it is `order:{id}`."""
 
 
 class InventoryRejected(Event, topic=TOPIC, key_field="order_id"):

@@ -22,6 +22,8 @@ class OrderCreated(Event, topic=TOPIC, key_field="order_id"):
     amount_cents: Cents | None
     currency: Text
     expires_at: Time
+    payment_reference: Text | None = None
+    """The provider's idempotency key. It is random. Events of earlier releases have none; then it is `order:{id}`."""
 
 
 class OrderConfirmed(Event, topic=TOPIC, key_field="order_id"):

@@ -108,6 +108,7 @@ def _hold(before: Reservation, order: OrderCreated, available: int | None) -> Ch
         amount_cents=order.amount_cents,
         currency=order.currency,
         expires_at=order.expires_at,
+        payment_reference=order.payment_reference,
     )
     return Change(before, after, [event])
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from secrets import token_hex
 from typing import Any
 
 from contracts.orders import CancelReason, OrderCancelled, OrderConfirmed, OrderCreated
@@ -75,12 +76,16 @@ class Order:
     reason: CancelReason | None
     version: int
     expires_at: datetime
+    payment_reference: str | None
+    """The provider's idempotency key. Orders of earlier releases have none."""
 
 
 def place(order_id: int, request: Request, product: Product | None, now: datetime, expires_at: datetime) -> Order:
     """Create a PENDING order.
 
-    Without a product, or with an inactive one, the order has no amount, and inventory rejects it.
+    Without a product, or with an inactive one, the order has no amount, and inventory rejects it. Its payment reference
+    is random. An id is not enough: after a restore, a sequence returns old ids again, and the provider would answer
+    with the charge of another order.
     """
     sold = product if product and product.active else None
     return Order(
@@ -97,6 +102,7 @@ def place(order_id: int, request: Request, product: Product | None, now: datetim
         reason=None,
         version=1,
         expires_at=expires_at,
+        payment_reference=token_hex(16),
     )
 
 
@@ -113,6 +119,7 @@ def created(order: Order) -> OrderCreated:
         amount_cents=order.amount_cents,
         currency=order.currency,
         expires_at=order.expires_at,
+        payment_reference=order.payment_reference,
     )
 
 

@@ -11,7 +11,8 @@ from shared.delivery.events import Encoded
 from shared.postgres import Connection
 
 _COLUMNS = (
-    "id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, reason, version, expires_at"
+    "id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, reason, version, "
+    "expires_at, payment_reference"
 )
 
 # Inserts each order together with its event, or neither. An id that is not returned existed before: either this is a
@@ -21,14 +22,15 @@ _COLUMNS = (
 _PLACE = f"""
 with placed as (
   insert into orders (id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, version,
-                      expires_at, idempotency_key)
+                      expires_at, idempotency_key, payment_reference)
   select id, user_id, note, 'PENDING', sku, quantity, product::jsonb, created_at, amount_cents, currency, 1,
-         expires_at, idempotency_key
+         expires_at, idempotency_key, payment_reference
     from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::timestamptz[],
-                $8::bigint[], $9::text[], $10::timestamptz[], $11::text[])
-         r(id, user_id, note, sku, quantity, product, created_at, amount_cents, currency, expires_at, idempotency_key)
+                $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[])
+         r(id, user_id, note, sku, quantity, product, created_at, amount_cents, currency, expires_at, idempotency_key,
+           payment_reference)
   on conflict do nothing returning id),
-published as ({outbox.insert_sql(12, "row.key in (select id::text from placed)")})
+published as ({outbox.insert_sql(13, "row.key in (select id::text from placed)")})
 select id from placed
 """
 
@@ -75,7 +77,7 @@ async def place(
         *(
             (
                 *(o.id, o.user_id, o.note, o.sku, o.quantity, orjson.dumps(o.product).decode(), o.created_at),
-                *(o.amount_cents, o.currency, o.expires_at, key),
+                *(o.amount_cents, o.currency, o.expires_at, key, o.payment_reference),
             )
             for o, key in zip(orders, keys, strict=True)
         ),
@@ -146,5 +148,5 @@ async def replicate(conn: Connection, products: Sequence[Product]) -> None:
 
 def _order(row: Any) -> Order:
     """Read by position, because this is a hot loop. The columns are those of `_COLUMNS`."""
-    id_, user_id, note, status, *rest = row[:13]
+    id_, user_id, note, status, *rest = row[:14]
     return Order(id_, user_id, note, Status(status), *rest)

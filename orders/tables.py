@@ -23,6 +23,7 @@ orders = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("idempotency_key", Text),
+    Column("payment_reference", Text, comment="the provider's idempotency key; null means order:<id>"),
     Index("idx_orders_user_id", "user_id"),
     Index("idx_orders_status", "status"),
     Index("idx_orders_sku", "sku"),

@@ -119,11 +119,12 @@ class Payment:
     user_id: str | None = None
     quarantined: str | None = None
     """Why no more calls are made for this payment, until an operator has looked at it."""
+    payment_reference: str | None = None
 
     @property
     def key(self) -> str:
         """The provider's idempotency key, the same in every call about this payment."""
-        return f"order:{self.order_id}"
+        return self.payment_reference or f"order:{self.order_id}"
 
 
 Change: TypeAlias = tuple[Payment, list[Event]]
@@ -140,6 +141,7 @@ def intend(reserved: InventoryReserved, claim: Claim, now: datetime, trace: str 
         claim=claim,
         trace=trace,
         user_id=reserved.user_id,
+        payment_reference=reserved.payment_reference,
     )
     return _end_unpaid(payment, "deadline_passed") if now >= reserved.expires_at else (payment, [])
 

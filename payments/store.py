@@ -15,7 +15,7 @@ from shared.postgres import Connection
 
 _COLUMNS = (
     "order_id, status, amount_cents, currency, expires_at, claim, claimed_until, "
-    "cancel_requested, reason, provider_ref, version, attempts, trace, user_id, quarantined"
+    "cancel_requested, reason, provider_ref, version, attempts, trace, user_id, quarantined, payment_reference"
 )
 
 # The guard of "one payment per order": a row that exists (it can be a tombstone) is not changed and not returned, and
@@ -25,9 +25,9 @@ with added as (
 insert into payments ({_COLUMNS})
 select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::bigint[],
                      $7::timestamptz[], $8::bool[], $9::text[], $10::text[], $11::int[], $12::int[], $13::text[],
-                     $14::text[], $15::text[])
+                     $14::text[], $15::text[], $16::text[])
 on conflict do nothing returning order_id),
-published as ({outbox.insert_sql(16, "row.key in (select order_id::text from added)")})
+published as ({outbox.insert_sql(17, "row.key in (select order_id::text from added)")})
 select order_id from added
 """
 
@@ -71,6 +71,7 @@ async def add(conn: Connection, payments: Sequence[Payment], events: Sequence[En
         (
             *(p.order_id, p.status, p.amount_cents, p.currency, p.expires_at, p.claim.token, p.claim.until),
             *(p.cancel_requested, p.reason, p.provider_ref, p.version, p.attempts, p.trace, p.user_id, p.quarantined),
+            p.payment_reference,
         )
         for p in payments
     ]
@@ -114,4 +115,4 @@ async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, no
 
 def _payment(row: Any) -> Payment:
     """By position, because it is a hot loop; the columns are those of `_COLUMNS`."""
-    return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:15])
+    return Payment(row[0], Status(row[1]), row[2], row[3], row[4], Claim(row[5], row[6]), *row[7:16])

@@ -25,6 +25,7 @@ payments = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("user_id", Text, comment="whose order it is; a tombstone does not know"),
     Column("quarantined", Text, comment="why no more calls are made until an operator has looked"),
+    Column("payment_reference", Text, comment="the provider's idempotency key; null means order:<order_id>"),
     Index("payments_open", "claimed_until", postgresql_where=text("status IN ('PENDING', 'REFUNDING')")),
 )
 

@@ -88,6 +88,11 @@ class Evidence:
     copies: dict[str, tuple[Row, Row]] = field(default_factory=dict)
     """By kind of data: the rows of the service that owns them, and the copies in another service."""
 
+    def provider_key(self, order_id: int) -> str:
+        """The provider's idempotency key of an order."""
+        row = self.payments.get(order_id) or self.orders.get(order_id) or {}
+        return row.get("payment_reference") or f"order:{order_id}"
+
     @property
     def ours(self) -> list[Record]:
         """The records that the services themselves wrote."""
@@ -151,17 +156,22 @@ def i3_money_is_right(evidence: Evidence) -> list[str]:
     ledger: dict[str, list[Row]] = defaultdict(list)
     for row in evidence.movements:
         ledger[row["key"]].append(row)
-    unknown = ledger.keys() - {f"order:{id_}" for id_ in evidence.payments}
+    unknown = ledger.keys() - {evidence.provider_key(id_) for id_ in evidence.payments}
     found = [f"I3: {key} is in the provider's ledger, but not in payments" for key in unknown]
     for id_, order in evidence.orders.items():
-        moves = ledger.get(f"order:{id_}", [])
+        moves = ledger.get(evidence.provider_key(id_), [])
         kinds = Counter(row["kind"] for row in moves)
         kept = sum(row["amount_cents"] * {"capture": 1, "refund": -1}.get(row["kind"], 0) for row in moves)
         due = order["amount_cents"] if order["status"] == "CONFIRMED" else 0
         if kinds["capture"] > 1 or kept != due:
             found.append(f"I3: order {id_} is {order['status']}, to pay {due}, kept {kept} by {dict(kinds)}")
     for id_, payment in evidence.payments.items():
-        kinds_in_order = tuple(row["kind"] for row in sorted(ledger[f"order:{id_}"], key=lambda row: row["n"]))
+        wanted = evidence.orders.get(id_, {}).get("payment_reference")
+        if payment.get("payment_reference") != wanted and payment["amount_cents"]:  # a tombstone has none
+            found.append(f"I3: order {id_} has another payment reference than its payment")
+        kinds_in_order = tuple(
+            row["kind"] for row in sorted(ledger[evidence.provider_key(id_)], key=lambda row: row["n"])
+        )
         if kinds_in_order not in _LEDGER_OF.get((payment["status"], payment["reason"]), set()):
             found.append(
                 f"I3: payment {id_} is {payment['status']} {payment['reason']}, the ledger has {kinds_in_order}"

@@ -40,7 +40,7 @@ def sound() -> Evidence:
     order = {"id": ID, "user_id": "u1", "sku": "burger", "quantity": 2, "note": "", "idempotency_key": "k"}
     evidence.orders[ID] = order | {"status": "CONFIRMED", "reason": None, "version": 2, "amount_cents": 1700}
     evidence.reservations[ID] = {"sku": "burger", "quantity": 2, "status": "SOLD", "version": 1}
-    evidence.payments[ID] = {"status": "SUCCEEDED", "reason": None, "version": 1}
+    evidence.payments[ID] = {"status": "SUCCEEDED", "reason": None, "version": 1, "amount_cents": 1700}
     evidence.stock = [{"sku": "burger", "available": START["burger"] - 2, "held": 0, "sold": 2, "restocked": 0}]
     evidence.copies["user"] = ({"5": "ann"}, {"5": "ann"})
     evidence.movements = [{"key": f"order:{ID}", "n": 1, "kind": "capture", "amount_cents": 1700}]
@@ -96,6 +96,7 @@ FALSIFIED: list[tuple[str, Callable[[Evidence], object]]] = [
     ("I3", lambda f: change(f.orders, ID, status="CANCELLED")),
     ("I3", lambda f: change(f.payments, ID, status="FAILED", reason="payment_declined")),
     ("I3", lambda f: f.movements.clear()),
+    ("I3", lambda f: change(f.orders, ID, payment_reference="another")),
     ("I4", lambda f: change(f.stock, 0, available=START["burger"])),
     ("I4", lambda f: change(f.stock, 0, available=START["burger"] + 1, held=-3, sold=2)),
     ("I4", lambda f: change(f.reservations, ID, status="HELD")),

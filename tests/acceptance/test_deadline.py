@@ -29,7 +29,7 @@ async def test_orders_are_cancelled_at_their_deadline_while_payments_is_down(sys
         await system.start("payments")
         evidence = await system.settled()
     assert {evidence.reservations[id_]["status"] for id_ in placed} == {"RELEASED"}
-    assert not [row for row in evidence.movements if row["key"] in {f"order:{id_}" for id_ in placed}]
+    assert not [row for row in evidence.movements if row["key"] in {evidence.provider_key(id_) for id_ in placed}]
 
 
 async def test_charges_of_orders_cancelled_meanwhile_are_refunded(system: System) -> None:
@@ -48,7 +48,7 @@ async def test_charges_of_orders_cancelled_meanwhile_are_refunded(system: System
             placed, _ = await ending
         evidence = await system.settled()
     assert {evidence.payments[id_]["status"] for id_ in placed} == {"CANCELLED"}
-    keys = {f"order:{id_}" for id_ in placed}
+    keys = {evidence.provider_key(id_) for id_ in placed}
     assert [
         row["key"] for row in evidence.movements if row["kind"] == "refund" and row["key"] in keys
     ]  # some were charged

@@ -82,7 +82,7 @@ async def test_every_order_is_charged_the_price_of_its_own_snapshot(system: Syst
             order["amount_cents"],
             *(published[type_, id_]["amount_cents"] for type_ in WITH_AMOUNTS),
             evidence.payments[id_]["amount_cents"],
-            ledger[f"order:{id_}"]["amount_cents"],
+            ledger[evidence.provider_key(id_)]["amount_cents"],
         }
         assert amounts == {price * order["quantity"]}, (order, amounts)
         assert published["OrderCreated", id_]["product"]["price_cents"] == price

@@ -30,4 +30,4 @@ async def test_each_order_is_charged_at_most_once_when_the_provider_loses_answer
     assert max(captures.values()) == 1
     confirmed = [id_ for id_ in mine if evidence.orders[id_]["status"] == "CONFIRMED"]
     assert len(confirmed) > 150
-    assert all(captures[f"order:{id_}"] == 1 for id_ in confirmed)
+    assert all(captures[evidence.provider_key(id_)] == 1 for id_ in confirmed)

@@ -51,7 +51,7 @@ async def test_customer_cancels_an_order_before_it_is_charged(system: System) ->
         await system.start("inventory")
     evidence = await system.settled()
     assert evidence.reservations[placed.answer["id"]]["status"] == "RELEASED"
-    assert f"order:{placed.answer['id']}" not in {row["key"] for row in evidence.movements}
+    assert evidence.provider_key(placed.answer["id"]) not in {row["key"] for row in evidence.movements}
 
 
 async def test_customer_cannot_cancel_a_final_order(system: System) -> None:

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
@@ -67,6 +68,13 @@ async def published(pool: Pool) -> dict[int, list[str]]:
 
 async def deliver(handling: Handling, *events: Event) -> None:
     await handling.handle([record(event) for event in events])
+
+
+async def test_a_reservation_passes_the_payment_reference_on(handling: Handling, pool: Pool) -> None:
+    await supply(pool, burger=10)
+    await deliver(handling, order_created(1, payment_reference="r1"), order_created(2))
+    rows = await pool.fetch("select value from outbox order by key")
+    assert [orjson.loads(row["value"])["payment_reference"] for row in rows] == ["r1", None]
 
 
 async def test_the_orders_of_a_batch_are_served_in_the_order_of_their_arrival(pool: Pool, handling: Handling) -> None:

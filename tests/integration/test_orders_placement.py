@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from asyncpg import Pool
 
+from contracts.orders import OrderCreated
 from orders import catalogue as catalogue_module
 from orders import domain, store
 from orders.catalogue import Catalogue
@@ -70,6 +71,17 @@ async def test_two_instances_with_the_same_keys_place_each_order_once(database: 
     assert len({answer.order_id for answer in answers}) == 40
     assert sum(not answer.replayed for answer in answers) == 40
     assert await pool.fetchval("select count(*) from outbox") == 40
+
+
+async def test_each_order_and_its_event_have_the_same_payment_reference_which_no_other_order_has(
+    database: Any, pool: Pool
+) -> None:
+    async with running(database.url_for("orders")) as placement:
+        await asyncio.gather(*(placement.place(burgers(note=str(n))) for n in range(50)))
+    stored = {row["id"]: row["payment_reference"] for row in await pool.fetch("select * from orders")}
+    events = [OrderCreated.model_validate_json(row["value"]) for row in await pool.fetch("select value from outbox")]
+    assert {event.order_id: event.payment_reference for event in events} == stored
+    assert len(set(stored.values()) - {None}) == 50
 
 
 async def test_batches_with_keys_in_opposite_orders_do_not_deadlock(pool: Pool) -> None:

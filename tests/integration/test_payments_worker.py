@@ -185,6 +185,17 @@ async def test_a_reserved_order_is_charged(shop: Shop) -> None:
     assert value == {"version": 1, "order_id": 1, "amount_cents": 1700, "currency": "EUR", "provider_ref": ref}
 
 
+async def test_an_order_whose_id_was_used_before_a_restore_is_charged_its_own_amount(shop: Shop) -> None:
+    await shop.deliver(reserved(amount_cents=48_000, payment_reference="of the first"))
+    await shop.work()
+    await shop.pool.execute("delete from payments")  # as after a restore; the provider remembers
+    await shop.deliver(reserved(amount_cents=850, payment_reference="of the second"))
+    await shop.work()
+    captures = await shop.ledger.fetch("select key, amount_cents from movements order by amount_cents")
+    assert [tuple(row) for row in captures] == [("of the second", 850), ("of the first", 48_000)]
+    assert await shop.statuses() == {1: "SUCCEEDED"}
+
+
 async def test_an_order_above_the_limit_is_declined_and_its_cancellation_changes_nothing(shop: Shop) -> None:
     await shop.deliver(reserved(amount_cents=50_001))
     await shop.work()

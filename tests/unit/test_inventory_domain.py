@@ -54,7 +54,7 @@ def test_a_status_changes_only_as_in_the_table(transition, status) -> None:
 
 def test_inventory_reserved_has_all_fields_that_payments_needs() -> None:
     [event] = domain.reserve(Reservation(1, "burger", 2), ORDER, 2).events
-    shared = ("order_id", "user_id", "sku", "quantity", "amount_cents", "currency", "expires_at")
+    shared = ("order_id", "user_id", "sku", "quantity", "amount_cents", "currency", "expires_at", "payment_reference")
     assert event.model_dump(exclude={"version"}) == ORDER.model_dump(include=set(shared))
 
 

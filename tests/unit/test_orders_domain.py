@@ -73,7 +73,9 @@ def test_order_created_has_all_fields_that_other_services_need() -> None:
         "amount_cents": 1700,
         "currency": "EUR",
         "expires_at": NOW + timedelta(minutes=1),
+        "payment_reference": order.payment_reference,
     }
+    assert order.payment_reference is not None
 
 
 def test_confirming_a_pending_order_publishes_order_confirmed() -> None:
