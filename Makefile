@@ -3,12 +3,13 @@ PYTHON ?= python3
 STACK ?= $(shell $(PYTHON) local/bootstrap.py stack)
 RUN := .venv/bin/python -m
 LOCAL := $(PYTHON) local/bootstrap.py local && $(RUN) local
+QUICKBITE := $(PYTHON) local/bootstrap.py run && $(RUN) quickbite
 DEV := @$(PYTHON) local/bootstrap.py dev
 
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down reset ps logs demo rotate-keys events psql test test-unit test-fast lint check bench docs lock format
+.PHONY: help up down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,12 @@ events: ## Print every event from the beginning, with Kafka's own console consum
 
 psql: ## Open psql in the database as orders_user
 	@$(ON_STACK)
+
+parked: ## List the events that could not be handled; python -m quickbite has more commands
+	@$(QUICKBITE) parked list
+
+timeline: ## Show all that happened to an order: ORDER=17
+	@$(QUICKBITE) order timeline $(or $(ORDER),$(error say which order: make timeline ORDER=17))
 
 # Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group of files stays on one.
 PARALLEL := -n 3 -p tests.scheduling

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from inventory import api, consumer, service
+from inventory import api, consumer, service, store
 from inventory.config import Settings
 from shared.service import consuming, create, opened
 
@@ -13,7 +13,7 @@ DESCRIPTION = "Inventory: how much there is of each sku."
 
 def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
-    return create(settings, "inventory", DESCRIPTION, api.routes, _lifespan)
+    return create(settings, "inventory", DESCRIPTION, api.routes, _lifespan, store.describe)
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:

@@ -1,5 +1,6 @@
 """Every SQL statement of the inventory service."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,6 +102,14 @@ async def get(conn: Connection, sku: str) -> Stock | None:
     """Read the stock of one sku."""
     row = await conn.fetchrow("select sku, available, held, sold from stock where sku = $1", sku)
     return None if row is None else Stock(**row)
+
+
+async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
+    """Read the whole row of the reservation with this key, for administrators."""
+    if not re.fullmatch("[1-9][0-9]{0,17}", key):
+        return None
+    row = await conn.fetchrow("select * from reservations where order_id = $1", int(key))
+    return None if row is None else dict(row)
 
 
 def _reservation(row: Any) -> Reservation:

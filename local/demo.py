@@ -48,7 +48,7 @@ STORIES = (
         ("OrderCreated", "InventoryRejected", "OrderCancelled"),
     ),
     Story(
-        "100 sushi: the bank declines 1,800.00, and the stock goes back",
+        "100 sushi: the provider declines 1,800.00, and the stock goes back",
         {"product_id": 4, "quantity": 100},
         "CANCELLED payment_declined",
         (*RESERVED, "PaymentFailed", "OrderCancelled", "InventoryReleased"),

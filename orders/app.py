@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from orders import api, consumer, service
+from orders import api, consumer, service, store
 from orders.api import Backend
 from orders.catalogue import Skus
 from orders.config import Settings
@@ -22,7 +22,7 @@ DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED o
 
 def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
-    app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan)
+    app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan, store.describe)
     app[operations.TOKEN_REQUIRED] = settings.require_token
     return app
 

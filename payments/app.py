@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from payments import api, consumer
+from payments import api, consumer, store
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
@@ -18,7 +18,7 @@ DESCRIPTION = "Payments: what became of the money for an order."
 
 def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
-    return create(settings, "payments", DESCRIPTION, api.routes, _lifespan)
+    return create(settings, "payments", DESCRIPTION, api.routes, _lifespan, store.describe)
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ What must stay true: a payment is written only under the lock of its key, so no 
 reading it and writing it back.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -111,6 +112,14 @@ async def due(conn: Connection, now: datetime, limit: int) -> list[int]:
 async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, now: datetime) -> list[Payment]:
     """Claim the payments that are still open, and that no other worker has claimed meanwhile."""
     return [_payment(row) for row in await conn.fetch(_TAKE_OVER, order_ids, claim.token, claim.until, now, OPEN)]
+
+
+async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
+    """Read the whole row of the payment with this key, for administrators."""
+    if not re.fullmatch("[1-9][0-9]{0,17}", key):
+        return None
+    row = await conn.fetchrow("select * from payments where order_id = $1", int(key))
+    return None if row is None else dict(row)
 
 
 def _payment(row: Any) -> Payment:

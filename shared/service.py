@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -19,13 +21,17 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from . import postgres
+from .admin import api as admin
+from .admin.api import Backend, Describe
 from .delivery import partitions
 from .delivery.consumer import Consumer
 from .delivery.handling import Handler, Handling
 from .delivery.hint import Hint
 from .delivery.kafka import Subscription
+from .delivery.partitions import Forget
 from .delivery.relay import Relay
-from .postgres import Pool
+from .delivery.repairs import Repairs
+from .postgres import Connection, Pool
 from .process import configuration, logs
 from .process.configuration import Settings
 from .process.tasks import DRAIN_SECONDS, Tasks
@@ -35,6 +41,12 @@ from .web.application import TASKS
 log = structlog.get_logger()
 
 S = TypeVar("S", bound=Settings)
+
+
+async def _nothing(_: Connection, __: str) -> dict[str, Any] | None:
+    """The default of `describe`: the service has no row of a key that events have."""
+    return None
+
 
 SETTINGS = web.AppKey("SETTINGS", Settings)
 
@@ -54,22 +66,31 @@ def create(
     description: str,
     routes: web.RouteTableDef,
     lifespan: Callable[[web.Application, S], AsyncIterator[None]],
+    describe: Describe = _nothing,
 ) -> web.Application:
-    """Create the application of the service `name`. Its routes are added only if this process runs the part `api`."""
+    """Create the application of the service `name`. Its routes are added only if this process runs the part `api`.
+
+    `describe(conn, key)` reads the service's own row of a key, for the admin API.
+    """
     app = application.create()
     app[SETTINGS] = cast("Settings", settings)
+    app[admin.BACKEND] = Backend(name, app[TASKS], list(settings.only), describe)
     if "api" in settings.only:
         app.add_routes(routes)
+        app.add_routes(admin.routes)
         openapi.serve(app, name, description)
     app.cleanup_ctx.append(lambda started: lifespan(started, settings))
     return app
 
 
 @asynccontextmanager
-async def opened(app: web.Application, settings: Settings, name: str) -> AsyncIterator[Pool]:
+async def opened(
+    app: web.Application, settings: Settings, name: str, forgets: Sequence[Forget] = ()
+) -> AsyncIterator[Pool]:
     """Open what every service needs: the pool, and, if this process runs these parts, verification of tokens and relay.
 
-    Sets `database.POOL` and `database.COMMITTED` of the application.
+    `forgets` delete the service's own rows whose retention is over. Sets `database.POOL` and `database.COMMITTED` of
+    the application.
     """
     tasks = app[TASKS]
     async with AsyncExitStack() as stack:
@@ -78,13 +99,15 @@ async def opened(app: web.Application, settings: Settings, name: str) -> AsyncIt
         if "api" in settings.only:
             verifier = await stack.enter_async_context(verification.verifying(tasks, settings.auth_jwks_url))
             app[operations.VERIFIER] = verifier
-        app[database.COMMITTED] = await stack.enter_async_context(_publishing(tasks, settings, pool, name))
+        app[database.COMMITTED] = await stack.enter_async_context(_publishing(tasks, settings, pool, name, forgets))
         yield pool
 
 
 @asynccontextmanager
-async def _publishing(tasks: Tasks, settings: Settings, pool: Pool, name: str) -> AsyncIterator[Callable[[], None]]:
-    """Run the relay, and create day partitions. Without the part `relay`, only wake the relays of other processes.
+async def _publishing(
+    tasks: Tasks, settings: Settings, pool: Pool, name: str, forgets: Sequence[Forget]
+) -> AsyncIterator[Callable[[], None]]:
+    """Run the relay, and care for day partitions. Without the part `relay`, only wake the relays of other processes.
 
     Yields the function to call after each commit with new events.
     """
@@ -105,7 +128,9 @@ async def _publishing(tasks: Tasks, settings: Settings, pool: Pool, name: str) -
         )
         stack.push_async_callback(relay.close)
         stack.push_async_callback(tasks.start("relay", relay.run))
-        stack.push_async_callback(tasks.start("partitions", lambda stop, beat: partitions.run(pool, stop, beat)))
+        care = partial(partitions.run, pool, forgets)
+        stack.push_async_callback(tasks.start("partitions", care))
+        stack.push_async_callback(tasks.start("repairs of the outbox", Repairs(pool, None, relay.wake).run))
         yield relay.wake
 
 
@@ -126,17 +151,19 @@ async def consuming(
     `committed` is called after each commit of the consumer, instead of the application's `COMMITTED`.
     """
     async with AsyncExitStack() as stack:
+        after = committed or app[database.COMMITTED]
+        handling = Handling(app[database.POOL], name, handlers, after, also_lock, ignores)
+        app[admin.BACKEND] = replace(app[admin.BACKEND], handling=handling)
         if "consumer" in settings.only:
 
             def subscribe() -> Subscription:
                 servers, batch = settings.kafka_bootstrap_servers, settings.consumer_batch
                 return Subscription(servers, name, topics, settings.instance_id, batch)
 
-            after = committed or app[database.COMMITTED]
-            handling = Handling(app[database.POOL], name, handlers, after, also_lock, ignores)
             consumer = Consumer(subscribe, handling, settings.consumer_pace_seconds)
             stack.push_async_callback(consumer.close)
             stack.push_async_callback(app[TASKS].start("consumer", consumer.run))
+            stack.push_async_callback(app[TASKS].start("repairs", Repairs(app[database.POOL], handling).run))
         yield
 
 

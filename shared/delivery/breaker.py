@@ -82,6 +82,11 @@ class Breaker:
         self._pause(type(one.event).__name__, error)
 
     @property
+    def paused(self) -> list[str]:
+        """The types that are paused."""
+        return sorted(self._paused)
+
+    @property
     def has_paused(self) -> bool:
         """True if any type is paused."""
         return bool(self._paused)

@@ -47,6 +47,7 @@ class Consumer:
         """
         subscription = await self._joined()
         batch = await subscription.poll(min(_POLL_SECONDS, max(0.0, self._retry_at - time.monotonic())))
+        await self._handling.release(subscription.owned)
         started = time.monotonic()
         retry = started >= self._retry_at
         if batch or retry:
@@ -112,3 +113,4 @@ class Consumer:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
+            await self._handling.release()

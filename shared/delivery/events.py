@@ -5,6 +5,7 @@ twice is the same to the last byte.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, NamedTuple, Protocol
@@ -85,7 +86,11 @@ class Received:
 
 
 class Undecodable(Exception):
-    """The record is not a valid event. The text is the reason."""
+    """The record is not a valid event. The text is the reason. `event_id` is its id if only the type is unknown."""
+
+    def __init__(self, reason: str, event_id: UUID | None = None) -> None:
+        super().__init__(reason)
+        self.event_id = event_id
 
 
 def hash_of(key: str) -> int:
@@ -130,6 +135,15 @@ def type_of(record: Record) -> str | None:
     for name, value in record.headers:
         if name == "ce_type" and value is not None:
             return value.decode(errors="replace")
+    return None
+
+
+def id_of(record: Record) -> UUID | None:
+    """The event id in the record's headers, or None."""
+    for name, value in record.headers:
+        if name == "ce_id" and value is not None:
+            with suppress(ValueError):
+                return UUID(value.decode())
     return None
 
 

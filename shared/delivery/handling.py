@@ -8,6 +8,7 @@ answers is the event's error. The pattern is the idempotent consumer (Richardson
 
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from random import random
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ from ..postgres import Connection, Pool
 from ..process.loop import Beat
 from . import events, inbox, parking
 from .breaker import KEYS_IN_A_ROW, Breaker
+from .crashes import MAX_CRASHES, Crashes
 from .events import Key, Received, Record, Undecodable
 from .parking import Parked
 
@@ -35,7 +37,7 @@ _MAX_CHUNK_BYTES = 4_000_000
 _MAX_PARK_BYTES = 2_000_000
 
 
-class _HandlerFailed(Exception):
+class HandlerFailed(Exception):
     """A handler raised `error` while Postgres was answering. `model` is the type of its events."""
 
     def __init__(self, model: type[BaseModel], error: Exception) -> None:
@@ -74,11 +76,12 @@ class Handling:
         also_lock: Sequence[str] = (),
         ignores: Collection[type[BaseModel]] = (),
     ) -> None:
-        self._pool, self._consumer, self._handlers, self._committed = pool, consumer, handlers, committed
-        self._also_lock, self._chunk, self._park_bytes = also_lock, _MAX_CHUNK, _MAX_PARK_BYTES
+        self._pool, self._handlers = pool, handlers
+        self.consumer, self.committed, self.also_lock = consumer, committed, also_lock
+        self._chunk, self._park_bytes = _MAX_CHUNK, _MAX_PARK_BYTES
         self._models = {model.__name__: model for model in handlers}
         self._ignored = {model.__name__ for model in ignores}
-        self._breaker = Breaker()
+        self._breaker, self._crashes = Breaker(), Crashes(pool, consumer)
         self._known: dict[tuple[object, ...], Received] = {}
         self._beat: Beat = lambda: None
 
@@ -89,6 +92,7 @@ class Handling:
         that failed before are not tried. Raises one of `postgres.ERRORS`; then call it again with the same records.
         """
         self._beat = beat
+        await self._crashes.start(records)
         understood, hopeless = self._decode(records)
         await self._park(hopeless)
         turn = _Turn(understood)
@@ -96,6 +100,8 @@ class Handling:
             understood = _shuffled(understood)  # so that other events of the type are tried
         if not retry:
             turn.failed = {r.blocking_key for r in understood if self._breaker.knows(r.event_id)}
+        if self._crashes.any_careful:
+            understood = await self._carefully(understood, turn)
         for chunk in self._chunks(understood):
             await self._attempt(chunk, turn)
         self._chunk = _MAX_CHUNK
@@ -103,19 +109,59 @@ class Handling:
         self._known = {r.record[:3]: r for r in turn.left.values()}
         return [r.record for r in turn.left.values()]
 
+    @property
+    def paused(self) -> list[str]:
+        """The types that are paused, because every event of theirs fails."""
+        return self._breaker.paused
+
+    async def release(self, owned: Collection[tuple[str, int]] = ()) -> None:
+        """Call it when partitions (topic, number) are lost or left: this process has not died in them."""
+        await self._crashes.release(owned)
+
+    async def _carefully(self, understood: list[Received], turn: _Turn) -> list[Received]:
+        """Handle the events of the partitions in which processes died, one at a time. Returns the other events."""
+        suspects = [one for one in understood if self._crashes.is_careful(one.record)]
+        async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
+            known = await inbox.known(conn, self.consumer, [one.event_id for one in suspects])
+        for one in suspects:
+            is_suspect = self._crashes.is_careful(one.record) and one.event_id not in known
+            if is_suspect and one.blocking_key not in turn.failed:
+                await self._alone(one, turn)
+        return [one for one in understood if one.event_id in turn.left]
+
+    async def _alone(self, one: Received, turn: _Turn) -> None:
+        if (deaths := self._crashes.of(one)) >= MAX_CRASHES:
+            error = f"the process died {deaths} times while it handled this event alone"
+            await self._park([Parked(one.record, error, deaths, blocks=True, event_id=one.event_id)], turn)
+            return
+        await self._crashes.mark(one)
+        try:
+            await self._attempt([one], turn)
+        except postgres.ERRORS:
+            await self._crashes.clear(one)
+            raise
+        if one.event_id in turn.left:
+            await self._crashes.clear(one)
+            turn.failed.add(one.blocking_key)  # so that it is not tried again in this call, with others
+        await self._crashes.count(one)
+
     def _decode(self, records: Sequence[Record]) -> tuple[list[Received], list[Parked]]:
         understood: list[Received] = []
         hopeless: list[Parked] = []
         for record in records:
             try:
-                received = self._known.get(record[:3]) or self._understand(record)
+                received = self._known.get(record[:3]) or self.understand(record)
             except Undecodable as error:
-                hopeless.append(Parked(record, str(error), attempts=0, blocks=False))
+                hopeless.append(Parked(record, str(error), 0, blocks=False, event_id=error.event_id))
             else:
                 understood += [received] if received else []
         return understood, hopeless
 
-    def _understand(self, record: Record) -> Received | None:
+    def understand(self, record: Record, now: datetime | None = None) -> Received | None:
+        """Decode a record of a type that is handled. None: its type is ignored. Raises `Undecodable`.
+
+        `now` is the time at which the age of the event is judged.
+        """
         if record.headers and record.headers[0][0] == events.BROKEN:
             raise Undecodable(f"not a readable record: {(record.headers[0][1] or b'').decode(errors='replace')}")
         type_ = events.type_of(record)
@@ -124,11 +170,13 @@ class Handling:
         model = self._models.get(type_)
         if model is None:
             if type_ not in self._ignored:
-                raise Undecodable(f"unknown_type: {type_:.200}")
+                event_id = events.id_of(record)
+                is_known = event_id is not None and inbox.acceptable(event_id, now)
+                raise Undecodable(f"unknown_type: {type_:.200}", event_id if is_known else None)
             metrics.CONSUMED.labels("skipped").inc()
             return None
         received = events.decode(record, model)
-        if not inbox.acceptable(received.event_id):
+        if not inbox.acceptable(received.event_id, now):
             raise Undecodable(f"ce_id {received.event_id} is no UUIDv7 of the last days")
         return received
 
@@ -153,7 +201,7 @@ class Handling:
             return
         try:
             await self._commit(batch)
-        except _HandlerFailed as failure:
+        except HandlerFailed as failure:
             await self._split(batch, failure.error, failure.model, turn)
         except postgres.ERRORS as error:
             if postgres.is_too_slow(error) and len(batch) > 1:
@@ -212,34 +260,38 @@ class Handling:
     async def _commit(self, batch: list[Received]) -> None:
         keys = sorted({r.key for r in batch})
         with tracing.carrying(events.traceparents_of(batch)):
-            async with postgres.transaction(self._pool, [*keys, *self._also_lock]) as conn:
-                added = await inbox.add(conn, self._consumer, [r.event_id for r in batch], keys)
+            async with postgres.transaction(self._pool, [*keys, *self.also_lock]) as conn:
+                added = await inbox.add(conn, self.consumer, [r.event_id for r in batch], keys)
                 fresh = list({r.event_id: r for r in batch if r.event_id in added.fresh}.values())  # each id once
                 behind = [r for r in fresh if r.blocking_key in added.blocked]
                 if behind:
                     waiting = "waits behind an earlier event of its key"
                     rows = [Parked(r.record, waiting, 0, blocks=True, event_id=r.event_id) for r in behind]
-                    await parking.park(conn, self._consumer, rows)
+                    await parking.park(conn, self.consumer, rows)
                 handled = [r for r in fresh if r.blocking_key not in added.blocked]
                 for wave in waves(handled):
                     for model, found in wave.items():
-                        await self._call(conn, model, found)
-        self._committed()
+                        await self.call(conn, model, found)
+        self.committed()
         for type_ in {type(r.event).__name__ for r in handled}:
             self._breaker.succeeded(type_)
         metrics.CONSUMER_BATCH.observe(len(batch))
         metrics.CONSUMED.labels("handled").inc(len(handled))
         metrics.CONSUMED.labels("duplicate").inc(len(batch) - len(fresh))
 
-    async def _call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel]) -> None:
-        """Call the handler. Its errors are the events' errors, unless Postgres is at fault or does not answer."""
+    async def call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel]) -> None:
+        """Call the handler of a type, in the caller's transaction, which holds the locks of the events' keys.
+
+        Raises `HandlerFailed`: then the events are at fault, and the transaction is over. Raises one of
+        `postgres.ERRORS` if Postgres is at fault or does not answer.
+        """
         try:
             await self._handlers[model](conn, found)
         except Exception as error:
             if _is_infrastructure(error):
                 raise
             if await _answers(conn):
-                raise _HandlerFailed(model, error) from error
+                raise HandlerFailed(model, error) from error
             raise ConnectionError(f"Postgres failed during a handler: {error!r:.300}") from error
 
     async def _park(self, parked: Sequence[Parked], turn: _Turn | None = None) -> None:
@@ -261,14 +313,14 @@ class Handling:
         try:
             async with postgres.transaction(self._pool, {one.key for one in parked}) as conn:
                 ids = [one.event_id for one in parked if one.event_id is not None]
-                fresh = (await inbox.add(conn, self._consumer, ids, [])).fresh  # the effects of the others are in
+                fresh = (await inbox.add(conn, self.consumer, ids, [])).fresh  # the effects of the others are in
                 new = [one for one in parked if one.event_id is None or one.event_id in fresh]
-                added = await parking.park(conn, self._consumer, new)
+                added = await parking.park(conn, self.consumer, new)
         except postgres.ERRORS as error:
             if postgres.is_too_slow(error):
                 self._park_bytes = max(1, self._park_bytes // 2)
             raise
-        self._committed()
+        self.committed()
         metrics.CONSUMED.labels("parked").inc(len(added))
         for one in added:
             log.error("event parked", topic=one.record.topic, key=one.key, offset=one.record.offset, error=one.error)

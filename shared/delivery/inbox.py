@@ -45,6 +45,12 @@ async def add(conn: Connection, consumer: str, ids: Sequence[UUID], keys: Sequen
     return Added(set(row["fresh"]), {(aggregate, key) for aggregate, key in row["blocked"]})
 
 
+async def known(conn: Connection, consumer: str, ids: Sequence[UUID]) -> set[UUID]:
+    """The ids of events whose effects are committed."""
+    rows = await conn.fetch("select event_id from inbox where consumer = $1 and event_id = any($2)", consumer, ids)
+    return {row["event_id"] for row in rows}
+
+
 def acceptable(event_id: UUID, now: datetime | None = None) -> bool:
     """True if the id is a UUIDv7 of the days that the inbox covers."""
     if event_id.version != 7:

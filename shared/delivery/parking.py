@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+import asyncpg
 import orjson
 
 from ..postgres import Connection
 from . import events, outbox
-from .events import Record
+from .events import ReceivedHeaders, Record
 
 # A record that is read again, because its offset was not committed, is not parked twice.
 _PARK = """
@@ -32,7 +33,10 @@ _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_000  # the years 1 to
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A record to be parked, and the reason. With `blocks`, later events of its key must wait behind it."""
+    """A record to be parked, and the reason. With `blocks`, later events of its key must wait behind it.
+
+    With `event_id`, the row of `parked` is the only way to handle the event: its id is put into the inbox.
+    """
 
     record: Record
     error: str
@@ -43,7 +47,7 @@ class Parked:
     @property
     def key(self) -> str:
         """The key as a text that Postgres can store, whatever its bytes are."""
-        return _storable((self.record.key or b"").decode(errors="replace"))
+        return storable((self.record.key or b"").decode(errors="replace"))
 
 
 async def park(conn: Connection, consumer: str, parked: Sequence[Parked]) -> list[Parked]:
@@ -65,21 +69,28 @@ def _row(one: Parked) -> tuple[object, ...]:
     record = one.record
     headers = [[name, base64.b64encode(value or b"").decode()] for name, value in record.headers]
     recorded_at = datetime.fromtimestamp(min(max(record.timestamp_ms, _FIRST_MS), _LAST_MS) / 1000, UTC)
-    type_ = _storable(events.type_of(record) or "")
+    type_ = storable(events.type_of(record) or "")
     return (
         *(record.topic, one.key, type_, one.event_id, record.topic, record.partition, record.offset, recorded_at),
         *(
             record.key,
             orjson.dumps(headers),
             record.value,
-            _storable(one.error[:2000]),
+            storable(one.error[:2000]),
             one.attempts,
             one.blocks,
         ),
     )
 
 
-def _storable(text: str) -> str:
+def record_of(row: asyncpg.Record) -> Record:
+    """The record of a row of `parked`, as it was read from Kafka. Only its time is cut to what Postgres can store."""
+    headers: ReceivedHeaders = [(name, base64.b64decode(value)) for name, value in orjson.loads(row["headers"])]
+    at = int(row["recorded_at"].timestamp() * 1000)
+    return Record(row["topic"], row["partition"], row["offset"], at, row["raw_key"], row["value"], headers)
+
+
+def storable(text: str) -> str:
     """The text without NUL, which Postgres cannot store."""
     return text.replace("\x00", "\ufffd")
 
@@ -95,8 +106,8 @@ def _letter(consumer: str, one: Parked) -> events.Encoded:
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "headers": {name: _readable(value) for name, value in record.headers},
-        "value": _readable(record.value),
+        "headers": {name: readable(value) for name, value in record.headers},
+        "value": readable(record.value),
     }
     value = orjson.dumps(letter)
     if len(value) > outbox.MAX_BYTES * 2 - 1000:
@@ -104,7 +115,8 @@ def _letter(consumer: str, one: Parked) -> events.Encoded:
     return events.envelope(record.topic + outbox.DEAD_LETTER_SUFFIX, one.key[:500], "DeadLetter", value)
 
 
-def _readable(value: bytes | None) -> str | None:
+def readable(value: bytes | None) -> str | None:
+    """The text of raw bytes, or their base64 after `base64:`."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:

@@ -1,27 +1,48 @@
-"""Day partitions of outbox and inbox, created a week ahead.
+"""Day partitions of outbox and inbox: created a week ahead, and dropped when their retention is over.
 
-What must stay true: a write never fails because a partition is missing: the DEFAULT partition takes the row. Such rows
-move to the partition of their day later. They keep `xid` and `id`, so their position does not change.
+What must stay true: a write never fails because a partition is missing: the DEFAULT partition takes the row, and the
+row moves to its day later. A day of the outbox is dropped only when all its rows are published. The functions of the
+database that this module calls are in `schema.py`.
 """
 
 import asyncio
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from random import uniform
 from time import monotonic
-from uuid import UUID
 
 import structlog
 
 from .. import metrics, postgres
-from ..postgres import Pool
+from ..postgres import Connection, Pool
 from ..process.loop import Beat, repeat
+from . import inbox
 
 DAYS_AHEAD = 7
+OUTBOX_RETENTION = timedelta(days=8)
+"""So long published rows are kept. It is shorter than the inbox's, so rows that are published again are recognized."""
+RETENTION = {"outbox": OUTBOX_RETENTION, "inbox": inbox.RETENTION}
+_STRAY_DAYS = 10
+_STRAY_ROWS = 5000
 _EVERY_SECONDS = 1800.0
 _LOOK_SECONDS = 5.0
 
 log = structlog.get_logger()
+
+Forget = Callable[[Connection], Awaitable[int]]
+"""Deletes a bounded number of rows whose retention is over. Returns how many; it is called again until that is 0."""
+
+_DAYS = "select relname::text from pg_inherits join pg_class on oid = inhrelid where inhparent = $1::text::regclass"
+
+# Of each table, so many rows at a time. Rows that are open are never deleted.
+_EXPIRED = tuple(
+    f"delete from {table} where ctid = any(array(select ctid from {table} where {column} < now() - {age} limit 1000))"
+    for table, column, age in (
+        ("parked", "resolved_at", "interval '90 days'"),
+        ("outbox_refused", "resolved_at", "interval '30 days'"),
+        ("repairs", "ended_at", "interval '400 days'"),
+    )
+)
 
 
 def days(today: date) -> list[date]:
@@ -29,69 +50,97 @@ def days(today: date) -> list[date]:
     return [today + timedelta(days=n) for n in range(-1, DAYS_AHEAD + 1)]
 
 
-def statements(day: date) -> Iterator[tuple[str, list[str]]]:
-    """For each table: the name of the day's partition, and the statements that create it, for one transaction.
+async def run_once(pool: Pool, beat: Beat = lambda: None) -> int:
+    """Create missing partitions and drop old ones, each in its own transaction. Returns how many were created.
 
-    The partition is created as a separate table and then attached. The reason: the DEFAULT partition may hold rows of
-    the day, and these must move first.
+    Rows in DEFAULT whose day is over move to a partition of that day. If they are too many to move in one statement,
+    they stay until their retention is over.
     """
-    start = datetime.combine(day, time(), UTC)
-    end = start + timedelta(days=1)
-    for table, column, low, high in (
-        ("outbox", "occurred_at", f"'{start:%Y-%m-%d %H:%M:%S+00}'", f"'{end:%Y-%m-%d %H:%M:%S+00}'"),
-        ("inbox", "event_id", f"'{_first_id(start)}'", f"'{_first_id(end)}'"),
-    ):
-        name = f"{table}_{day:%Y%m%d}"
-        yield (
-            name,
-            [
-                "set local lock_timeout = '500ms'",
-                # Inserts wait here, before they choose a partition. An insert that has chosen DEFAULT would fail.
-                f"lock table only {table} in share row exclusive mode",
-                f"lock table {table}_default in access exclusive mode",
-                f"create table {name} (like {table} including defaults including constraints)",
-                f"with moved as ("
-                f"delete from {table}_default where {column} >= {low} and {column} < {high} returning *) "
-                f"insert into {name} select * from moved",
-                f"alter table {table} attach partition {name} for values from ({low}) to ({high})",
-            ],
-        )
-
-
-def _first_id(moment: datetime) -> UUID:
-    """The smallest UUID of a millisecond: its first 48 bits are the time."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
-
-
-async def run_once(pool: Pool) -> int:
-    """Create the missing partitions, each in a transaction of its own. Returns how many were created."""
+    today = datetime.now(UTC).date()
     made = 0
-    for day in days(datetime.now(UTC).date()):
-        for name, commands in statements(day):
-            async with postgres.transaction(pool) as conn:
-                if await conn.fetchval("select to_regclass($1)", name) is None:
-                    for command in commands:
-                        await conn.execute(command)
-                    made += 1
-    async with pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
-        for table in ("outbox", "inbox"):
-            stray = await conn.fetchval(f"select count(*) from {table}_default")
-            metrics.OUTBOX_UNPARTITIONED.labels(table).set(stray)
-            if stray:
-                log.error("rows are in the DEFAULT partition: a day was missing", table=table, rows=stray)
+    for table in RETENTION:
+        beat()
+        for day in days(today):
+            made += await _call(pool, "select make_day($1, $2)", table, day)
+        made += await _move_strays(pool, table)
+        await _drop_old(pool, table, today, beat)
     return made
 
 
-async def run(pool: Pool, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-    """Create missing partitions every half hour until `stop` is set."""
+async def _move_strays(pool: Pool, table: str) -> int:
+    strays = await _strays(pool, table)
+    if strays:
+        log.error("rows are in the DEFAULT partition: a day was missing", table=table, rows=sum(strays.values()))
+    made = 0
+    for day in sorted(strays)[:_STRAY_DAYS]:
+        try:
+            made += await _call(pool, "select make_day($1, $2)", table, day)
+        except postgres.ERRORS as error:
+            if not postgres.is_too_slow(error):
+                raise
+            log.warning("too many rows to move to their day", table=table, day=str(day), rows=strays[day])
+    if strays:
+        strays = await _strays(pool, table)
+    metrics.OUTBOX_UNPARTITIONED.labels(table).set(sum(strays.values()))
+    return made
+
+
+async def _strays(pool: Pool, table: str) -> dict[date, int]:
+    async with pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
+        return {row["day"]: row["rows"] for row in await conn.fetch("select * from stray_days($1)", table)}
+
+
+async def _drop_old(pool: Pool, table: str, today: date, beat: Beat) -> None:
+    """Drop the days that ended before the retention began. A day with rows that wait for Kafka stays."""
+    first = today - RETENTION[table]
+    async with pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
+        names = [row[0].removeprefix(f"{table}_") for row in await conn.fetch(_DAYS, table)]
+    for name in sorted(name for name in names if name.isdigit()):
+        beat()
+        day = datetime.strptime(name, "%Y%m%d").replace(tzinfo=UTC).date()
+        if day >= first:
+            break
+        if await _call(pool, "select drop_day($1, $2)", table, day):
+            log.info("old day dropped", table=table, day=str(day))
+        else:
+            log.error("an old day has rows that are not published, and stays", table=table, day=str(day))
+    while await _call(pool, "select drop_strays($1, $2, $3)", table, first, _STRAY_ROWS):
+        beat()
+
+
+async def forget(pool: Pool, forgets: Sequence[Forget] = (), beat: Beat = lambda: None) -> None:
+    """Delete rows of other tables whose retention is over: a thousand at a time, each in its own transaction."""
+
+    def deleting(sql: str) -> Forget:
+        async def delete(conn: Connection) -> int:
+            return int((await conn.execute(sql)).split()[-1])
+
+        return delete
+
+    for each in (*map(deleting, _EXPIRED), *forgets):
+        gone = 1
+        while gone:
+            beat()
+            async with postgres.transaction(pool) as conn:
+                gone = await each(conn)
+
+
+async def _call(pool: Pool, sql: str, *arguments: object) -> int:
+    async with postgres.transaction(pool) as conn:
+        return int(await conn.fetchval(sql, *arguments))
+
+
+async def run(pool: Pool, forgets: Sequence[Forget], stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+    """Create and drop days, and delete what is expired, every half hour until `stop` is set."""
     due_at = 0.0
 
     async def turn() -> float:
         nonlocal due_at
         if monotonic() >= due_at:
             due_at = monotonic() + 30.0  # the next attempt, if this one fails
-            await run_once(pool)
+            await run_once(pool, beat)
+            await forget(pool, forgets, beat)
             due_at = monotonic() + _EVERY_SECONDS * uniform(0.8, 1.2)
         return _LOOK_SECONDS
 
-    await repeat("creation of day partitions", turn, stop, beat, trouble=postgres.ERRORS)
+    await repeat("care of day partitions", turn, stop, beat, trouble=postgres.ERRORS)

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from uuid import uuid4
 
 import structlog
@@ -32,6 +32,7 @@ HELD_BACK_SECONDS = 5.0
 _WATCH_EVERY_SECONDS = 2.5
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 10.0, 600.0
 _RETRY_SECONDS = 2.0
+_SINCE_SECONDS = 3600.0
 _ADVANCE_EVERY_SECONDS = 0.05  # the most that a crash repeats; without it a turn of few rows costs twice as much
 
 TROUBLE = (*postgres.ERRORS, kafka.Unavailable, RestoredElsewhere)
@@ -90,6 +91,7 @@ class Relay:
         self._has_more = False
         self._started = 0.0
         self._renew_at = self._watch_at = self._advance_at = self._retry_at = 0.0
+        self._since, self._since_of, self._since_until = date.min, dict[int, int](), 0.0
         self._retries = Backoff(_RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS)
 
     def wake(self) -> None:
@@ -173,6 +175,10 @@ class Relay:
                 log.info("relay holds lanes", lanes=sorted(self.lanes.held), of=self.lanes.total)
             if set(self.lanes.held) != before or self._sender.stopped:
                 self._sender.stopped = {(row["topic"], row["key"]) for row in await conn.fetch(_STOPPED)}
+        epochs = {lane: cursor.epoch for lane, cursor in self.lanes.held.items()}
+        if epochs != self._since_of or now >= self._since_until:  # in a new epoch, a cursor may have moved back
+            self._since = await lanes.first_day(conn)
+            self._since_of, self._since_until = epochs, now + _SINCE_SECONDS
         if self._sender.stopped and now >= self._retry_at:
             await self._retry_refused(conn)
         if now >= self._watch_at:
@@ -207,7 +213,7 @@ class Relay:
         """The rows after the cursors: those read ahead in the last turn, if the cursors are where that turn ended."""
         (positions, rows), self._ahead = self._ahead, ({}, [])
         here = self.lanes.positions
-        return rows if rows and positions == here else await lanes.read(conn, here, self._limit)
+        return rows if rows and positions == here else await lanes.read(conn, here, self._limit, self._since)
 
     async def _send(self, conn: Plain, rows: list[Row], ends: Positions) -> list[Refusal]:
         """Publish. While Kafka writes a large turn, Postgres reads the rows after it."""
@@ -215,7 +221,7 @@ class Relay:
             if not self._has_more:
                 return await self._sender.send(rows)
             behind = self.lanes.positions | ends
-            reading = asyncio.create_task(lanes.read(conn, behind, self._limit))
+            reading = asyncio.create_task(lanes.read(conn, behind, self._limit, self._since))
             try:
                 refused = await self._sender.send(rows)
             finally:

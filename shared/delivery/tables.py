@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import UserDefinedType
 
 
@@ -42,6 +44,7 @@ def add_to(metadata: MetaData, topic: str) -> None:
         _outbox(metadata, topic)
         _lanes(metadata)
         _inbox(metadata)
+        _repairs(metadata)
 
 
 def _outbox(metadata: MetaData, topic: str) -> None:
@@ -60,6 +63,7 @@ def _outbox(metadata: MetaData, topic: str) -> None:
         Column("value", LargeBinary, nullable=False),
         Column("occurred_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         Index("outbox_position", "lane", "xid", "id"),
+        Index("outbox_time", "occurred_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
         postgresql_partition_by="RANGE (occurred_at)",
     )
     Table(
@@ -128,6 +132,7 @@ def _inbox(metadata: MetaData) -> None:
         Column("blocks", Boolean, nullable=False, comment="later events of the same key wait behind this one"),
         Column("parked_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         Column("resolved_at", DateTime(timezone=True)),
+        Column("resolution", Text),
         UniqueConstraint("consumer", "topic", "partition", "offset", "recorded_at"),
         Index(
             "parked_blocking",
@@ -136,4 +141,44 @@ def _inbox(metadata: MetaData) -> None:
             "key",
             postgresql_where=text("blocks AND resolved_at IS NULL"),
         ),
+        Index("parked_open", "consumer", "id", postgresql_where=text("resolved_at IS NULL")),
+    )
+    Table(
+        "consumer_starts",
+        metadata,
+        Column("consumer", Text, primary_key=True),
+        Column("topic", Text, primary_key=True),
+        Column("partition", Integer, primary_key=True, autoincrement=False),
+        Column("owner", Text, nullable=False),
+        Column("first_offset", BigInteger, nullable=False),
+        Column("crashes", Integer, nullable=False),
+        Column("suspect", Uuid),
+        Column("suspicions", Integer, nullable=False, server_default=text("0")),
+    )
+
+
+def _repairs(metadata: MetaData) -> None:
+    Table(
+        "repairs",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("action", Text, nullable=False),
+        Column("requested_by", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("request", JSONB, nullable=False),
+        Column("per_second", Integer, nullable=False),
+        Column("requested_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Column("lease_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
+        Column("ended_at", DateTime(timezone=True)),
+        Column("outcome", Text),
+        Index("repairs_open", "id", postgresql_where=text("ended_at IS NULL")),
+    )
+    Table(
+        "repair_items",
+        metadata,
+        Column("repair_id", ForeignKey(f"{metadata.schema}.repairs.id", ondelete="CASCADE"), primary_key=True),
+        Column("parked_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("outcome", Text),
+        Column("detail", Text),
+        Column("done_at", DateTime(timezone=True)),
     )

@@ -31,6 +31,8 @@ _IN: Literal["validation"] = "validation"
 _OUT: Literal["serialization"] = "serialization"
 _REF = "#/components/schemas/{model}"
 _JSON = "application/json"
+_HIDDEN = "/admin/"
+"""The admin API is not part of the public document."""
 _SECURITY = [{"accessToken": list[str]()}]
 _ACCESS_TOKEN = {
     "type": "http",
@@ -112,7 +114,8 @@ def serve(app: web.Application, name: str, description: str) -> None:
 def _operations(app: web.Application) -> Iterator[tuple[str, str, Operation]]:
     for route in app.router.routes():
         found = declared(route.handler)
-        if found and route.resource and route.method != "HEAD":
+        is_shown = route.resource and route.method != "HEAD" and not route.resource.canonical.startswith(_HIDDEN)
+        if found and is_shown and route.resource:
             yield route.resource.canonical, route.method.lower(), found
 
 

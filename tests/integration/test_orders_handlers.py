@@ -27,7 +27,7 @@ async def pool(open_pool: Any) -> Pool:
 
 @pytest.fixture
 def handling(pool: Pool) -> Handling:
-    return Handling(pool, "orders", consumer.HANDLERS)
+    return Handling(pool, "orders", consumer.HANDLERS, ignores=consumer.IGNORES)
 
 
 def paid(order_id: int) -> BaseModel:

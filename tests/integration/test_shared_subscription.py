@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -587,6 +587,9 @@ async def test_a_batch_that_fails_for_longer_than_the_poll_interval_is_handled_i
                 raise ConnectionError("Postgres is down")
             handled.set()
             return []
+
+        async def release(self, owned: Collection[tuple[str, int]] = ()) -> None:
+            pass
 
     consumer, stop = Consumer(lambda: member, Work()), asyncio.Event()  # type: ignore[arg-type]  # all that it needs
     async with Writer(kafka, topic) as writer, asyncio.TaskGroup() as group:

@@ -82,7 +82,7 @@ async def test_a_consumer_reads_its_topics_with_its_handlers_under_its_own_group
     subscription = loop._subscribe()
     assert subscription._topics == list(consumer.TOPICS)
     assert set(consumer.TOPICS) <= set(TOPICS)
-    assert subscription._consumer._group_id == handling._consumer == name
+    assert subscription._consumer._group_id == handling.consumer == name
     assert subscription._consumer._group_instance_id == "x-7"
     assert subscription._batch == 17
     if name != "payments":  # its handlers belong to a worker
@@ -93,13 +93,13 @@ async def test_a_consumer_reads_its_topics_with_its_handlers_under_its_own_group
 async def test_inventorys_consumer_takes_turns_with_restocks(serve: Serve, wired: Wired) -> None:
     await serve("inventory", only=ALL_PARTS)
     inventory = import_module("inventory.service")
-    assert wired.handlings[0]._also_lock == inventory.STOCK_LOCK == ("stock",)
+    assert wired.handlings[0].also_lock == inventory.STOCK_LOCK == ("stock",)
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if name != "inventory"])
 async def test_no_other_consumer_takes_turns(serve: Serve, wired: Wired, name: str) -> None:
     await serve(name, only=ALL_PARTS)
-    assert all(handling._also_lock == () for handling in wired.handlings)
+    assert all(handling.also_lock == () for handling in wired.handlings)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -110,14 +110,14 @@ async def test_a_commit_wakes_the_relay(serve: Serve, wired: Wired, monkeypatch:
     before = len(woken)
     client.app[database.COMMITTED]()
     for handling in wired.handlings:
-        handling._committed()
+        handling.committed()
     assert woken[before:] == [name] * (1 + len(wired.handlings))
 
 
 @pytest.mark.parametrize("name", SERVICES)
 async def test_without_its_part_a_process_runs_no_relay_and_no_consumer(serve: Serve, wired: Wired, name: str) -> None:
     await serve(name, only=["api"])
-    assert (wired.relays, wired.handlings) == ([], [])
+    assert (wired.relays, wired.consumers) == ([], [])
 
 
 @pytest.mark.parametrize(("parts", "claims"), [(["consumer"], False), (["consumer", "worker"], True)])

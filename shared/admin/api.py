@@ -1,0 +1,287 @@
+"""HTTP in, for administrators: timeline, parked events, repairs, lanes, health.
+
+What must stay true: each operation asks for an administrator's token, also where `REQUIRE_TOKEN=false`. The gateway
+does not route here. Each change has an author and a reason, which are kept.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import AwareDatetime, BaseModel, Field
+
+from ..delivery import inspection, lanes, rehearsal, repairs
+from ..delivery.handling import Handling
+from ..delivery.repairs import Action, Author, Selection
+from ..errors import Conflict, Invalid, NotFound
+from ..postgres import Connection
+from ..process.tasks import Tasks
+from ..web import database, deadline, requests, responses
+from ..web.fields import QUERY, Line, Text, request_like
+from ..web.operations import Access, caller, operation
+
+PREFIX = "/admin/"
+REHEARSED = 20
+"""So many events are rehearsed for one request: they hold the locks of their keys."""
+
+Describe = Callable[[Connection, str], Awaitable[dict[str, Any] | None]]
+"""The service's own row of a key, with `created_at`, or None."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the admin API of one service needs. Without `handling`, the service consumes nothing."""
+
+    name: str
+    tasks: Tasks
+    parts: list[str]
+    describe: Describe
+    handling: Handling | None = None
+
+
+BACKEND = web.AppKey("ADMIN", Backend)
+
+routes = web.RouteTableDef()
+
+Ids = Annotated[list[Annotated[int, Field(gt=0, lt=2**63)]], Field(min_length=1, max_length=1000)]
+Reason = Annotated[str, Line(500)]
+
+
+class Conditions(BaseModel):
+    """Which parked events: every condition that is present must hold. `error` is a part of the error's text."""
+
+    model_config = request_like({"key": "17", "reason": "the bug is mended"})
+
+    ids: Ids | None = None
+    key: Text | None = None
+    type: Text | None = None
+    error: Text | None = None
+    older_than_seconds: Annotated[float, Field(ge=0, le=10**9)] | None = None
+
+    def selection(self) -> Selection:
+        return inspection.selection(self.ids, self.key, self.type, self.error, self.older_than_seconds)
+
+
+class Replay(Conditions):
+    """Parked events to handle again. With `dry_run` nothing is changed."""
+
+    reason: Reason
+    per_second: Annotated[int, Field(ge=1, le=1000)] = 50
+    dry_run: bool = False
+
+
+class Drop(Conditions):
+    """Parked events to drop."""
+
+    reason: Reason
+    per_second: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+class Republish(BaseModel):
+    """Publish again what was written since a time."""
+
+    model_config = request_like({"since": "2026-01-31T12:00:00Z", "reason": "the broker lost its disk"})
+
+    since: Annotated[AwareDatetime, Field(strict=False)]
+    reason: Reason
+
+
+class Listing(BaseModel):
+    """The query of the list of parked events."""
+
+    model_config = QUERY
+
+    key: str | None = None
+    type: str | None = None
+    error: str | None = None
+    older_than_seconds: Annotated[float, Field(ge=0, le=10**9)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class Window(BaseModel):
+    """The query of a timeline."""
+
+    model_config = QUERY
+
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+@routes.get("/admin/health")
+@operation(Access.ADMIN, {200: None})
+async def health(request: web.Request) -> web.Response:
+    """What runs here, what hangs, what holds the outbox back, and how much is parked."""
+    backend = request.app[BACKEND]
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        blocking = await lanes.held_back_by(conn)
+        return {
+            "parked": dict(await inspection.open_parked(conn, backend.name)),
+            "held_back_by": dict(blocking) if blocking else None,
+        }
+
+    found = await database.reading(request, read)
+    state = {"parts": backend.parts, "hanging": backend.tasks.hanging(), "draining": backend.tasks.draining}
+    paused = backend.handling.paused if backend.handling else []
+    return responses.json({"service": backend.name, **state, "paused_types": paused, **found})
+
+
+@routes.get("/admin/timeline/{key}")
+@operation(Access.ADMIN, {200: None}, query=Window)
+async def timeline(request: web.Request, window: Window) -> web.Response:
+    """The service's row of a key, and the events of the key that it wrote or parked."""
+    backend, key = request.app[BACKEND], _key(request)
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        row = await backend.describe(conn, key)
+        since = window.since or (row["created_at"] if row else None)
+        found = await inspection.timeline(conn, backend.name, key, since, window.until)
+        return {"service": backend.name, "row": row, "events": found}
+
+    return responses.json(await database.reading(request, read))
+
+
+@routes.get("/admin/parked")
+@operation(Access.ADMIN, {200: None}, query=Listing)
+async def parked(request: web.Request, wanted: Listing) -> web.Response:
+    """Parked events that are not resolved, and their causes."""
+    name = request.app[BACKEND].name
+    chosen = inspection.selection(None, wanted.key, wanted.type, wanted.error, wanted.older_than_seconds)
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        return {
+            **dict(await inspection.open_parked(conn, name)),
+            "causes": await inspection.causes(conn, name),
+            "parked": await inspection.parked(conn, name, chosen, wanted.limit),
+        }
+
+    return responses.json(await database.reading(request, read))
+
+
+@routes.get("/admin/parked/{id}")
+@operation(Access.ADMIN, {200: None})
+async def parked_one(request: web.Request) -> web.Response:
+    """One parked event, with its headers and its value."""
+    id_ = requests.path_id(request)
+    return responses.json(await database.reading(request, lambda conn: inspection.parked_one(conn, id_)))
+
+
+@routes.post("/admin/replay")
+@operation(Access.ADMIN, {200: None, 202: None}, body=Replay)
+async def replay(request: web.Request, wanted: Replay) -> web.Response:
+    """Handle parked events again, with those that wait behind them. With `dry_run`, show what this would change."""
+    if not wanted.dry_run:
+        return await _repair(request, "replay", wanted, wanted.reason, wanted.per_second)
+    handling = _handling(request)
+    chosen = wanted.selection()
+    ids = await database.reading(request, lambda conn: repairs.choose(conn, handling.consumer, chosen, "replay"))
+    pool = request.app[database.POOL]
+    found = await deadline.within(request, rehearsal.rehearse(pool, handling, ids[:REHEARSED]))
+    return responses.json({"chosen": len(ids), "rehearsed": [one.as_dict() for one in found]})
+
+
+@routes.post("/admin/drop")
+@operation(Access.ADMIN, {202: None}, body=Drop)
+async def drop(request: web.Request, wanted: Drop) -> web.Response:
+    """Resolve parked events without handling them."""
+    return await _repair(request, "drop", wanted, wanted.reason, wanted.per_second)
+
+
+@routes.get("/admin/repairs")
+@operation(Access.ADMIN, {200: None})
+async def all_repairs(request: web.Request) -> web.Response:
+    """The last fifty repairs: who did what, and why."""
+    return responses.json({"repairs": await database.reading(request, repairs.progress)})
+
+
+@routes.get("/admin/repairs/{id}")
+@operation(Access.ADMIN, {200: None})
+async def repair(request: web.Request) -> web.Response:
+    """One repair: its progress, and the events that stayed parked."""
+    id_ = requests.path_id(request)
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        found = await repairs.progress(conn, id_)
+        if not found:
+            raise NotFound
+        return {**found[0], "left": await repairs.details(conn, id_)}
+
+    return responses.json(await database.reading(request, read))
+
+
+@routes.get("/admin/lanes")
+@operation(Access.ADMIN, {200: None})
+async def all_lanes(request: web.Request) -> web.Response:
+    """The lanes of the outbox, what is not published, what Kafka refused, and the transaction that holds all back."""
+
+    async def read(conn: Connection) -> dict[str, Any]:
+        blocking = await lanes.held_back_by(conn)
+        return {
+            "lanes": await inspection.lanes(conn),
+            "refused": await inspection.refused(conn),
+            "held_back_by": dict(blocking) if blocking else None,
+        }
+
+    return responses.json(await database.reading(request, read))
+
+
+@routes.post("/admin/lanes/republish")
+@operation(Access.ADMIN, {202: None}, body=Republish)
+async def republish(request: web.Request, wanted: Republish) -> web.Response:
+    """Publish again what was written since a time. Consumers drop the events that they know."""
+    return await _outbox_repair(request, "republish", wanted)
+
+
+@routes.post("/admin/lanes/rebase")
+@operation(Access.ADMIN, {202: None}, body=Republish)
+async def rebase(request: web.Request, wanted: Republish) -> web.Response:
+    """After a restore into another cluster: publish what was not published. `since` is the time of the restore."""
+    return await _outbox_repair(request, "rebase", wanted)
+
+
+async def _repair(
+    request: web.Request, action: Action, conditions: Conditions, reason: str, per_second: int
+) -> web.Response:
+    handling = _handling(request)
+    wanted = conditions.selection()
+    what = {name: value for name, value in asdict(wanted).items() if value is not None}
+
+    async def ask(conn: Connection) -> dict[str, Any]:
+        ids = await repairs.choose(conn, handling.consumer, wanted, action)
+        if not ids:
+            return {"chosen": 0}
+        author = Author(caller(request).user_id, reason)
+        id_ = await repairs.request(conn, action, author, _plain(what), ids, per_second)
+        return {"chosen": len(ids), "repair": id_}
+
+    return responses.json(await database.writing(request, (), ask), 202)
+
+
+async def _outbox_repair(request: web.Request, action: Action, wanted: Republish) -> web.Response:
+    author = Author(caller(request).user_id, wanted.reason)
+    what = {"since": wanted.since.isoformat()}
+
+    async def ask(conn: Connection) -> dict[str, Any]:
+        return {"repair": await repairs.request(conn, action, author, what)}
+
+    return responses.json(await database.writing(request, (), ask), 202)
+
+
+def _plain(what: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in what.items()}
+
+
+def _handling(request: web.Request) -> Handling:
+    handling = request.app[BACKEND].handling
+    if handling is None:
+        raise Conflict("this service consumes no events")
+    return handling
+
+
+def _key(request: web.Request) -> str:
+    key = request.match_info["key"]
+    if "\x00" in key:
+        raise Invalid("invalid key")
+    return key

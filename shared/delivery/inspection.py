@@ -1,0 +1,158 @@
+"""Reading the toolkit's own tables: lanes, parked events, refused rows, and all events of one key."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+
+from ..errors import NotFound
+from ..postgres import Connection
+from . import events, parking
+from .repairs import Selection
+
+COUNTED = 100_000
+"""Unpublished rows are counted up to this number for each lane; more would take longer than a request may."""
+
+_LANES = f"""
+select l.lane, l.owner, l.epoch, l.lease_until > now() as held, u.rows, u.bytes, u.oldest
+  from outbox_lanes l cross join lateral (
+    select count(*) as rows, coalesce(sum(octet_length(value)), 0)::bigint as bytes, min(occurred_at) as oldest
+      from (select value, occurred_at from outbox
+             where lane = l.lane and (xid, id) > (l.xid, l.id) order by xid, id limit {COUNTED}) r) u
+ order by l.lane
+"""
+
+_REFUSED = """
+select lane, xid::text, id, topic, key, reason, refused_at from outbox_refused where resolved_at is null
+ order by refused_at, lane, xid, id limit 100
+"""
+
+_PARKED = """
+select id, aggregate_type, key, type, event_id, topic, partition, "offset", error, attempts, blocks, parked_at,
+       resolved_at, resolution
+  from parked
+ where consumer = $1 and resolved_at is null and ($2::bigint[] is null or id = any($2))
+   and ($3::text is null or key = $3) and ($4::text is null or type = $4)
+   and ($5::text is null or position($5 in error) > 0) and ($6::timestamptz is null or parked_at < $6)
+ order by id limit $7
+"""
+
+# One row for each cause. The events that wait behind others have no cause of their own.
+_CAUSES = """
+select type, left(error, 200) as error, count(*) as events, count(distinct key) as keys, min(parked_at) as first,
+       max(parked_at) as last
+  from parked where consumer = $1 and resolved_at is null group by 1, 2 order by 3 desc limit 50
+"""
+
+_OPEN = """
+select count(*) as events, count(distinct (aggregate_type, key)) filter (where blocks) as keys,
+       min(parked_at) as oldest
+  from parked where consumer = $1 and resolved_at is null
+"""
+
+_EVENTS = """
+select o.type, o.topic, o.event_id, o.head, o.value, o.lane, (o.xid, o.id) <= (l.xid, l.id) as published,
+       r.reason as refused
+  from outbox o join outbox_lanes l using (lane)
+  left join outbox_refused r on (r.lane, r.xid, r.id) = (o.lane, o.xid, o.id) and r.resolved_at is null
+ where o.key = $1 and o.lane = $2 % (select count(*) from outbox_lanes) and o.occurred_at between $3 and $4
+ order by o.xid, o.id limit 200
+"""
+
+
+async def lanes(conn: Connection) -> list[dict[str, Any]]:
+    """Each lane: who holds it, and the rows, bytes and oldest time of what is not published."""
+    return [dict(row) for row in await conn.fetch(_LANES)]
+
+
+async def refused(conn: Connection) -> list[dict[str, Any]]:
+    """The rows that Kafka refused, and those that wait behind them, a hundred at most."""
+    return [dict(row) for row in await conn.fetch(_REFUSED)]
+
+
+async def parked(conn: Connection, consumer: str, wanted: Selection, limit: int = 100) -> list[dict[str, Any]]:
+    """Parked events that are not resolved, without their values, the oldest first."""
+    conditions = (wanted.ids, wanted.key, wanted.type, wanted.error, wanted.parked_before)
+    return [dict(row) for row in await conn.fetch(_PARKED, consumer, *conditions, limit)]
+
+
+async def causes(conn: Connection, consumer: str) -> list[dict[str, Any]]:
+    """Parked events by type and error: how many, of how many keys, since when."""
+    return [dict(row) for row in await conn.fetch(_CAUSES, consumer)]
+
+
+async def open_parked(conn: Connection, consumer: str) -> asyncpg.Record:
+    """How many events are parked, how many keys they block, and the time of the oldest."""
+    row = await conn.fetchrow(_OPEN, consumer)
+    if row is None:
+        raise RuntimeError("an aggregate returns one row")
+    return row
+
+
+async def parked_one(conn: Connection, parked_id: int) -> dict[str, Any]:
+    """One parked event with its headers and value as text. Raises `NotFound`."""
+    row = await conn.fetchrow("select * from parked where id = $1", parked_id)
+    if row is None:
+        raise NotFound
+    record = parking.record_of(row)
+    shown = {name: value for name, value in row.items() if name not in {"raw_key", "headers", "value"}}
+    headers = {name: parking.readable(value) for name, value in record.headers}
+    return {**shown, "headers": headers, "value": parking.readable(record.value)}
+
+
+async def timeline(
+    conn: Connection, consumer: str, key: str, since: datetime | None = None, until: datetime | None = None
+) -> list[dict[str, Any]]:
+    """The events of one key that this service wrote or parked, by time.
+
+    Without `since`, the whole outbox is read: a second for some million rows.
+    """
+    now = datetime.now(UTC)
+    window = (since or now - timedelta(days=400), until or now + timedelta(days=1))
+    written = [_written(row) for row in await conn.fetch(_EVENTS, key, events.hash_of(key), *window)]
+    rows = await conn.fetch(
+        "select * from parked where consumer = $1 and key = $2 order by id limit 100", consumer, key
+    )
+    return sorted([*written, *map(_parked, rows)], key=lambda one: str(one["at"]))
+
+
+def _written(row: asyncpg.Record) -> dict[str, Any]:
+    state = "refused: " + row["refused"] if row["refused"] else "published" if row["published"] else "not published yet"
+    return {
+        "at": events.time_of(row["head"]),
+        "what": row["type"],
+        "state": state,
+        "topic": row["topic"],
+        "event_id": row["event_id"],
+        "lane": row["lane"],
+        "value": orjson.loads(row["value"]),
+    }
+
+
+def _parked(row: asyncpg.Record) -> dict[str, Any]:
+    state = (
+        f"parked: {row['error']}" if row["resolved_at"] is None else f"was parked: {row['resolution'] or 'resolved'}"
+    )
+    return {
+        "at": row["parked_at"].isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "what": row["type"],
+        "state": state,
+        "topic": row["topic"],
+        "event_id": row["event_id"],
+        "parked_id": row["id"],
+        "resolved_at": row["resolved_at"],
+    }
+
+
+def selection(
+    ids: Sequence[int] | None = None,
+    key: str | None = None,
+    type_: str | None = None,
+    error: str | None = None,
+    older_than_seconds: float | None = None,
+) -> Selection:
+    """A selection by age instead of time."""
+    before = None if older_than_seconds is None else datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+    return Selection(ids, key, type_, error, before)
