@@ -107,4 +107,4 @@ async def _changed_rows(conn: Connection, table: str) -> list[dict[str, Any]]:
     except asyncpg.QueryCanceledError:
         return []
     finally:
-        await conn.execute("rollback to savepoint looking")
+        await conn.execute("rollback to savepoint looking; release savepoint looking")

@@ -63,6 +63,15 @@ _DONE = """
 update repair_items set outcome = $3, detail = $4, done_at = now()
  where repair_id = $1 and parked_id = $2 and outcome is null
 """
+# While a repair runs, later events of its keys are parked behind those that are not handled yet. They follow.
+_FOLLOW = """
+insert into repair_items (repair_id, parked_id)
+select distinct $1::bigint, p.id from parked p
+  join parked head using (consumer, aggregate_type, key)
+  join repair_items i on i.repair_id = $1 and i.parked_id = head.id and i.outcome = 'handled'
+ where p.resolved_at is null and p.blocks and p.attempts = 0 and p.id > head.id
+on conflict do nothing
+"""
 _END = "update repairs set ended_at = now(), outcome = $2 where id = $1 and ended_at is null"
 _RETURN = "update repairs set lease_until = '-infinity' where id = $1"
 _PROGRESS = """
@@ -205,7 +214,7 @@ class Repairs:
             started = time.monotonic()
             async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                 rows = await conn.fetch(_NEXT, repair["id"], _LEASE_SECONDS, max(1, repair["per_second"] // 5))
-            if not rows:
+            if not rows and not await self._follow(repair):
                 return await self._summary(repair["id"])
             for row in rows:
                 beat()
@@ -214,6 +223,12 @@ class Repairs:
             log.info("repair under way", repair=repair["id"], **done)
             await asyncio.sleep(max(0.0, started + len(rows) / repair["per_second"] - time.monotonic()))
         return None
+
+    async def _follow(self, repair: asyncpg.Record) -> bool:
+        if repair["action"] != "replay":
+            return False
+        async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
+            return await conn.execute(_FOLLOW, repair["id"]) != "INSERT 0 0"
 
     async def _summary(self, repair_id: int) -> str:
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
