@@ -12,7 +12,7 @@ from auth.keyring import Keyring
 from auth.passwords import Passwords
 from auth.service import Limits, Logins
 from shared import postgres
-from shared.service import consuming, create, opened
+from shared.service import Consumed, consuming, create, opened
 from shared.web import database
 from shared.web.application import TASKS
 
@@ -37,7 +37,7 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
     tasks = app[TASKS]
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(opened(app, settings, "auth"))
-        await stack.enter_async_context(consuming(app, settings, "auth", consumer.TOPICS, consumer.HANDLERS))
+        await stack.enter_async_context(consuming(app, settings, "auth", Consumed(consumer.TOPICS, consumer.HANDLERS)))
         keyring = Keyring(pool, settings.access_token_seconds)
         passwords = Passwords(settings.hashes_at_once)
         logins = Logins(pool, keyring, passwords, _limits(settings), app[database.COMMITTED])

@@ -1,4 +1,7 @@
-"""`python -m contracts.topics` creates the missing topics and dead letter topics. It changes no existing topic."""
+"""`python -m contracts.topics` creates missing topics and dead letter topics, and makes topics of states compacted.
+
+It changes nothing else of an existing topic.
+"""
 
 import asyncio
 from typing import Annotated
@@ -7,8 +10,12 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from contracts.catalogue import TOPICS
+from contracts.products import TOPIC as PRODUCTS
 from shared.delivery import kafka, outbox
 
+STATES = (PRODUCTS,)
+"""Topics whose events have the whole state of their key. Kafka keeps the last one of each key, for new replicas."""
+COMPACTED = {"cleanup.policy": "compact"}
 _WEEK_MS = str(7 * 24 * 3600 * 1000)  # shorter than the 9 days for which the inbox keeps its rows
 
 
@@ -22,14 +29,16 @@ class Settings(BaseSettings):
 
 def configurations() -> dict[str, dict[str, str]]:
     """The configuration of every topic. A dead letter may be twice as large, because it contains its record."""
-    events = {topic: {"retention.ms": _WEEK_MS} for topic in TOPICS}
+    events = {topic: {"retention.ms": _WEEK_MS} for topic in TOPICS} | dict.fromkeys(STATES, COMPACTED)
     letters = {topic + outbox.DEAD_LETTER_SUFFIX: {"max.message.bytes": "2100000"} for topic in TOPICS}
     return events | letters
 
 
 async def create(bootstrap_servers: str, partitions: int, replication: int) -> list[str]:
     """Create the topics that are missing. Returns their names. Raises `kafka.Unavailable`."""
-    return await kafka.create_topics(bootstrap_servers, configurations(), partitions, replication)
+    made = await kafka.create_topics(bootstrap_servers, configurations(), partitions, replication)
+    await kafka.configure_topics(bootstrap_servers, dict.fromkeys(STATES, COMPACTED))
+    return made
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from inventory import api, consumer, service, store
 from inventory.config import Settings
-from shared.service import consuming, create, opened
+from shared.service import Consumed, consuming, create, opened
 
 DESCRIPTION = "Inventory: how much there is of each sku."
 
@@ -18,7 +18,12 @@ def create_app(settings: Settings) -> web.Application:
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     async with (
-        opened(app, settings, "inventory"),
-        consuming(app, settings, "inventory", consumer.TOPICS, consumer.HANDLERS, also_lock=service.STOCK_LOCK),
+        opened(app, settings, "inventory", [store.forget_tombstones, store.forget_restocks]),
+        consuming(
+            app,
+            settings,
+            "inventory",
+            Consumed(consumer.TOPICS, consumer.HANDLERS, states=consumer.STATES, also_lock=service.STOCK_LOCK),
+        ),
     ):
         yield

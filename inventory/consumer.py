@@ -19,6 +19,7 @@ from shared.delivery.handling import Handler
 from shared.postgres import Connection
 
 TOPICS = (ORDERS, PRODUCTS)
+STATES = (ProductCreated, ProductChanged)
 
 
 async def on_order_created(conn: Connection, events: list[OrderCreated]) -> None:

@@ -104,6 +104,24 @@ async def get(conn: Connection, sku: str) -> Stock | None:
     return None if row is None else Stock(**row)
 
 
+async def forget_tombstones(conn: Connection) -> int:
+    """Delete tombstones of 30 days, a thousand at most: no event about their orders can come any more."""
+    done: str = await conn.execute(
+        "delete from reservations where order_id = any(array(select order_id from reservations "
+        "where status in ('CONFIRMED', 'CANCELLED') and created_at < now() - interval '30 days' limit 1000))"
+    )
+    return int(done.rsplit(maxsplit=1)[-1])
+
+
+async def forget_restocks(conn: Connection) -> int:
+    """Delete keys of restocks of 30 days, a thousand at most. A request that is repeated later adds units again."""
+    done: str = await conn.execute(
+        "delete from restocks where ctid = any(array(select ctid from restocks "
+        "where created_at < now() - interval '30 days' limit 1000))"
+    )
+    return int(done.rsplit(maxsplit=1)[-1])
+
+
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
     """Read the whole row of the reservation with this key, for administrators."""
     if not re.fullmatch("[1-9][0-9]{0,17}", key):

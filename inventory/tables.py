@@ -1,6 +1,6 @@
 """The inventory schema: stock, reservations and restocks; `migrations/metadata.py` adds the toolkit's tables."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, Table, Text, text
 
 metadata = MetaData(schema="inventory")
 
@@ -24,6 +24,7 @@ reservations = Table(
     Column("version", Integer, nullable=False, comment="how many events told of it"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index("reservations_tombstones", "created_at", postgresql_where=text("status IN ('CONFIRMED', 'CANCELLED')")),
 )
 
 restocks = Table(

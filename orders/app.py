@@ -13,7 +13,7 @@ from orders.placement import Placement
 from orders.waiters import Waiters
 from orders.worker import Sweeper
 from shared.postgres import GroupCommit
-from shared.service import consuming, create, opened
+from shared.service import Consumed, consuming, create, opened
 from shared.web import database, operations
 from shared.web.application import TASKS
 
@@ -39,7 +39,12 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
 
         app[database.COMMITTED] = committed
         await stack.enter_async_context(
-            consuming(app, settings, "orders", consumer.TOPICS, consumer.HANDLERS, ignores=consumer.IGNORES)
+            consuming(
+                app,
+                settings,
+                "orders",
+                Consumed(consumer.TOPICS, consumer.HANDLERS, consumer.IGNORES, consumer.STATES),
+            )
         )
         if "worker" in settings.only:
             sweeper = Sweeper(pool, settings.sweep_seconds, committed)

@@ -17,6 +17,7 @@ from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 
 TOPICS = (INVENTORY, PAYMENTS, PRODUCTS)
+STATES = (ProductCreated, ProductChanged)
 IGNORES = (InventoryReserved, InventoryReleased, PaymentRefunded)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -118,6 +119,14 @@ async def overdue(conn: Connection, limit: int) -> list[int]:
         "select id from orders where status = 'PENDING' and expires_at < now() order by expires_at limit $1", limit
     )
     return [row["id"] for row in rows]
+
+
+async def oldest_open(conn: Connection) -> datetime | None:
+    """When the oldest PENDING order was placed."""
+    placed_at: datetime | None = await conn.fetchval(
+        "select created_at from orders where status = 'PENDING' order by expires_at limit 1"
+    )
+    return placed_at
 
 
 async def page(conn: Connection, filters: dict[str, Any], before: int, limit: int) -> list[Order]:

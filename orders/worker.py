@@ -1,15 +1,22 @@
-"""Work by time: the sweeper cancels orders that are past their deadline."""
+"""Work by time: the sweeper cancels orders that are past their deadline, and measures the oldest open order."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import uniform
+
+from prometheus_client import Gauge
 
 from orders import service, store
 from shared import postgres
 from shared.postgres import Pool
 from shared.process.loop import Beat, repeat
 
+OLDEST = Gauge("orders_oldest_open_seconds", "Age of the oldest PENDING order")
+
 _BATCH = 500
+_MEASURE_SECONDS = 10.0
 
 
 class Sweeper:
@@ -17,11 +24,16 @@ class Sweeper:
 
     def __init__(self, pool: Pool, every_seconds: float, committed: Callable[[], None]) -> None:
         self._pool, self._every, self._committed = pool, every_seconds, committed
+        self._measure_at = 0.0
 
     async def run_once(self) -> int:
         """Cancel a batch of overdue orders. Returns how many were overdue."""
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             ids = await store.overdue(conn, _BATCH)
+            if time.monotonic() >= self._measure_at:
+                self._measure_at = time.monotonic() + _MEASURE_SECONDS
+                placed_at = await store.oldest_open(conn)
+                OLDEST.set((datetime.now(UTC) - placed_at).total_seconds() if placed_at else 0.0)
         if ids:
             async with postgres.transaction(self._pool) as conn:
                 await service.cancel_overdue(conn, ids)

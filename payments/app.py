@@ -9,7 +9,7 @@ from payments import api, consumer, store
 from payments.config import Settings
 from payments.provider import Faults, SimulatedProvider
 from payments.worker import Limits, Worker
-from shared.service import consuming, create, opened
+from shared.service import Consumed, consuming, create, opened
 from shared.web import database
 from shared.web.application import TASKS
 
@@ -24,7 +24,7 @@ def create_app(settings: Settings) -> web.Application:
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     tasks = app[TASKS]
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(opened(app, settings, "payments"))
+        pool = await stack.enter_async_context(opened(app, settings, "payments", [store.forget_tombstones]))
         wake_relay = app[database.COMMITTED]
         calls_here = "worker" in settings.only
         limits = Limits(
@@ -42,12 +42,8 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
             wake_relay()
             worker.committed()
 
-        handlers = consumer.handlers(worker)
-        await stack.enter_async_context(
-            consuming(
-                app, settings, "payments", consumer.TOPICS, handlers, ignores=consumer.IGNORES, committed=committed
-            )
-        )
+        wanted = Consumed(consumer.TOPICS, consumer.handlers(worker), consumer.IGNORES)
+        await stack.enter_async_context(consuming(app, settings, "payments", wanted, committed))
         yield
 
 

@@ -104,6 +104,14 @@ async def save(conn: Connection, payments: Sequence[Payment], events: Sequence[E
     await conn.execute(_SAVE, *zip(*rows, strict=True), *outbox.columns(events))
 
 
+async def oldest_open(conn: Connection) -> datetime | None:
+    """When the oldest payment that waits for the provider was created."""
+    created_at: datetime | None = await conn.fetchval(
+        "select min(created_at) from payments where status in ('PENDING', 'REFUNDING')"
+    )
+    return created_at
+
+
 async def due(conn: Connection, now: datetime, limit: int) -> list[int]:
     """Find open payments whose claim is over, the earliest end first. Returns their order ids."""
     return [row["order_id"] for row in await conn.fetch(_DUE, now, limit)]
@@ -112,6 +120,15 @@ async def due(conn: Connection, now: datetime, limit: int) -> list[int]:
 async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, now: datetime) -> list[Payment]:
     """Claim the payments that are still open, and that no other worker has claimed meanwhile."""
     return [_payment(row) for row in await conn.fetch(_TAKE_OVER, order_ids, claim.token, claim.until, now, OPEN)]
+
+
+async def forget_tombstones(conn: Connection) -> int:
+    """Delete tombstones of 30 days, a thousand at most: no event about their orders can come any more."""
+    done: str = await conn.execute(
+        "delete from payments where order_id = any(array(select order_id from payments "
+        "where currency = '' and created_at < now() - interval '30 days' limit 1000))"
+    )
+    return int(done.rsplit(maxsplit=1)[-1])
 
 
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:

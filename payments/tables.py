@@ -26,6 +26,7 @@ payments = Table(
     Column("user_id", Text, comment="whose order it is; a tombstone does not know"),
     Column("quarantined", Text, comment="why no more calls are made until an operator has looked"),
     Column("payment_reference", Text, comment="the provider's idempotency key; null means order:<order_id>"),
+    Index("payments_tombstones", "created_at", postgresql_where=text("currency = ''")),
     Index("payments_open", "claimed_until", postgresql_where=text("status IN ('PENDING', 'REFUNDING')")),
 )
 

@@ -16,7 +16,7 @@ from random import getrandbits, uniform
 from typing import Protocol
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from payments import domain, service, store
 from payments.domain import Answer, Call, Claim, NoAnswer, Odd, Outcome, Payment, Unanswered
@@ -28,11 +28,13 @@ from shared.process.loop import Beat
 log = structlog.get_logger()
 
 CALLS = Counter("payments_provider_calls_total", "Calls to the provider, by what they reported", ["call", "outcome"])
+OLDEST = Gauge("payments_oldest_open_seconds", "Age of the oldest payment that waits for the provider")
 QUARANTINED = Counter("payments_quarantined_total", "Payments that an operator has to look at")
 
 _WAITING_PER_CALL = 4
 _MAX_BATCH = 500  # bounds the key locks of one transaction
 _UNSTORABLE_IN_A_ROW = 5
+_MEASURE_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=5)
 
 
@@ -98,7 +100,7 @@ class Worker:
         self._calls: set[asyncio.Task[None]] = set()
         self._outcomes: deque[tuple[Payment, Outcome]] = deque()
         self._woken = asyncio.Event()
-        self._poll_at = 0.0
+        self._poll_at = self._measure_at = 0.0
         self._batch = _MAX_BATCH
         self._unstorable = 0
 
@@ -170,6 +172,10 @@ class Worker:
             return
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             order_ids = await store.due(conn, self.now(), room)
+            if time.monotonic() >= self._measure_at:
+                self._measure_at = time.monotonic() + _MEASURE_SECONDS
+                created_at = await store.oldest_open(conn)
+                OLDEST.set((datetime.now(UTC) - created_at).total_seconds() if created_at else 0.0)
         if order_ids:
             async with postgres.transaction(self._pool) as conn:
                 self._ready += await service.take_over(conn, order_ids, self.claim(0), self.now())

@@ -16,6 +16,10 @@ OUTBOX_HELD_BACK = Gauge(
     "outbox_held_back_seconds", "Age of the oldest open write transaction; newer rows cannot be read before it ends"
 )
 OUTBOX_REFUSED = Counter("outbox_refused_total", "Outbox rows that Kafka refused permanently")
+OUTBOX_UNPUBLISHED_ROWS = Gauge(
+    "outbox_unpublished_rows", "Outbox rows that Kafka has not acknowledged; counted up to 100,000 for each lane"
+)
+OUTBOX_UNPUBLISHED_BYTES = Gauge("outbox_unpublished_bytes", "Size of the values of these rows")
 OUTBOX_UNPARTITIONED = Gauge("outbox_default_partition_rows", "Rows in a DEFAULT partition", ["table"])
 RELAY_LANES = Gauge("relay_lanes_held", "Lanes that this process publishes")
 RELAY_SUCCESS = Gauge("relay_last_success_timestamp_seconds", "Time of the last relay turn that succeeded")
@@ -29,4 +33,13 @@ CONSUMER_FAILURES = Counter("consumer_failures_total", "Consumer turns that fail
 CONSUMER_HELD = Gauge("consumer_held_events", "Events that failed and are neither done nor parked", ["type"])
 CONSUMER_PAUSED = Gauge("consumer_type_paused", "1 if every event of the type fails: a bad release?", ["type"])
 CONSUMER_MISSED = Counter("consumer_missed_records_total", "Records that Kafka had deleted before they were read")
+CONSUMER_LAG = Gauge("consumer_lag_records", "Records of this process's partitions that are not handled", ["topic"])
+CONSUMER_LAG_SECONDS = Gauge(
+    "consumer_lag_seconds", "Age of the oldest record that this process has read and not handled", ["topic"]
+)
+CONSUMER_RETRIES = Counter("consumer_retries_total", "Attempts at a single event that failed", ["type"])
 CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "Time of the last consumer turn that succeeded")
+
+PARKED = Gauge("parked_events", "Parked events that are not resolved")
+PARKED_KEYS = Gauge("parked_keys", "Keys whose events wait behind a parked one")
+PARKED_OLDEST = Gauge("parked_oldest_seconds", "Age of the oldest parked event that is not resolved")

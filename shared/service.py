@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from . import postgres
 from .admin import api as admin
 from .admin.api import Backend, Describe
-from .delivery import partitions
+from .delivery import figures, partitions
 from .delivery.consumer import Consumer
 from .delivery.handling import Handler, Handling
 from .delivery.hint import Hint
@@ -130,8 +130,20 @@ async def _publishing(
         stack.push_async_callback(tasks.start("relay", relay.run))
         care = partial(partitions.run, pool, forgets)
         stack.push_async_callback(tasks.start("partitions", care))
+        stack.push_async_callback(tasks.start("figures", partial(figures.run, pool, name)))
         stack.push_async_callback(tasks.start("repairs of the outbox", Repairs(pool, None, relay.wake).run))
         yield relay.wake
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """What a service consumes: topics, and the event types that it handles or ignores. See `Handling`."""
+
+    topics: Sequence[str]
+    handlers: Mapping[type[BaseModel], Handler]
+    ignores: Collection[type[BaseModel]] = ()
+    states: Collection[type[BaseModel]] = ()
+    also_lock: Sequence[str] = ()
 
 
 @asynccontextmanager
@@ -139,11 +151,7 @@ async def consuming(
     app: web.Application,
     settings: Settings,
     name: str,
-    topics: Sequence[str],
-    handlers: Mapping[type[BaseModel], Handler],
-    *,
-    also_lock: Sequence[str] = (),
-    ignores: Collection[type[BaseModel]] = (),
+    wanted: Consumed,
     committed: Callable[[], None] | None = None,
 ) -> AsyncIterator[None]:
     """Run the consumer, if this process runs the part `consumer`. Call it within `opened`.
@@ -152,13 +160,15 @@ async def consuming(
     """
     async with AsyncExitStack() as stack:
         after = committed or app[database.COMMITTED]
-        handling = Handling(app[database.POOL], name, handlers, after, also_lock, ignores)
+        handling = Handling(
+            app[database.POOL], name, wanted.handlers, after, wanted.also_lock, wanted.ignores, wanted.states
+        )
         app[admin.BACKEND] = replace(app[admin.BACKEND], handling=handling)
         if "consumer" in settings.only:
 
             def subscribe() -> Subscription:
                 servers, batch = settings.kafka_bootstrap_servers, settings.consumer_batch
-                return Subscription(servers, name, topics, settings.instance_id, batch)
+                return Subscription(servers, name, wanted.topics, settings.instance_id, batch)
 
             consumer = Consumer(subscribe, handling, settings.consumer_pace_seconds)
             stack.push_async_callback(consumer.close)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from shared.service import consuming, create, opened
+from shared.service import Consumed, consuming, create, opened
 from users import api, consumer
 from users.config import Settings
 
@@ -19,6 +19,6 @@ def create_app(settings: Settings) -> web.Application:
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     async with (
         opened(app, settings, "users"),
-        consuming(app, settings, "users", consumer.TOPICS, consumer.HANDLERS),
+        consuming(app, settings, "users", Consumed(consumer.TOPICS, consumer.HANDLERS)),
     ):
         yield

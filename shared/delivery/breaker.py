@@ -66,6 +66,7 @@ class Breaker:
         type_ = type(one.event).__name__
         trouble = self._trouble_of(one)
         trouble.attempts += 1
+        metrics.CONSUMER_RETRIES.labels(type_).inc()
         self._failing[type_].add(one.blocking_key)
         others_succeed = self._successes[type_] > trouble.successes
         is_single = len(self._failing[type_]) < KEYS_IN_A_ROW or others_succeed

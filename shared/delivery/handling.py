@@ -64,7 +64,9 @@ class Handling:
     locks of the events' keys; it gets events of one key in their order. `committed` is called after each commit.
     Handlings with the same `also_lock` take turns; use it if handlers share rows between keys. Events of a type in
     `ignores` are skipped. A type that is in neither list is newer than this release: it is parked, and blocks nothing,
-    so that the next release can handle it.
+    so that the next release can handle it. Events of a type in `states` have the whole state of their aggregate, with a
+    version; their handler ignores old versions. They may be of any age, and are handled each time they come, so that a
+    replica can be built from a compacted topic.
     """
 
     def __init__(
@@ -75,12 +77,14 @@ class Handling:
         committed: Callable[[], None] = lambda: None,
         also_lock: Sequence[str] = (),
         ignores: Collection[type[BaseModel]] = (),
+        states: Collection[type[BaseModel]] = (),
     ) -> None:
         self._pool, self._handlers = pool, handlers
         self.consumer, self.committed, self.also_lock = consumer, committed, also_lock
         self._chunk, self._park_bytes = _MAX_CHUNK, _MAX_PARK_BYTES
         self._models = {model.__name__: model for model in handlers}
         self._ignored = {model.__name__ for model in ignores}
+        self._states = frozenset(states)
         self._breaker, self._crashes = Breaker(), Crashes(pool, consumer)
         self._known: dict[tuple[object, ...], Received] = {}
         self._beat: Beat = lambda: None
@@ -176,9 +180,14 @@ class Handling:
             metrics.CONSUMED.labels("skipped").inc()
             return None
         received = events.decode(record, model)
-        if not inbox.acceptable(received.event_id, now):
+        is_in_time = inbox.is_past if model in self._states else inbox.acceptable
+        if not is_in_time(received.event_id, now):
             raise Undecodable(f"ce_id {received.event_id} is no UUIDv7 of the last days")
         return received
+
+    def is_state(self, received: Received) -> bool:
+        """True if the event has the whole state of its aggregate."""
+        return type(received.event) in self._states
 
     def _chunks(self, received: Iterable[Received]) -> Iterator[list[Received]]:
         """Cut by rows and by bytes. The number of rows may change between two chunks."""
@@ -261,8 +270,9 @@ class Handling:
         keys = sorted({r.key for r in batch})
         with tracing.carrying(events.traceparents_of(batch)):
             async with postgres.transaction(self._pool, [*keys, *self.also_lock]) as conn:
-                added = await inbox.add(conn, self.consumer, [r.event_id for r in batch], keys)
-                fresh = list({r.event_id: r for r in batch if r.event_id in added.fresh}.values())  # each id once
+                added = await inbox.add(conn, self.consumer, [r.event_id for r in batch if not self.is_state(r)], keys)
+                new = (r for r in batch if r.event_id in added.fresh or self.is_state(r))
+                fresh = list({r.event_id: r for r in new}.values())  # each id once
                 behind = [r for r in fresh if r.blocking_key in added.blocked]
                 if behind:
                     waiting = "waits behind an earlier event of its key"

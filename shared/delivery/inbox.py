@@ -53,8 +53,11 @@ async def known(conn: Connection, consumer: str, ids: Sequence[UUID]) -> set[UUI
 
 def acceptable(event_id: UUID, now: datetime | None = None) -> bool:
     """True if the id is a UUIDv7 of the days that the inbox covers."""
-    if event_id.version != 7:
-        return False
     now = now or datetime.now(UTC)
-    written = (event_id.int >> 80) / 1000
-    return (now - RETENTION).timestamp() <= written <= (now + _AHEAD).timestamp()
+    return is_past(event_id, now) and (event_id.int >> 80) / 1000 >= (now - RETENTION).timestamp()
+
+
+def is_past(event_id: UUID, now: datetime | None = None) -> bool:
+    """True if the id is a UUIDv7 of any time up to now. Clocks differ, so a day ahead is allowed."""
+    now = now or datetime.now(UTC)
+    return event_id.version == 7 and (event_id.int >> 80) / 1000 <= (now + _AHEAD).timestamp()

@@ -297,7 +297,7 @@ async def _replay(conn: Connection, handling: Handling, row: asyncpg.Record) -> 
         return Outcome("failed", str(error))
     if received is None:
         return Outcome("ignored")
-    if row["event_id"] is None:
+    if row["event_id"] is None and not handling.is_state(received):
         added = await inbox.add(conn, handling.consumer, [received.event_id], [])
         if not added.fresh:
             return Outcome("duplicate")

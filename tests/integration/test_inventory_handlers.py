@@ -299,3 +299,20 @@ async def test_plans_made_for_small_tables_do_not_scan_large_tables(pool: Pool, 
             earlier = await conn.fetchval(read, ["stock", "reservations"])
             await batch(conn, 21)
             assert await conn.fetchval(read, ["stock", "reservations"]) - earlier < 1000
+
+
+async def test_old_tombstones_and_keys_of_restocks_are_forgotten_and_nothing_else(
+    handling: Handling, pool: Pool
+) -> None:
+    await supply(pool, burger=10)
+    orders = [order_created(n) for n in range(1, 5)]
+    await deliver(handling, orders[0], cancelled(orders[1]), confirmed(orders[2]), cancelled(orders[3]))
+    await pool.execute("update reservations set created_at = now() - interval '31 days' where order_id <> 4")
+    await pool.execute(
+        "insert into restocks values ('1', 'old', 'burger', 1, now() - interval '31 days'), ('1', 'new', 'burger', 1, now())"
+    )
+    async with pool.acquire() as conn:
+        assert [await store.forget_tombstones(conn) for _ in range(2)] == [2, 0]
+        assert [await store.forget_restocks(conn) for _ in range(2)] == [1, 0]
+    assert (await statuses(pool)).keys() == {1, 4}
+    assert [row["key"] for row in await pool.fetch("select key from restocks")] == ["new"]

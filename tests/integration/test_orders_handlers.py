@@ -11,12 +11,16 @@ from pydantic import BaseModel
 
 from contracts.inventory import InventoryRejected, InventoryReserved
 from contracts.payments import PaymentFailed, PaymentRefunded, PaymentSucceeded
+from contracts.products import ProductChanged, ProductCreated
 from orders import consumer, domain, store
 from orders.domain import Request, Status
 from orders.placement import Placement
 from shared.delivery.events import Record
 from shared.delivery.handling import Handling
 from tests.builders import order_created, record
+
+OLD_IDS = [f"01800000-0000-7000-8000-00000000000{n}" for n in (1, 2)]
+"""UUIDv7s of April 2022."""
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ async def pool(open_pool: Any) -> Pool:
 
 @pytest.fixture
 def handling(pool: Pool) -> Handling:
-    return Handling(pool, "orders", consumer.HANDLERS, ignores=consumer.IGNORES)
+    return Handling(pool, "orders", consumer.HANDLERS, ignores=consumer.IGNORES, states=consumer.STATES)
 
 
 def paid(order_id: int) -> BaseModel:
@@ -137,6 +141,24 @@ async def test_events_of_an_unknown_order_are_parked_alone(pool: Pool, handling:
     rows = await pool.fetch("select key, blocks from parked order by key")
     assert [tuple(row) for row in rows] == [("404", False), ("405", False)]
     assert await pool.fetchval("select status from orders where id = $1", order_id) == "CONFIRMED"
+
+
+async def test_a_new_replica_is_built_from_products_that_changed_long_ago(pool: Pool, handling: Handling) -> None:
+    await pool.execute("truncate products")
+    product = {"product_id": 1, "sku": "burger", "name": "Burger", "currency": "EUR", "active": True}
+    records = [
+        record(ProductCreated(version=1, price_cents=850, **product)),
+        record(ProductChanged(version=2, price_cents=900, **product)),
+    ]
+    old = [
+        one._replace(headers=[(n, id_.encode() if n == "ce_id" else v) for n, v in one.headers])
+        for one, id_ in zip(records, OLD_IDS, strict=True)
+    ]
+    for given in (old, old, [old[0]]):
+        assert await handling.handle(given) == []
+    assert [tuple(row) for row in await pool.fetch("select version, price_cents from products")] == [(2, 900)]
+    assert await pool.fetchval("select count(*) from parked") == 0
+    assert await pool.fetchval("select count(*) from inbox") == 0
 
 
 async def test_events_that_orders_does_not_handle_change_nothing(pool: Pool, handling: Handling) -> None:

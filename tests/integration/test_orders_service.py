@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asyncpg import Pool
+from prometheus_client import REGISTRY
 
 from contracts.inventory import InventoryRejected
 from contracts.payments import PaymentSucceeded
@@ -139,6 +140,16 @@ async def test_the_sweeper_cancels_all_overdue_orders_and_no_others(pool: Pool) 
         assert await state(pool, order_id) == ("CANCELLED", "deadline_passed", 2)
         assert await history(pool, order_id) == [("OrderCreated", 1), ("OrderCancelled", 2)]
     assert await state(pool, open_[0]) == ("PENDING", None, 1)
+
+
+async def test_the_sweeper_measures_the_oldest_open_order(pool: Pool) -> None:
+    oldest, _ = await place(pool, 2)
+    await pool.execute("update orders set created_at = now() - interval '50 s' where id = $1", oldest)
+    await Sweeper(pool, 1.0, lambda: None).run_once()
+    assert (REGISTRY.get_sample_value("orders_oldest_open_seconds") or 0) >= 50
+    await pool.execute("update orders set status = 'CANCELLED'")
+    await Sweeper(pool, 1.0, lambda: None).run_once()
+    assert REGISTRY.get_sample_value("orders_oldest_open_seconds") == 0
 
 
 async def test_the_sweeper_does_not_change_an_order_that_became_final_meanwhile(pool: Pool) -> None:

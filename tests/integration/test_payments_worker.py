@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from contracts.inventory import InventoryReserved
 from contracts.orders import OrderCancelled
@@ -373,6 +374,24 @@ async def test_events_in_any_order_and_repeated_have_a_consistent_end(shop: Shop
         assert statuses[n] == ("REFUNDED" if in_time else "CANCELLED"), sequence
     assert sum((await check(shop)).values()) == len(sequences)
     assert await shop.pool.fetchval("select count(*) from parked") == 0
+
+
+async def test_the_worker_measures_the_oldest_open_payment(shop: Shop) -> None:
+    await shop.deliver(reserved())
+    await shop.pool.execute("update payments set created_at = now() - interval '50 s'")
+    await shop.work()
+    assert (REGISTRY.get_sample_value("payments_oldest_open_seconds") or 0) >= 50
+    shop.start()
+    await shop.work()
+    assert REGISTRY.get_sample_value("payments_oldest_open_seconds") == 0
+
+
+async def test_old_tombstones_are_forgotten_and_nothing_else(shop: Shop) -> None:
+    await shop.deliver(reserved(1), cancelled(2), cancelled(3))
+    await shop.work()
+    await shop.pool.execute("update payments set created_at = now() - interval '31 days' where order_id <> 3")
+    assert [await store.forget_tombstones(shop.pool) for _ in range(2)] == [1, 0]
+    assert (await shop.statuses()).keys() == {1, 3}
 
 
 async def test_a_repeated_record_changes_nothing(shop: Shop) -> None:

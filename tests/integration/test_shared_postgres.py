@@ -40,6 +40,13 @@ async def test_a_statement_ends_after_its_bound(database: Database, monkeypatch:
 
 
 @both
+@pytest.mark.parametrize(("setting", "bound"), [("statement_timeout", "2400ms"), ("lock_timeout", "2s")])
+async def test_the_server_has_its_own_bounds(database: Database, ask: Ask, setting: str, bound: str) -> None:
+    """They also hold if this process is frozen or gone."""
+    assert await ask(database.url_for("orders"), f"show {setting}") == bound
+
+
+@both
 async def test_the_server_ends_idle_transactions(database: Database, ask: Ask) -> None:
     shown = await ask(database.url_for("orders"), "show idle_in_transaction_session_timeout")
     assert shown == "3s"

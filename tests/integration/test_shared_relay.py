@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from aiokafka.errors import KafkaError, NotLeaderForPartitionError, RequestTimedOutError
 from asyncpg import Pool
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from contracts import topics
 from contracts.orders import TOPIC
@@ -577,3 +579,25 @@ async def test_the_read_needs_no_sort_on_a_large_outbox_that_was_never_analysed(
     assert "Sort  " not in text
     assert "Merge Append" in text
     assert "Seq Scan" not in text
+
+
+async def test_a_transaction_that_holds_the_outbox_back_is_named_by_a_log_line_and_a_metric(
+    pool: Pool, database: Database, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert relay.HELD_BACK_SECONDS == 5
+    monkeypatch.setattr(relay, "HELD_BACK_SECONDS", 0.05)
+    watcher = make_relay("127.0.0.1:9")
+    foreign = await asyncpg.connect(Database("postgres", database.port).admin_url)  # another database of the cluster
+    async with pool.acquire() as conn:
+        async with foreign.transaction():
+            await foreign.execute("select pg_current_xact_id() as the_culprit")
+            await asyncio.sleep(0.1)
+            with capture_logs() as logs:
+                await watcher._watch(conn)
+            assert value("outbox_held_back_seconds") > 0.05
+        await watcher._watch(conn)
+    assert value("outbox_held_back_seconds") == 0
+    [alarm] = [line for line in logs if line["log_level"] == "error"]
+    assert (alarm["pid"], alarm["usename"], alarm["datname"]) == (foreign.get_server_pid(), "postgres", "postgres")
+    assert "the_culprit" in alarm["query"]
+    await foreign.close()

@@ -8,10 +8,11 @@ from uuid import UUID
 
 import pytest
 from asyncpg import Pool
+from prometheus_client import REGISTRY
 
 from contracts.orders import OrderConfirmed
 from shared import postgres
-from shared.delivery import inspection, outbox, parking, rehearsal, repairs
+from shared.delivery import figures, inspection, outbox, parking, rehearsal, repairs
 from shared.delivery.events import Record
 from shared.delivery.handling import Handling
 from shared.delivery.parking import Parked
@@ -382,3 +383,23 @@ async def test_a_repair_that_does_not_exist_is_not_found(pool: Pool) -> None:
         assert await repairs.progress(conn, 1) == []
         with pytest.raises(NotFound):
             await inspection.parked_one(conn, 1)
+
+
+async def test_the_figures_of_the_database_become_metrics(service: Service) -> None:
+    await figures.run_once(service.pool, "test")
+    assert [read_metric(name) for name in ("parked_events", "parked_keys", "parked_oldest_seconds")] == [0, 0, 0]
+    await park(service, 1, 2)
+    await service.pool.execute("update parked set parked_at = now() - interval '1 hour'")
+    await service.pool.execute("update outbox_lanes set xid = '0', id = 0")
+    await figures.run_once(service.pool, "test")
+    assert [read_metric(name) for name in ("parked_events", "parked_keys")] == [4, 2]
+    assert read_metric("parked_oldest_seconds") >= 3600
+    rows, size = await service.pool.fetchrow("select count(*), sum(octet_length(value)) from outbox")
+    assert (read_metric("outbox_unpublished_rows"), read_metric("outbox_unpublished_bytes")) == (rows, size)
+    assert read_metric("consumer_retries_total", type="OrderConfirmed") >= 6
+    await figures.run_once(service.pool, "another")
+    assert read_metric("parked_events") == 0
+
+
+def read_metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import GroupLoadInProgressError
 from asyncpg import Pool
@@ -25,7 +26,16 @@ from shared.delivery import consumer as consumer_module
 from shared.delivery import events
 from shared.delivery.consumer import Consumer, Handling
 from shared.delivery.events import Record
-from shared.delivery.kafka import Message, Partition, Publisher, Subscription, Unavailable, clients, create_topics
+from shared.delivery.kafka import (
+    Message,
+    Partition,
+    Publisher,
+    Subscription,
+    Unavailable,
+    clients,
+    configure_topics,
+    create_topics,
+)
 from shared.delivery.kafka import subscription as subscription_module
 from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed
@@ -665,3 +675,20 @@ async def test_creating_topics_again_creates_none_and_errors_are_raised(kafka: s
     assert await create_topics(kafka, {name: {}}, 2, 1) == []
     with pytest.raises(Unavailable):
         await create_topics(kafka, {f"{name}-x": {}}, 2, 3)
+
+
+async def test_a_topic_of_states_becomes_compacted_and_keeps_its_other_settings(kafka: str) -> None:
+    name = f"test-{uuid4().hex[:8]}"
+    await create_topics(kafka, {name: {"max.message.bytes": "2000000", "retention.ms": "1000"}}, 1, 1)
+    compacted = {name: {"cleanup.policy": "compact"}}
+    assert await configure_topics(kafka, compacted) == [name]
+    assert await configure_topics(kafka, compacted) == []
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    finally:
+        await admin.close()
+    settings = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+    assert settings["cleanup.policy"] == "compact"
+    assert settings["max.message.bytes"] == "2000000"

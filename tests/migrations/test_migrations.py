@@ -19,7 +19,7 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from contracts.catalogue import TOPICS
-from contracts.products import ProductCreated
+from contracts.products import ProductChanged, ProductCreated
 from migrations import metadata, seed
 from migrations.__main__ import SECTIONS
 from shared.delivery.tables import Xid8
@@ -320,3 +320,35 @@ async def test_every_outbox_accepts_only_its_own_topic_and_dead_letters(database
         await conn.execute(insert, topic)
     assert await conn.fetchval("select count(*) from outbox_default") == 0, "today has no partition"
     await conn.close()
+
+
+async def test_a_migration_that_waits_for_a_lock_gives_up_and_blocks_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_DATABASE_URL", database.admin_url)
+    config = Config(ROOT / "alembic.ini", ini_section="orders")
+    conn = await asyncpg.connect(database.admin_url)
+    async with conn.transaction():
+        await conn.execute("select count(*) from orders.orders")
+        with pytest.raises(Exception, match="lock timeout"):
+            await asyncio.to_thread(
+                command.downgrade, Config(ROOT / "alembic.ini", ini_section="orders"), "orders_0001"
+            )
+    await conn.close()
+
+
+async def test_the_products_that_exist_are_published_again_for_new_replicas(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_DATABASE_URL", database.admin_url)
+    config = Config(ROOT / "alembic.ini", ini_section="products")
+    await asyncio.to_thread(command.downgrade, config, "products_0002")
+    conn = await asyncpg.connect(database.admin_url)
+    before = await conn.fetchval("select count(*) from products.outbox")
+    await asyncio.to_thread(command.upgrade, config, "head")
+    rows = await conn.fetch("select type, key, value from products.outbox order by xid, id offset $1", before)
+    stored = {row["sku"]: row["version"] for row in await conn.fetch("select sku, version from products.products")}
+    await conn.close()
+    events = [ProductChanged.model_validate_json(row["value"]) for row in rows]
+    assert {event.sku: event.version for event in events} == stored
+    assert {row["type"] for row in rows} == {"ProductChanged"}

@@ -3,7 +3,7 @@
 from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
-from .topics import create_topics
+from .topics import configure_topics, create_topics
 
 __all__ = [
     "Batch",
@@ -15,5 +15,6 @@ __all__ = [
     "Subscription",
     "TopicUnusable",
     "Unavailable",
+    "configure_topics",
     "create_topics",
 ]

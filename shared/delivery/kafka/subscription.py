@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -128,11 +128,27 @@ class Subscription:
             mine = {tp: records for tp, records in batch.records.items() if tp in self._gate.owned}
             given = [r for records in self._held.values() for r in records]
             given += [_record(r) for records in mine.values() for r in records]
+            self._report(given)
             left = await work(given)
             self._ends |= {tp: records[-1].offset + 1 for tp, records in mine.items()}
             self._hold(left)
             self._note({*mine, *self._noted})
+            self._report(left)
             return True
+
+    def _report(self, waiting: Iterable[Record]) -> None:
+        """Set the metrics of what is not handled. `waiting` are the records that this process has read."""
+        oldest: dict[str, int] = {}
+        for record in waiting:
+            oldest[record.topic] = min(record.timestamp_ms, oldest.get(record.topic, record.timestamp_ms))
+        lag: Counter[str] = Counter()
+        for tp in self._gate.owned:
+            end, next_ = self._consumer.highwater(tp), self._noted.get(tp)
+            lag[tp.topic] += max(0, end - next_) if end is not None and next_ is not None else 0
+        for topic in self._topics:
+            age = time.time() - oldest[topic] / 1000 if topic in oldest else 0.0
+            metrics.CONSUMER_LAG_SECONDS.labels(topic).set(max(0.0, age))
+            metrics.CONSUMER_LAG.labels(topic).set(lag[topic])
 
     def _hold(self, left: Iterable[Record]) -> None:
         before, self._held = self._held, defaultdict(list)

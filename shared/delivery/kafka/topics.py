@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
+_SET_FOR_THE_TOPIC = 1
 
 
 async def create_topics(
@@ -25,3 +27,29 @@ async def create_topics(
     if failed:
         raise Unavailable(f"topics not created: {failed}")
     return [name for name, (code, _) in errors.items() if code == 0]
+
+
+async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Set these entries of existing topics, where they differ. Other entries stay. Returns the names of the changed.
+
+    Kafka replaces the whole configuration of a topic, so the entries that were set before are sent again. Raises
+    `Unavailable`.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+    try:
+        await bounded(admin.start(), START_SECONDS)
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
+        [answer] = await bounded(admin.describe_configs(resources), START_SECONDS)
+        changed = []
+        for _, _, _, name, entries in answer.resources:
+            now = {entry[0]: entry[1] for entry in entries if entry[3] == _SET_FOR_THE_TOPIC}
+            if not topics[name].items() <= now.items():
+                changed.append(ConfigResource(ConfigResourceType.TOPIC, name, configs=now | dict(topics[name])))
+        if changed:
+            [done] = await bounded(admin.alter_configs(changed), START_SECONDS)
+            failed = {name: text for code, text, _, name in done.resources if code}
+            if failed:
+                raise Unavailable(f"topics not configured: {failed}")
+    finally:
+        await admin.close()
+    return [resource.name for resource in changed]

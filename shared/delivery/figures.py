@@ -1,0 +1,35 @@
+"""Figures for metrics that only the database knows: what waits in the outbox, and what is parked."""
+
+import asyncio
+from datetime import UTC, datetime
+from random import uniform
+
+from .. import metrics, postgres
+from ..postgres import Pool
+from ..process.loop import Beat, repeat
+from . import inspection
+
+_EVERY_SECONDS = 10.0
+
+
+async def run_once(pool: Pool, consumer: str) -> None:
+    """Read the figures once. Raises one of `postgres.ERRORS`."""
+    async with pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
+        lanes = await inspection.lanes(conn)
+        parked = await inspection.open_parked(conn, consumer)
+    metrics.OUTBOX_UNPUBLISHED_ROWS.set(sum(lane["rows"] for lane in lanes))
+    metrics.OUTBOX_UNPUBLISHED_BYTES.set(sum(lane["bytes"] for lane in lanes))
+    metrics.PARKED.set(parked["events"])
+    metrics.PARKED_KEYS.set(parked["keys"])
+    oldest = parked["oldest"]
+    metrics.PARKED_OLDEST.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0)
+
+
+async def run(pool: Pool, consumer: str, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+    """Read the figures every ten seconds until `stop` is set. If Postgres does not answer, they do not change."""
+
+    async def turn() -> float:
+        await run_once(pool, consumer)
+        return _EVERY_SECONDS * uniform(0.8, 1.2)
+
+    await repeat("reading of figures", turn, stop, beat, trouble=postgres.ERRORS)
