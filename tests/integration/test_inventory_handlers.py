@@ -309,7 +309,8 @@ async def test_old_tombstones_and_keys_of_restocks_are_forgotten_and_nothing_els
     await deliver(handling, orders[0], cancelled(orders[1]), confirmed(orders[2]), cancelled(orders[3]))
     await pool.execute("update reservations set created_at = now() - interval '31 days' where order_id <> 4")
     await pool.execute(
-        "insert into restocks values ('1', 'old', 'burger', 1, now() - interval '31 days'), ('1', 'new', 'burger', 1, now())"
+        "insert into restocks values ('1', 'old', 'burger', 1, now() - interval '31 days'), "
+        "('1', 'new', 'burger', 1, now())"
     )
     async with pool.acquire() as conn:
         assert [await store.forget_tombstones(conn) for _ in range(2)] == [2, 0]

@@ -331,9 +331,7 @@ async def test_a_migration_that_waits_for_a_lock_gives_up_and_blocks_nobody(
     async with conn.transaction():
         await conn.execute("select count(*) from orders.orders")
         with pytest.raises(Exception, match="lock timeout"):
-            await asyncio.to_thread(
-                command.downgrade, Config(ROOT / "alembic.ini", ini_section="orders"), "orders_0001"
-            )
+            await asyncio.to_thread(command.downgrade, config, "orders_0001")
     await conn.close()
 
 
