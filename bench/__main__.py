@@ -8,7 +8,16 @@ import typer
 from bench import servers
 
 # benchmark: partitions of each topic. The shop runs with 4, like the local stack.
-BENCHMARKS = {"create": 4, "http": 4, "gateway": 4, "relay": 12, "consumer": 12, "saga": 4, "latency": 4}
+BENCHMARKS = {
+    "create": 4,
+    "http": 4,
+    "gateway": 4,
+    "relay": 12,
+    "consumer": 12,
+    "saga": 4,
+    "latency": 4,
+    "poison": 4,
+}
 
 
 def main(

@@ -205,7 +205,7 @@ async def read(conn: Plain, after: Positions, limit: Limit, since: date = date.m
 async def first_day(conn: Plain) -> date:
     """A day such that no row before it is unpublished, and none will be until cursors are moved back.
 
-    Its cost grows with the number of partitions: 0.1 ms each.
+    Its cost grows with the number of partitions: 110 ms for a year of days.
     """
     day: date = (await _one(conn, _FIRST_DAY))["day"]
     return day
