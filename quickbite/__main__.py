@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from quickbite import order, outbox, parked
+from quickbite import order, outbox, parked, text
 from quickbite.client import Failed
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ def main() -> None:
     try:
         app()
     except Failed as error:
-        typer.echo(error, err=True)
+        typer.echo(text.line(error), err=True)
         sys.exit(1)
 
 

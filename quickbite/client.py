@@ -1,12 +1,16 @@
 """Calls of the admin API, each within a bounded time. A service that does not answer is reported, not waited for."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import typer
+from pydantic import ValidationError
 
-from quickbite.config import Settings
+from quickbite import text
+from quickbite.config import SERVICES, Settings
+from shared.process import configuration
 
 SECONDS = 5.0
 
@@ -26,6 +30,20 @@ class Client:
         wanted = {name: str(value) for name, value in query.items() if value is not None}
         return await self._call("GET", service, f"/admin/{path}", params=wanted)
 
+    async def each(self, services: Sequence[str], path: str, **query: object) -> AsyncIterator[tuple[str, Any]]:
+        """GET /admin/<path> of each service. One that fails is reported on stderr. Raises `Failed` if all fail."""
+        answered = False
+        for service in services:
+            try:
+                found = await self.get(service, path, **query)
+            except Failed as error:
+                typer.echo(text.line(error), err=True)
+            else:
+                answered = True
+                yield service, found
+        if not answered:
+            raise Failed("no service has answered")
+
     async def post(self, service: str, path: str, body: dict[str, Any]) -> Any:
         """POST /admin/<path>. Raises `Failed`."""
         wanted = {name: value for name, value in body.items() if value is not None}
@@ -41,22 +59,31 @@ class Client:
         self._token = (await self._send("POST", "auth", "/auth/login", json=login))["token"]
 
     async def _send(self, method: str, service: str, path: str, **content: Any) -> Any:
+        if service not in SERVICES:
+            raise Failed(f"there is no service {service!r:.40}, only {', '.join(SERVICES)}")
         address = self._settings.address(service)
         try:
             async with self._session.request(method, address + path, **content) as answer:
                 body = await answer.json(content_type=None)
-                if answer.status < 400:
-                    return body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Failed(f"{service} does not answer at {address}: {error!r:.200}. Does it run? (make ps)") from error
+            reason = str(error) or type(error).__name__
+            raise Failed(f"{service} does not answer at {address}: {reason:.200}. Does it run? (make ps)") from error
         except ValueError as error:
             raise Failed(f"{service} at {address} answered something that is not JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise Failed(f"{service} at {address} answered something that is no JSON object")
+        if answer.status < 400:
+            return body
         hint = ". Set ADMIN_PASSWORD or QUICKBITE_TOKEN" if answer.status in {401, 403} else ""
         raise Failed(f"{service} answered {answer.status}: {body.get('detail', body)}{hint}")
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Client]:
-    """Yield a client with the settings of the environment."""
+    """Yield a client with the settings of the environment. Raises `Failed`."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise Failed(configuration.complaint(error)) from None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
-        yield Client(Settings(), session)
+        yield Client(settings, session)

@@ -2,12 +2,12 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from quickbite import text
-from quickbite.client import Client, Failed, connected
+from quickbite.client import connected
 
 SAGA = ("orders", "inventory", "payments")
 _SECOND = timedelta(seconds=1)
@@ -28,7 +28,7 @@ def timeline(order_id: Annotated[int, typer.Argument(min=1, help="The id of the 
 
 async def _timeline(order_id: int) -> None:
     async with connected() as client:
-        found = [one for service in SAGA if (one := await _of(client, service, order_id))]
+        found = [one async for _, one in client.each(SAGA, f"timeline/{order_id}")]
     rows: list[tuple[str, str, str, str]] = []
     for one in found:
         if one["row"] is None:
@@ -43,12 +43,3 @@ async def _timeline(order_id: int) -> None:
     first = datetime.fromisoformat(rows[0][0])
     shown = [(at, f"+{(datetime.fromisoformat(at) - first) / _SECOND:.3f} s", *rest) for at, *rest in rows]
     typer.echo(text.table(("at", "after", "service", "event", "state"), shown))
-
-
-async def _of(client: Client, service: str, order_id: int) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = await client.get(service, f"timeline/{order_id}")
-    except Failed as error:
-        typer.echo(error, err=True)
-        return None
-    return found

@@ -63,11 +63,8 @@ def rebase(service: Service, restored_at: Time, *, reason: Why = "") -> None:
 async def _print(heads: tuple[str, ...], rows: Callable[[str, dict[str, Any]], list[tuple[object, ...]]]) -> None:
     found: list[tuple[object, ...]] = []
     async with connected() as client:
-        for service in SERVICES:
-            try:
-                found += rows(service, await client.get(service, "lanes"))
-            except Failed as error:
-                typer.echo(error, err=True)
+        async for service, answer in client.each(SERVICES, "lanes"):
+            found += rows(service, answer)
     typer.echo(text.table(heads, found) if found else "None.")
 
 

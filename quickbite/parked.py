@@ -32,19 +32,15 @@ def list_(*, key: Key = None, type_: Type = None, error: Error = None, older_tha
 
 
 async def _list(query: dict[str, Any]) -> None:
-    total = 0
+    without = []
     async with connected() as client:
-        for service in CONSUMERS:
-            try:
-                found = await client.get(service, "parked", **query)
-            except Failed as error:
-                typer.echo(error, err=True)
-                continue
-            total += found["events"]
+        async for service, found in client.each(CONSUMERS, "parked", **query):
             if found["events"]:
                 typer.echo(_listed(service, found))
-    if not total:
-        typer.echo("Nothing is parked.")
+            else:
+                without.append(service)
+    if without:
+        typer.echo(f"Nothing is parked in {', '.join(without)}.")
 
 
 def _listed(service: str, found: dict[str, Any]) -> str:
@@ -119,7 +115,7 @@ def drop(
 ) -> None:
     """Resolve parked events without handling them. Events that wait behind them stay parked: replay those."""
     body = {"key": key, "type": type_, "error": error, "older_than_seconds": older_than, "ids": ids or None}
-    if not any(body.values()):
+    if all(value is None for value in body.values()):
         raise Failed("choose what to drop: --id, --key, --type, --error or --older-than")
     asyncio.run(_repair(service, "drop", {**body, "reason": _required(reason), "per_second": per_second}))
 
@@ -142,8 +138,8 @@ def history() -> None:
     async def read() -> None:
         rows = []
         async with connected() as client:
-            for service in SERVICES:
-                for one in (await client.get(service, "repairs"))["repairs"]:
+            async for service, found in client.each(SERVICES, "repairs"):
+                for one in found["repairs"]:
                     where = (one["requested_at"], service, one["id"], one["action"])
                     rows.append((*where, one["requested_by"], one["outcome"] or "under way", one["reason"]))
         heads = ("at", "service", "repair", "action", "by user", "outcome", "reason")
@@ -163,7 +159,8 @@ async def _rehearse(service: str, body: dict[str, Any]) -> None:
         found = await client.post(service, "replay", body)
     typer.echo(f"{found['chosen']} events would be replayed; the first {len(found['rehearsed'])} were tried:\n")
     for one in found["rehearsed"]:
-        typer.echo(f"{one['parked_id']}  key {text.line(one['key'])}  {one['type']}: {one['outcome']}  {one['detail']}")
+        what = f"{one['parked_id']}  key {one['key']}  {one['type']}: {one['outcome']}  {one['detail']}"
+        typer.echo(text.line(what).rstrip())
         for table, changes in one["changes"].items():
             typer.echo(f"    table {table}: {changes}")
             for row in one["rows"][table]:
@@ -187,7 +184,7 @@ async def _repair(service: str, action: str, body: dict[str, Any]) -> None:
 
 async def followed(client: Client, service: str, repair_id: int) -> None:
     """Print the progress of a repair until it ends."""
-    last = None
+    last = ""
     while True:
         found = await client.get(service, f"repairs/{repair_id}")
         counts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(found["counts"].items()))

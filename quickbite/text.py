@@ -34,8 +34,10 @@ def size(count: int) -> str:
 
 def fields(found: dict[str, Any], indent: str = "  ") -> str:
     """A line for each field."""
-    width = max(map(len, found), default=0)
-    return "\n".join(f"{indent}{name.ljust(width)}  {line(value)}" for name, value in found.items())
+    names = [line(name) for name in found]
+    width = max(map(len, names), default=0)
+    rows = zip(names, found.values(), strict=True)
+    return "\n".join(f"{indent}{name.ljust(width)}  {line(value)}" for name, value in rows)
 
 
 def line(value: object) -> str:

@@ -6,11 +6,11 @@ does not route here. Each change has an author and a reason, which are kept.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from ..delivery import inspection, lanes, rehearsal, repairs
 from ..delivery.handling import Handling
@@ -19,12 +19,15 @@ from ..errors import Conflict, Invalid, NotFound
 from ..postgres import Connection
 from ..process.tasks import Tasks
 from ..web import database, deadline, requests, responses
-from ..web.fields import QUERY, Line, Text, request_like
+from ..web.fields import QUERY, Line, Moment, Text, request_like
 from ..web.operations import Access, caller, operation
 
 PREFIX = "/admin/"
 REHEARSED = 20
 """So many events are rehearsed for one request: they hold the locks of their keys."""
+
+CLOCKS_DIFFER = timedelta(hours=1)
+"""Some services take the time of a row from their own clock, and that of its events is always Postgres'."""
 
 Describe = Callable[[Connection, str], Awaitable[dict[str, Any] | None]]
 """The service's own row of a key, with `created_at`, or None."""
@@ -84,7 +87,7 @@ class Republish(BaseModel):
 
     model_config = request_like({"since": "2026-01-31T12:00:00Z", "reason": "the broker lost its disk"})
 
-    since: Annotated[AwareDatetime, Field(strict=False)]
+    since: Moment
     reason: Reason
 
 
@@ -93,9 +96,9 @@ class Listing(BaseModel):
 
     model_config = QUERY
 
-    key: str | None = None
-    type: str | None = None
-    error: str | None = None
+    key: Text | None = None
+    type: Text | None = None
+    error: Text | None = None
     older_than_seconds: Annotated[float, Field(ge=0, le=10**9)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
@@ -105,8 +108,8 @@ class Window(BaseModel):
 
     model_config = QUERY
 
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 @routes.get("/admin/health")
@@ -136,8 +139,8 @@ async def timeline(request: web.Request, window: Window) -> web.Response:
 
     async def read(conn: Connection) -> dict[str, Any]:
         row = await backend.describe(conn, key)
-        since = window.since or (row["created_at"] if row else None)
-        found = await inspection.timeline(conn, backend.name, key, since, window.until)
+        first = row["created_at"] - CLOCKS_DIFFER if row else None
+        found = await inspection.timeline(conn, backend.name, key, window.since, window.until, first)
         return {"service": backend.name, "row": row, "events": found}
 
     return responses.json(await database.reading(request, read))

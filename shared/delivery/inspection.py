@@ -39,6 +39,13 @@ select id, aggregate_type, key, type, event_id, topic, partition, "offset", erro
  order by id limit $7
 """
 
+_PARKED_OF_KEY = """
+select * from parked
+ where consumer = $1 and key = $2 and ($3::timestamptz is null or parked_at >= $3)
+   and ($4::timestamptz is null or parked_at <= $4)
+ order by id limit 100
+"""
+
 # One row for each cause. The events that wait behind others have no cause of their own.
 _CAUSES = """
 select type, left(error, 200) as error, count(*) as events, count(distinct key) as keys, min(parked_at) as first,
@@ -103,18 +110,22 @@ async def parked_one(conn: Connection, parked_id: int) -> dict[str, Any]:
 
 
 async def timeline(
-    conn: Connection, consumer: str, key: str, since: datetime | None = None, until: datetime | None = None
+    conn: Connection,
+    consumer: str,
+    key: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    first: datetime | None = None,
 ) -> list[dict[str, Any]]:
-    """The events of one key that this service wrote or parked, by time.
+    """The events of one key that this service wrote or parked from `since` to `until`, by time.
 
-    Without `since`, the whole outbox is read: a second for some million rows.
+    None was written before `first`. With neither `since` nor `first`, the whole outbox is read: a second for some
+    million rows.
     """
     now = datetime.now(UTC)
-    window = (since or now - timedelta(days=400), until or now + timedelta(days=1))
+    window = (since or first or now - timedelta(days=400), until or now + timedelta(days=1))
     written = [_written(row) for row in await conn.fetch(_EVENTS, key, events.hash_of(key), *window)]
-    rows = await conn.fetch(
-        "select * from parked where consumer = $1 and key = $2 order by id limit 100", consumer, key
-    )
+    rows = await conn.fetch(_PARKED_OF_KEY, consumer, key, since, until)
     return sorted([*written, *map(_parked, rows)], key=lambda one: str(one["at"]))
 
 

@@ -6,9 +6,18 @@ integers, a text has no NUL (Postgres cannot store it), digits are ASCII.
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 QUERY = ConfigDict(frozen=True)
@@ -19,6 +28,7 @@ INVALID_JSON = "invalid json"
 
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_TIME = re.compile(r"[0-9-]{10}T[0-9:]{5,8}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
 _WITHOUT_NUL = "^[^\\u0000]*$"
 # The characters that str.strip() removes, listed, because regular expression engines disagree about \s.
 _BLANKS = "\\u0009-\\u000d\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
@@ -38,6 +48,19 @@ def _no_nul(value: str) -> str:
 
 Text = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra={"pattern": _WITHOUT_NUL})]
 """A text that Postgres can store."""
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise PydanticCustomError("moment", "must be a time with its zone, such as 2026-01-31T12:00:00Z")
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+"""A time with its zone, as text. Pydantic alone would read 2026 as a number of seconds since 1970."""
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,50 @@ async def test_an_unknown_path_is_a_404_problem(shop: Shop, path: str) -> None:
     assert shop.seen == {}
 
 
+ADMIN_PATHS = [
+    *("/admin", "/admin/", "/admin/parked", "/admin/timeline/1", "/ADMIN/parked", "//admin/parked", "///admin//parked"),
+    *("/%61dmin/parked", "/%61%64%6d%69%6e/parked", "/admin%2fparked", "/%2fadmin/parked", "/%2561dmin/parked"),
+    *("/v1/../admin/parked", "/v1/orders/../../admin/parked", "/users/%2e%2e/admin/parked", "/auth/..%2fadmin/parked"),
+    *(
+        "/orders/..;/../../admin/parked",
+        "/./admin/parked",
+        "/../admin/parked",
+        "/x/%2E./admin/parked",
+        "/admin/./parked",
+    ),
+    *("/openapi/../admin/parked", "/docs/../admin/parked", "/problems/../admin/parked", "http://orders/admin/parked"),
+    # To nginx these are paths of a service, but the service itself would read them as paths of its admin API.
+    *(
+        "/admin/timeline/..%2f..%2forders%2f1",
+        "/%61dmin/timeline/..%2f..%2Forders%2f1",
+        "/admin/parked/..%2F..%2fusers/",
+    ),
+    *(
+        "/admin/timeline/%2e%2e%2f..%2fauth%2f1",
+        "http://x/%61%64min/timeline/..%2f..%2fv1%2forders",
+        "/%61dmin/x/..%2f../auth/1",
+    ),
+]
+
+
+@pytest.mark.parametrize("path", ADMIN_PATHS)
+async def test_no_spelling_of_a_path_reaches_the_admin_api_of_a_service(shop: Shop, path: str) -> None:
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        for header in ("X-A: b", KEY, "Host: orders", "X-Original-URL: /orders/", "X-Rewrite-URL: /admin/parked"):
+            answer = await shop.ask(f"{method} {path}", header, body=b"" if method in {"GET", "HEAD"} else b"{}")
+            assert answer.status in {400, 404, 405}, (method, header)
+    assert shop.seen == {}
+
+
+@pytest.mark.parametrize("prefix", ["/orders", "/v1/orders", "/inventory", "/auth", "/users", "/products", "/problems"])
+async def test_a_path_below_a_services_own_prefix_is_never_rewritten_to_its_admin_api(shop: Shop, prefix: str) -> None:
+    for rest in ("/admin/parked", "//admin/parked", "/%2e/admin/parked", "/admin/../admin/parked"):
+        await shop.ask(f"GET {prefix}{rest}")
+    seen = [seen.path for upstream in shop.upstreams.values() for seen in upstream.seen]
+    assert len(seen) == 4
+    assert all(path.startswith(prefix + "/") for path in seen)
+
+
 TRICKS = [
     *("/%75sers/1", "/user%73/1", "/users%2f1", "/users%2F1", "//users/1", "/users//1", "///users///1"),
     *("/products/../users/1", "/products/%2e%2e/users/1", "/products/%2E%2E/users/1", "/products/..%2fusers/1"),
