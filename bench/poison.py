@@ -120,7 +120,7 @@ async def _round(run: servers.Servers, n: int) -> tuple[Rate, Rate]:
     failing = [(k + 1) * ORDERS // (len(FAILURES) + 1) for k in range(len(FAILURES))]
     broken = dict(zip(failing, FAILURES, strict=True))
     clean, mixed = _records(failing)
-    rates = []
+    rates: list[Rate] = []
     for name, records in (("the good orders alone", clean), ("with 40 kinds of poison among them", mixed)):
         database = f"bench_poison_{n}_{len(rates)}"
         await run.migrate(database)

@@ -62,6 +62,7 @@ class System:
     stack: Stack
     histories: list[History] = field(default_factory=list)
     poison: list[Poison] = field(default_factory=list)
+    new_types: set[tuple[str, str]] = field(default_factory=set)
     measured: dict[str, list[float]] = field(default_factory=dict)
     mint: Mint | None = None
     lag: Lag = field(default_factory=Lag)
@@ -104,6 +105,7 @@ class System:
         evidence = await checker.gather(self.database_url, self.kafka)
         evidence.history, evidence.poison = [call for history in self.histories for call in history], self.poison
         evidence.is_history_complete = self.is_history_complete
+        evidence.new_types = self.new_types
         found = checker.complaints(evidence)
         assert not found, f"{len(found)} complaints:\n" + "\n".join(found[:20])
         return evidence
@@ -159,17 +161,21 @@ class System:
 
     @asynccontextmanager
     async def instance(
-        self, service: str, name: str, *arguments: str, port: int = 0, **environment: object
+        self, service: str, name: str, *arguments: str, port: int = 0, module: str = "", **environment: object
     ) -> AsyncIterator[Instance]:
-        """Run one more process of a service until the end of the block; `arguments` are such as `--only api,relay`."""
+        """Run one more process of a service until the end of the block; `arguments` are such as `--only api,relay`.
+
+        `module` is another release of the service, see `releases/`.
+        """
         port = port or ports.free_block(1)
         where = self.stack.ports
         (engine,) = services.services({service: port}, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
         program = engine.program()
+        *python, released = program.command
         changes = {"INSTANCE_ID": name} | {key: str(value) for key, value in environment.items()}
         with (self.stack.root / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: ASYNC220, S603  # it takes a millisecond, and the command is ours
-                [*program.command, *arguments],
+                [*python, module or released, *arguments],
                 cwd=program.folder,
                 env={**os.environ, **program.marked(self.stack.root), **changes},
                 stdin=subprocess.DEVNULL,
@@ -189,12 +195,16 @@ class System:
                     made.kill()
 
     @asynccontextmanager
-    async def instead(self, service: str, *arguments: str, **environment: object) -> AsyncIterator[Instance]:
+    async def instead(
+        self, service: str, *arguments: str, module: str = "", **environment: object
+    ) -> AsyncIterator[Instance]:
         """Run a service with other settings at its own port, while the supervised process is stopped."""
         port = getattr(self.stack.ports, service)
         await self.stop(service)
         try:
-            async with self.instance(service, f"{service}-1", *arguments, port=port, **environment) as made:
+            async with self.instance(
+                service, f"{service}-1", *arguments, port=port, module=module, **environment
+            ) as made:
                 yield made
         finally:
             await self.start(service)

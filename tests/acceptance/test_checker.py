@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 
 from contracts.inventory import InventoryReserved
+from contracts.orders import OrderConfirmed
 from contracts.payments import PaymentSucceeded
 from shared.delivery import events
 from shared.delivery.events import Event, Record
@@ -143,7 +145,8 @@ FALSIFIED: list[tuple[str, Callable[[Evidence], object]]] = [
 
 def parked(consumer: str, poison: Poison) -> dict[str, Any]:
     topic, partition, offset = poison.position
-    return {"consumer": consumer, "topic": topic, "partition": partition, "offset": offset, "event_id": None}
+    about = {"event_id": None, "type": "OrderConfirmed", "error": "the handler failed", "blocks": False}
+    return {"consumer": consumer, "topic": topic, "partition": partition, "offset": offset, **about}
 
 
 @pytest.mark.parametrize(("invariant", "falsify"), FALSIFIED, ids=[f"{one[0]}-{n}" for n, one in enumerate(FALSIFIED)])
@@ -158,12 +161,57 @@ def test_a_dead_letter_for_each_parked_record_satisfies_i10() -> None:
     evidence = sound()
     evidence.poison.append(POISON)
     evidence.parked.append(parked("inventory", POISON))
-    topic, partition, offset = POISON.position
-    value = b'{"consumer":"inventory","topic":"%s","partition":%d,"offset":%d}' % (topic.encode(), partition, offset)
-    static = events.static_headers("DeadLetter", "/test")
-    letter = events.envelope(f"{topic}.dlq", str(ID), "DeadLetter", value)
-    publish(evidence, Record(letter.topic, 0, 0, 0, b"7", value, list(events.headers(static, b"7", letter.head))))
+    publish(evidence, dead_letter("inventory", POISON.position))
     assert checker.complaints(evidence) == []
+
+
+def dead_letter(consumer: str, position: checker.Position) -> Record:
+    value = orjson.dumps({"consumer": consumer} | dict(zip(("topic", "partition", "offset"), position, strict=True)))
+    static = events.static_headers("DeadLetter", "/test")
+    letter = events.envelope(f"{position[0]}.dlq", str(ID), "DeadLetter", value)
+    return Record(letter.topic, 0, 0, 0, b"7", value, list(events.headers(static, b"7", letter.head)))
+
+
+class OrderNoted(OrderConfirmed, topic="orders.events", key_field="order_id"):
+    pass
+
+
+def upgraded() -> Evidence:
+    """The evidence of a run with an event of a new type, which inventory handled and payments parked."""
+    evidence = sound()
+    evidence.new_types.add(("orders.events", "OrderNoted"))
+    made = record(OrderNoted(version=3, order_id=ID, sku="burger", quantity=2))
+    publish(evidence, made)
+    change(evidence.orders, ID, version=3)
+    id_ = UUID(header(made, "ce_id"))
+    for service in ("inventory", "payments"):
+        evidence.inbox[service].add(id_)
+    row = parked("payments", Poison(made[:3], frozenset()))
+    evidence.parked.append({**row, "event_id": id_, "type": "OrderNoted", "error": "unknown_type: OrderNoted"})
+    publish(evidence, dead_letter("payments", made[:3]))
+    return evidence
+
+
+def test_an_event_of_a_new_type_may_be_handled_or_parked() -> None:
+    assert checker.complaints(upgraded()) == []
+
+
+NOT_ALONE: list[tuple[str, Callable[[Evidence], object]]] = [
+    ("I6", lambda f: f.new_types.clear()),
+    ("I8", lambda f: f.inbox["inventory"].remove(f.parked[0]["event_id"])),
+    ("I8", lambda f: f.inbox["payments"].remove(f.parked[0]["event_id"])),
+    ("I10", lambda f: change(f.parked, 0, blocks=True)),
+    ("I10", lambda f: change(f.parked, 0, error="the handler failed")),
+    ("I10", lambda f: f.parked.append({**f.parked[0], "offset": 98})),
+    ("I10", lambda f: f.records.pop()),
+]
+
+
+@pytest.mark.parametrize(("invariant", "falsify"), NOT_ALONE, ids=[f"{one[0]}-{n}" for n, one in enumerate(NOT_ALONE)])
+def test_an_event_of_a_new_type_is_parked_alone_and_once(invariant: str, falsify: Callable[[Evidence], object]) -> None:
+    evidence = upgraded()
+    falsify(evidence)
+    assert invariant in {one.split(":")[0] for one in checker.complaints(evidence)}
 
 
 @pytest.mark.parametrize(
