@@ -4,9 +4,11 @@ Then the next release, without its bugs, replays what was parked, and every orde
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +26,7 @@ from shared.delivery.events import Record
 from shared.delivery.handling import Handling
 from shared.delivery.repairs import Author, Repairs, Selection
 from shared.postgres import Connection, Pool
+from shared.process import logs
 from shared.process.backoff import Backoff
 from shared.process.tasks import collect_garbage_rarely
 from tests.builders import order_created, record
@@ -154,7 +157,16 @@ async def _audit(pool: Pool, good: int, poisoned: int, failing: int) -> None:
     )
 
 
+def _log_to(path: Path) -> None:
+    """Log as a service does, into a file: each failure is a line with its traceback, which also takes time."""
+    logs.configure("INFO", "bench")
+    [handler] = logging.getLogger().handlers
+    if isinstance(handler, logging.StreamHandler):
+        handler.setStream(path.open("w"))
+
+
 async def _measure(run: servers.Servers) -> None:
+    _log_to(servers.FOLDER / "poison.log")
     collect_garbage_rarely()
     rounds = [await _round(run, n) for n in range(ROUNDS)]
     best = [max((pair[k] for pair in rounds), key=lambda rate: rate.per_second) for k in (0, 1)]

@@ -188,7 +188,10 @@ async def replay(request: web.Request, wanted: Replay) -> web.Response:
 @routes.post("/admin/drop")
 @operation(Access.ADMIN, {202: None}, body=Drop)
 async def drop(request: web.Request, wanted: Drop) -> web.Response:
-    """Resolve parked events without handling them."""
+    """Resolve parked events without handling them. At least one condition is required."""
+    _handling(request)
+    if wanted.selection() == Selection():
+        raise Invalid("choose what to drop: ids, key, type, error or older_than_seconds")
     return await _repair(request, "drop", wanted, wanted.reason, wanted.per_second)
 
 

@@ -200,6 +200,12 @@ class Repairs:
                 self._committed()
             else:
                 outcome = await self._events(taken, stop, beat)
+        except postgres.ERRORS as error:
+            if postgres.is_transient(error):
+                await self._execute(_RETURN, taken["id"])
+                raise
+            log.exception("a repair cannot be done", repair=taken["id"])
+            outcome = f"failed: {parking.storable(repr(error)[:500])}"
         except BaseException:
             await self._execute(_RETURN, taken["id"])
             raise

@@ -403,3 +403,14 @@ async def test_the_figures_of_the_database_become_metrics(service: Service) -> N
 
 def read_metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_a_repair_that_can_never_be_done_ends_and_the_next_one_follows(pool: Pool) -> None:
+    async with postgres.transaction(pool) as conn:
+        await repairs.request(conn, "republish", WHO, {"since": "0001-01-01T00:00:00+14:00"})
+        await repairs.request(conn, "republish", WHO, {"since": "2026-01-01T00:00:00+00:00"})
+    for _ in range(2):
+        assert await Repairs(pool).run_once(asyncio.Event())
+    first, second = [row[0] for row in await pool.fetch("select outcome from repairs order by id")]
+    assert first.startswith("failed: ")
+    assert second == "0 lanes moved back"

@@ -531,6 +531,7 @@ async def test_a_drop_resolves_the_chosen_events_and_leaves_those_behind_them(cl
     order_id = await place(client, mint)
     first = await park(client, paid(order_id))
     second = await park(client, declined(order_id), "waits", attempts=0)
+    assert (await do(client, mint, "drop", **WHY))[0] == 400
     found = await repair(client, mint, "drop", ids=[first], per_second=1000)
     assert (found["action"], found["counts"], found["outcome"]) == ("drop", {"dropped": 1}, "1 dropped")
     assert (found["requested_by"], found["request"], found["per_second"]) == (ADMIN, {"ids": [first]}, 1000)
@@ -542,9 +543,9 @@ async def test_a_drop_resolves_the_chosen_events_and_leaves_those_behind_them(cl
 
 async def test_a_repair_names_the_administrator_who_asked(client: Client, mint: Mint) -> None:
     await park(client, paid(1))
-    await client.post("/admin/drop", json={"reason": "  noise\n"}, headers=mint.header(OTHER, "admin"))
+    await client.post("/admin/drop", json={"reason": "  noise\n", "error": ""}, headers=mint.header(OTHER, "admin"))
     (found,) = (await shown(client, mint, "repairs"))["repairs"]
-    assert (found["requested_by"], found["reason"], found["request"]) == (OTHER, "noise", {})
+    assert (found["requested_by"], found["reason"], found["request"]) == (OTHER, "noise", {"error": ""})
 
 
 async def test_a_condition_by_age_becomes_a_time_that_stays(client: Client, mint: Mint) -> None:
