@@ -21,6 +21,8 @@ from tests.builders import order_confirmed, order_created, record
 MISSING_ORDER = 4_000_000_000_000_000_000  # an order that does not exist
 
 UNKNOWN = "FromTheFuture"
+OPTIONAL = {"payment_reference"}
+"""Fields that events of earlier releases do not have."""
 
 Raw = tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """Topic, key, value and headers."""
@@ -52,7 +54,7 @@ def values(good: bytes) -> Iterator[bytes | None]:
         b"\xff\xfe\x00",
     )
     yield from (b"[" * 100_000, b"{" * 1000, good.decode().encode("utf-16"), b"x" * 900_000, b"NaN")
-    for name in fields:
+    for name in fields.keys() - OPTIONAL:
         yield orjson.dumps({key: value for key, value in fields.items() if key != name})
     for wrong in (b"0", b"-1", b"2147483648", b"1.5", b"1.0", b"true", b'"1"', b"null"):
         yield good.replace(b'"version":%d' % fields["version"], b'"version":' + wrong)
