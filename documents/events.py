@@ -96,7 +96,10 @@ def _channel(name: str) -> Json:
         if of == name
         else f"Copies of records of {of} that a consumer did not handle."
     )
-    settings = {setting: int(value) for setting, value in topics.configurations()[name].items()}
+    settings = {
+        setting: [value] if setting == "cleanup.policy" else int(value)
+        for setting, value in topics.configurations()[name].items()
+    }
     return {
         "address": name,
         "description": says,
