@@ -6,7 +6,7 @@ Then the next release, without its bugs, replays what was parked, and every orde
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from shared.postgres import Connection, Pool
 from shared.process import logs
 from shared.process.backoff import Backoff
 from shared.process.tasks import collect_garbage_rarely
-from tests.builders import order_created, record
+from tests.builders import order_created, record, with_header
 
 ORDERS, BATCH, SKUS = 10_000, 500, 100
 ROUNDS = 5
@@ -59,7 +59,7 @@ def poison() -> Iterator[Record]:
     for key in (None, b"", b"another", b"\xff", b"k" * 5000):
         yield record(order_created(1))._replace(key=key)
     for id_ in (b"", b"x", str(uuid4()).encode(), b"01800000-0000-7000-8000-000000000000", b"f" * 36):
-        yield good._replace(headers=[(n, id_ if n == "ce_id" else v) for n, v in good.headers])
+        yield with_header(good, "ce_id", id_)
     yield good._replace(headers=[])
     yield record(OrderConfirmed(version=2, order_id=ORDERS + 1, sku="sku1", quantity=2))
 
@@ -101,9 +101,9 @@ async def _consume(name: str, handling: Handling, records: list[Record], good: i
     started, cpu = time.perf_counter(), time.process_time()
     left: list[Record] = []
     backoff, retry_at = Backoff(cap_seconds=15.0), float("inf")
-    async for batch in _batches(records):
+    for first in range(0, len(records), BATCH):
         retry = time.perf_counter() >= retry_at
-        left = await handling.handle([*left, *batch], retry=retry)
+        left = await handling.handle([*left, *records[first : first + BATCH]], retry=retry)
         if not left:
             retry_at = float("inf")
         elif retry or retry_at == float("inf"):
@@ -112,11 +112,6 @@ async def _consume(name: str, handling: Handling, records: list[Record], good: i
     while left:
         left = await handling.handle(left)
     return Rate(name, good, seconds, cpu_seconds=cpu)
-
-
-async def _batches(records: list[Record]) -> AsyncIterator[list[Record]]:
-    for first in range(0, len(records), BATCH):
-        yield records[first : first + BATCH]
 
 
 async def _round(run: servers.Servers, n: int) -> tuple[Rate, Rate]:

@@ -1,6 +1,5 @@
 """Every SQL statement of the inventory service."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,28 +105,18 @@ async def get(conn: Connection, sku: str) -> Stock | None:
 
 async def forget_tombstones(conn: Connection) -> int:
     """Delete tombstones of 30 days, a thousand at most: no event about their orders can come any more."""
-    done: str = await conn.execute(
-        "delete from reservations where order_id = any(array(select order_id from reservations "
-        "where status in ('CONFIRMED', 'CANCELLED') and created_at < now() - interval '30 days' limit 1000))"
-    )
-    return int(done.rsplit(maxsplit=1)[-1])
+    are_old = "status in ('CONFIRMED', 'CANCELLED') and created_at < now() - interval '30 days'"
+    return await postgres.delete_some(conn, "reservations", are_old)
 
 
 async def forget_restocks(conn: Connection) -> int:
     """Delete keys of restocks of 30 days, a thousand at most. A request that is repeated later adds units again."""
-    done: str = await conn.execute(
-        "delete from restocks where ctid = any(array(select ctid from restocks "
-        "where created_at < now() - interval '30 days' limit 1000))"
-    )
-    return int(done.rsplit(maxsplit=1)[-1])
+    return await postgres.delete_some(conn, "restocks", "created_at < now() - interval '30 days'")
 
 
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
     """Read the whole row of the reservation with this key, for administrators."""
-    if not re.fullmatch("[1-9][0-9]{0,17}", key):
-        return None
-    row = await conn.fetchrow("select * from reservations where order_id = $1", int(key))
-    return None if row is None else dict(row)
+    return await postgres.row_of_id(conn, "reservations", "order_id", key)
 
 
 def _reservation(row: Any) -> Reservation:

@@ -1,6 +1,5 @@
 """Every SQL statement of the orders service."""
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import orjson
 
 from orders.domain import Order, Product, Request, Status
+from shared import postgres
 from shared.delivery import outbox
 from shared.delivery.events import Encoded
 from shared.postgres import Connection
@@ -158,10 +158,7 @@ async def replicate(conn: Connection, products: Sequence[Product]) -> None:
 
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
     """Read the whole row of the order with this key, for administrators."""
-    if not re.fullmatch("[1-9][0-9]{0,17}", key):
-        return None
-    row = await conn.fetchrow("select * from orders where id = $1", int(key))
-    return None if row is None else dict(row)
+    return await postgres.row_of_id(conn, "orders", "id", key)
 
 
 def _order(row: Any) -> Order:

@@ -3,13 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from random import uniform
 
 from prometheus_client import Gauge
 
 from orders import service, store
-from shared import postgres
+from shared import metrics, postgres
 from shared.postgres import Pool
 from shared.process.loop import Beat, repeat
 
@@ -32,8 +31,7 @@ class Sweeper:
             ids = await store.overdue(conn, _BATCH)
             if time.monotonic() >= self._measure_at:
                 self._measure_at = time.monotonic() + _MEASURE_SECONDS
-                placed_at = await store.oldest_open(conn)
-                OLDEST.set((datetime.now(UTC) - placed_at).total_seconds() if placed_at else 0.0)
+                metrics.set_age(OLDEST, await store.oldest_open(conn))
         if ids:
             async with postgres.transaction(self._pool) as conn:
                 await service.cancel_overdue(conn, ids)

@@ -4,12 +4,12 @@ What must stay true: a payment is written only under the lock of its key, so no 
 reading it and writing it back.
 """
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from payments.domain import OPEN, Claim, Payment, Status
+from shared import postgres
 from shared.delivery import outbox
 from shared.delivery.events import Encoded
 from shared.postgres import Connection
@@ -124,19 +124,12 @@ async def take_over(conn: Connection, order_ids: Sequence[int], claim: Claim, no
 
 async def forget_tombstones(conn: Connection) -> int:
     """Delete tombstones of 30 days, a thousand at most: no event about their orders can come any more."""
-    done: str = await conn.execute(
-        "delete from payments where order_id = any(array(select order_id from payments "
-        "where currency = '' and created_at < now() - interval '30 days' limit 1000))"
-    )
-    return int(done.rsplit(maxsplit=1)[-1])
+    return await postgres.delete_some(conn, "payments", "currency = '' and created_at < now() - interval '30 days'")
 
 
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
     """Read the whole row of the payment with this key, for administrators."""
-    if not re.fullmatch("[1-9][0-9]{0,17}", key):
-        return None
-    row = await conn.fetchrow("select * from payments where order_id = $1", int(key))
-    return None if row is None else dict(row)
+    return await postgres.row_of_id(conn, "payments", "order_id", key)
 
 
 def _payment(row: Any) -> Payment:

@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge
 
 from payments import domain, service, store
 from payments.domain import Answer, Call, Claim, NoAnswer, Odd, Outcome, Payment, Unanswered
-from shared import postgres
+from shared import metrics, postgres
 from shared.postgres import Pool
 from shared.process.backoff import Backoff, wait
 from shared.process.loop import Beat
@@ -174,8 +174,7 @@ class Worker:
             order_ids = await store.due(conn, self.now(), room)
             if time.monotonic() >= self._measure_at:
                 self._measure_at = time.monotonic() + _MEASURE_SECONDS
-                created_at = await store.oldest_open(conn)
-                OLDEST.set((datetime.now(UTC) - created_at).total_seconds() if created_at else 0.0)
+                metrics.set_age(OLDEST, await store.oldest_open(conn))
         if order_ids:
             async with postgres.transaction(self._pool) as conn:
                 self._ready += await service.take_over(conn, order_ids, self.claim(0), self.now())

@@ -1,7 +1,7 @@
 """`outbox`: what is not published, what Kafka refused, and how to publish again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from quickbite import text
-from quickbite.client import Client, Failed, connected
+from quickbite.client import Failed, connected
 from quickbite.config import SERVICES
-from quickbite.parked import Service, Why, followed
+from quickbite.parked import Service, Why, followed, required
 
 app = typer.Typer(no_args_is_help=True, help="The events that a service publishes.")
 
@@ -77,21 +77,12 @@ def _report_transaction(found: dict[str, Any] | None) -> None:
 
 
 async def _repair(service: str, path: str, since: str, reason: str) -> None:
-    if not reason.strip():
-        raise Failed("a reason is required: --reason 'the broker lost its disk'")
+    required(reason, "the broker lost its disk")
     moment = None
     with suppress(ValueError):
         moment = datetime.fromisoformat(since)
     if moment is None or moment.tzinfo is None:
         raise Failed(f"{since!r} is no time with its zone, such as 2026-01-31T12:00:00Z")
-
-    async def run(client: Client) -> None:
+    async with connected() as client:
         made = await client.post(service, path, {"since": moment.isoformat(), "reason": reason})
         await followed(client, service, made["repair"])
-
-    await _with_client(run)
-
-
-async def _with_client(work: Callable[[Client], Awaitable[None]]) -> None:
-    async with connected() as client:
-        await work(client)

@@ -27,8 +27,7 @@ Why = Annotated[str, typer.Option("--reason", help="Why; it is kept with your na
 @app.command("list")
 def list_(*, key: Key = None, type_: Type = None, error: Error = None, older_than: Age = None) -> None:
     """List what is parked in all services: causes first, then the events."""
-    query = {"key": key, "type": type_, "error": error, "older_than_seconds": older_than}
-    asyncio.run(_list(query))
+    asyncio.run(_list(_conditions(key, type_, error, older_than)))
 
 
 async def _list(query: dict[str, Any]) -> None:
@@ -94,11 +93,11 @@ def replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; show what would change.")] = False,
 ) -> None:
     """Handle parked events again, in order, with those that wait behind them."""
-    body = {"key": key, "type": type_, "error": error, "older_than_seconds": older_than, "ids": ids or None}
+    body = _conditions(key, type_, error, older_than, ids)
     if dry_run:
         asyncio.run(_rehearse(service, {**body, "dry_run": True, "reason": reason or "dry run"}))
     else:
-        asyncio.run(_repair(service, "replay", {**body, "reason": _required(reason), "per_second": per_second}))
+        asyncio.run(_repair(service, "replay", {**body, "reason": required(reason), "per_second": per_second}))
 
 
 @app.command()
@@ -114,10 +113,10 @@ def drop(
     per_second: Rate = 50,
 ) -> None:
     """Resolve parked events without handling them. Events that wait behind them stay parked: replay those."""
-    body = {"key": key, "type": type_, "error": error, "older_than_seconds": older_than, "ids": ids or None}
+    body = _conditions(key, type_, error, older_than, ids)
     if all(value is None for value in body.values()):
         raise Failed("choose what to drop: --id, --key, --type, --error or --older-than")
-    asyncio.run(_repair(service, "drop", {**body, "reason": _required(reason), "per_second": per_second}))
+    asyncio.run(_repair(service, "drop", {**body, "reason": required(reason), "per_second": per_second}))
 
 
 @app.command()
@@ -148,9 +147,16 @@ def history() -> None:
     asyncio.run(read())
 
 
-def _required(reason: str) -> str:
+def _conditions(
+    key: str | None, type_: str | None, error: str | None, older_than: float | None, ids: list[int] | None = None
+) -> dict[str, Any]:
+    return {"key": key, "type": type_, "error": error, "older_than_seconds": older_than, "ids": ids or None}
+
+
+def required(reason: str, example: str = "the bug is mended in release 7") -> str:
+    """The reason. Raises `Failed` if it is blank."""
     if not reason.strip():
-        raise Failed("a reason is required: --reason 'the bug is mended in release 7'")
+        raise Failed(f"a reason is required: --reason '{example}'")
     return reason
 
 

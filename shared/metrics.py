@@ -1,5 +1,7 @@
 """Every metric that `shared/` exports, in one place, in Prometheus' base units: seconds, bytes, totals."""
 
+from datetime import UTC, datetime
+
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Histogram("http_request_seconds", "Time to an answer", ["route", "method", "status"])
@@ -43,3 +45,8 @@ CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "Time of the
 PARKED = Gauge("parked_events", "Parked events that are not resolved")
 PARKED_KEYS = Gauge("parked_keys", "Keys whose events wait behind a parked one")
 PARKED_OLDEST = Gauge("parked_oldest_seconds", "Age of the oldest parked event that is not resolved")
+
+
+def set_age(gauge: Gauge, since: datetime | None) -> None:
+    """Set a gauge to the seconds since a time, or to 0 if there is none."""
+    gauge.set((datetime.now(UTC) - since).total_seconds() if since else 0.0)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
+from uuid import UUID
 
 import orjson
 from aiokafka import AIOKafkaConsumer
@@ -56,6 +57,16 @@ def record(event: Event, *, source: str = "/test", partition: int = 0, offset: i
     at = int(datetime.now(UTC).timestamp() * 1000)
     where = next(_offsets) if offset is None else offset
     return Record(encoded.topic, partition, where, at, key, encoded.value, list(headers))
+
+
+def with_header(one: Record, name: str, value: bytes) -> Record:
+    """The record with another value of one header."""
+    return one._replace(headers=[(n, value if n == name else v) for n, v in one.headers])
+
+
+def id_at(moment: datetime, n: int = 0) -> UUID:
+    """A UUIDv7 of a time. `n` tells ids of one time apart."""
+    return UUID(int=(int(moment.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | n)
 
 
 Tail = Callable[[], Awaitable[list[Record]]]

@@ -5,14 +5,14 @@ does not route here. Each change has an author and a reason, which are kept.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from ..delivery import inspection, lanes, rehearsal, repairs
+from ..delivery import inspection, rehearsal, repairs
 from ..delivery.handling import Handling
 from ..delivery.repairs import Action, Author, Selection
 from ..errors import Conflict, Invalid, NotFound
@@ -22,7 +22,6 @@ from ..web import database, deadline, requests, responses
 from ..web.fields import QUERY, Line, Moment, Text, request_like
 from ..web.operations import Access, caller, operation
 
-PREFIX = "/admin/"
 REHEARSED = 20
 """So many events are rehearsed for one request: they hold the locks of their keys."""
 
@@ -55,31 +54,42 @@ Reason = Annotated[str, Line(500)]
 class Conditions(BaseModel):
     """Which parked events: every condition that is present must hold. `error` is a part of the error's text."""
 
-    model_config = request_like({"key": "17", "reason": "the bug is mended"})
-
-    ids: Ids | None = None
     key: Text | None = None
     type: Text | None = None
     error: Text | None = None
     older_than_seconds: Annotated[float, Field(ge=0, le=10**9)] | None = None
 
     def selection(self) -> Selection:
-        return inspection.selection(self.ids, self.key, self.type, self.error, self.older_than_seconds)
+        age = self.older_than_seconds
+        before = None if age is None else datetime.now(UTC) - timedelta(seconds=age)
+        return Selection(None, self.key, self.type, self.error, before)
 
 
-class Replay(Conditions):
-    """Parked events to handle again. With `dry_run` nothing is changed."""
+class Listing(Conditions):
+    """The query of the list of parked events."""
 
-    reason: Reason
-    per_second: Annotated[int, Field(ge=1, le=1000)] = 50
-    dry_run: bool = False
+    model_config = QUERY
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class Drop(Conditions):
     """Parked events to drop."""
 
+    model_config = request_like({"key": "17", "reason": "the bug is mended"})
+
+    ids: Ids | None = None
     reason: Reason
     per_second: Annotated[int, Field(ge=1, le=1000)] = 50
+
+    def selection(self) -> Selection:
+        return replace(super().selection(), ids=self.ids)
+
+
+class Replay(Drop):
+    """Parked events to handle again. With `dry_run` nothing is changed."""
+
+    dry_run: bool = False
 
 
 class Republish(BaseModel):
@@ -89,18 +99,6 @@ class Republish(BaseModel):
 
     since: Moment
     reason: Reason
-
-
-class Listing(BaseModel):
-    """The query of the list of parked events."""
-
-    model_config = QUERY
-
-    key: Text | None = None
-    type: Text | None = None
-    error: Text | None = None
-    older_than_seconds: Annotated[float, Field(ge=0, le=10**9)] | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class Window(BaseModel):
@@ -119,10 +117,9 @@ async def health(request: web.Request) -> web.Response:
     backend = request.app[BACKEND]
 
     async def read(conn: Connection) -> dict[str, Any]:
-        blocking = await lanes.held_back_by(conn)
         return {
             "parked": dict(await inspection.open_parked(conn, backend.name)),
-            "held_back_by": dict(blocking) if blocking else None,
+            "held_back_by": await inspection.held_back_by(conn),
         }
 
     found = await database.reading(request, read)
@@ -151,7 +148,7 @@ async def timeline(request: web.Request, window: Window) -> web.Response:
 async def parked(request: web.Request, wanted: Listing) -> web.Response:
     """Parked events that are not resolved, and their causes."""
     name = request.app[BACKEND].name
-    chosen = inspection.selection(None, wanted.key, wanted.type, wanted.error, wanted.older_than_seconds)
+    chosen = wanted.selection()
 
     async def read(conn: Connection) -> dict[str, Any]:
         return {
@@ -176,13 +173,13 @@ async def parked_one(request: web.Request) -> web.Response:
 async def replay(request: web.Request, wanted: Replay) -> web.Response:
     """Handle parked events again, with those that wait behind them. With `dry_run`, show what this would change."""
     if not wanted.dry_run:
-        return await _repair(request, "replay", wanted, wanted.reason, wanted.per_second)
+        return await _repair(request, "replay", wanted)
     handling = _handling(request)
     chosen = wanted.selection()
     ids = await database.reading(request, lambda conn: repairs.choose(conn, handling.consumer, chosen, "replay"))
     pool = request.app[database.POOL]
     found = await deadline.within(request, rehearsal.rehearse(pool, handling, ids[:REHEARSED]))
-    return responses.json({"chosen": len(ids), "rehearsed": [one.as_dict() for one in found]})
+    return responses.json({"chosen": len(ids), "rehearsed": found})
 
 
 @routes.post("/admin/drop")
@@ -192,7 +189,7 @@ async def drop(request: web.Request, wanted: Drop) -> web.Response:
     _handling(request)
     if wanted.selection() == Selection():
         raise Invalid("choose what to drop: ids, key, type, error or older_than_seconds")
-    return await _repair(request, "drop", wanted, wanted.reason, wanted.per_second)
+    return await _repair(request, "drop", wanted)
 
 
 @routes.get("/admin/repairs")
@@ -223,11 +220,10 @@ async def all_lanes(request: web.Request) -> web.Response:
     """The lanes of the outbox, what is not published, what Kafka refused, and the transaction that holds all back."""
 
     async def read(conn: Connection) -> dict[str, Any]:
-        blocking = await lanes.held_back_by(conn)
         return {
             "lanes": await inspection.lanes(conn),
             "refused": await inspection.refused(conn),
-            "held_back_by": dict(blocking) if blocking else None,
+            "held_back_by": await inspection.held_back_by(conn),
         }
 
     return responses.json(await database.reading(request, read))
@@ -247,19 +243,17 @@ async def rebase(request: web.Request, wanted: Republish) -> web.Response:
     return await _outbox_repair(request, "rebase", wanted)
 
 
-async def _repair(
-    request: web.Request, action: Action, conditions: Conditions, reason: str, per_second: int
-) -> web.Response:
+async def _repair(request: web.Request, action: Action, wanted: Drop) -> web.Response:
     handling = _handling(request)
-    wanted = conditions.selection()
-    what = {name: value for name, value in asdict(wanted).items() if value is not None}
+    selection = wanted.selection()
+    what = {name: value for name, value in asdict(selection).items() if value is not None}
 
     async def ask(conn: Connection) -> dict[str, Any]:
-        ids = await repairs.choose(conn, handling.consumer, wanted, action)
+        ids = await repairs.choose(conn, handling.consumer, selection, action)
         if not ids:
             return {"chosen": 0}
-        author = Author(caller(request).user_id, reason)
-        id_ = await repairs.request(conn, action, author, _plain(what), ids, per_second)
+        author = Author(caller(request).user_id, wanted.reason)
+        id_ = await repairs.request(conn, action, author, what, ids, wanted.per_second)
         return {"chosen": len(ids), "repair": id_}
 
     return responses.json(await database.writing(request, (), ask), 202)
@@ -273,10 +267,6 @@ async def _outbox_repair(request: web.Request, action: Action, wanted: Republish
         return {"repair": await repairs.request(conn, action, author, what)}
 
     return responses.json(await database.writing(request, (), ask), 202)
-
-
-def _plain(what: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in what.items()}
 
 
 def _handling(request: web.Request) -> Handling:

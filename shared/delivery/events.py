@@ -107,8 +107,7 @@ def encode(event: Event) -> Encoded:
 def envelope(topic: str, key: str, type_: str, value: bytes) -> Encoded:
     """Put a JSON value into the envelope of an event of type `type_`."""
     event_id = uuid7()
-    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    head = f"{event_id}{time}{tracing.of(key)}".encode()
+    head = f"{event_id}{text_of(datetime.now(UTC))}{tracing.of(key)}".encode()
     return Encoded(hash_of(key), event_id, topic, key, type_, head, value)
 
 
@@ -173,6 +172,11 @@ def traceparents_of(received: Iterable[Received]) -> dict[str, str]:
     """The traceparents of a batch, by event key."""
     found = ((r.key, dict(r.record.headers).get("traceparent")) for r in received)
     return {key: trace.decode("ascii", "replace")[:55] for key, trace in found if trace}
+
+
+def text_of(moment: datetime) -> str:
+    """A time in UTC as RFC 3339, with a fixed width."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def time_of(head: bytes) -> str:

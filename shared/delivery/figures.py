@@ -1,7 +1,6 @@
 """Figures for metrics that only the database knows: what waits in the outbox, and what is parked."""
 
 import asyncio
-from datetime import UTC, datetime
 from random import uniform
 
 from .. import metrics, postgres
@@ -21,8 +20,7 @@ async def run_once(pool: Pool, consumer: str) -> None:
     metrics.OUTBOX_UNPUBLISHED_BYTES.set(sum(lane["bytes"] for lane in lanes))
     metrics.PARKED.set(parked["events"])
     metrics.PARKED_KEYS.set(parked["keys"])
-    oldest = parked["oldest"]
-    metrics.PARKED_OLDEST.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0)
+    metrics.set_age(metrics.PARKED_OLDEST, parked["oldest"])
 
 
 async def run(pool: Pool, consumer: str, stop: asyncio.Event, beat: Beat = lambda: None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from .. import postgres
 from ..postgres import Connection
 
 RETENTION = timedelta(days=9)  # longer than topics keep records (7 days), so a forgotten event cannot come back
@@ -39,9 +40,7 @@ async def add(conn: Connection, consumer: str, ids: Sequence[UUID], keys: Sequen
 
     An id that occurs twice in `ids` counts once. Every id must be `acceptable`, or the whole insert may fail.
     """
-    row = await conn.fetchrow(_ADD, ids, consumer, keys)
-    if row is None:
-        raise RuntimeError("a select without FROM returns one row")
+    row = await postgres.one(conn, _ADD, ids, consumer, keys)
     return Added(set(row["fresh"]), {(aggregate, key) for aggregate, key in row["blocked"]})
 
 

@@ -1,16 +1,17 @@
 """Reading the toolkit's own tables: lanes, parked events, refused rows, and all events of one key."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import orjson
 
+from .. import postgres
 from ..errors import NotFound
 from ..postgres import Connection
 from . import events, parking
-from .repairs import Selection
+from . import lanes as delivery_lanes
+from .repairs import SELECTED, Selection
 
 COUNTED = 100_000
 """Unpublished rows are counted up to this number for each lane; more would take longer than a request may."""
@@ -29,14 +30,10 @@ select lane, xid::text, id, topic, key, reason, refused_at from outbox_refused w
  order by refused_at, lane, xid, id limit 100
 """
 
-_PARKED = """
+_PARKED = f"""
 select id, aggregate_type, key, type, event_id, topic, partition, "offset", error, attempts, blocks, parked_at,
        resolved_at, resolution
-  from parked
- where consumer = $1 and resolved_at is null and ($2::bigint[] is null or id = any($2))
-   and ($3::text is null or key = $3) and ($4::text is null or type = $4)
-   and ($5::text is null or position($5 in error) > 0) and ($6::timestamptz is null or parked_at < $6)
- order by id limit $7
+  from parked where {SELECTED} order by id limit $7
 """
 
 _PARKED_OF_KEY = """
@@ -74,6 +71,12 @@ async def lanes(conn: Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in await conn.fetch(_LANES)]
 
 
+async def held_back_by(conn: Connection) -> dict[str, Any] | None:
+    """The write transaction that holds the outbox back, see `lanes.held_back_by`."""
+    found = await delivery_lanes.held_back_by(conn)
+    return dict(found) if found else None
+
+
 async def refused(conn: Connection) -> list[dict[str, Any]]:
     """The rows that Kafka refused, and those that wait behind them, a hundred at most."""
     return [dict(row) for row in await conn.fetch(_REFUSED)]
@@ -81,8 +84,7 @@ async def refused(conn: Connection) -> list[dict[str, Any]]:
 
 async def parked(conn: Connection, consumer: str, wanted: Selection, limit: int = 100) -> list[dict[str, Any]]:
     """Parked events that are not resolved, without their values, the oldest first."""
-    conditions = (wanted.ids, wanted.key, wanted.type, wanted.error, wanted.parked_before)
-    return [dict(row) for row in await conn.fetch(_PARKED, consumer, *conditions, limit)]
+    return [dict(row) for row in await conn.fetch(_PARKED, consumer, *wanted.values, limit)]
 
 
 async def causes(conn: Connection, consumer: str) -> list[dict[str, Any]]:
@@ -92,10 +94,7 @@ async def causes(conn: Connection, consumer: str) -> list[dict[str, Any]]:
 
 async def open_parked(conn: Connection, consumer: str) -> asyncpg.Record:
     """How many events are parked, how many keys they block, and the time of the oldest."""
-    row = await conn.fetchrow(_OPEN, consumer)
-    if row is None:
-        raise RuntimeError("an aggregate returns one row")
-    return row
+    return await postgres.one(conn, _OPEN, consumer)
 
 
 async def parked_one(conn: Connection, parked_id: int) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def _parked(row: asyncpg.Record) -> dict[str, Any]:
         f"parked: {row['error']}" if row["resolved_at"] is None else f"was parked: {row['resolution'] or 'resolved'}"
     )
     return {
-        "at": row["parked_at"].isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "at": events.text_of(row["parked_at"]),
         "what": row["type"],
         "state": state,
         "topic": row["topic"],
@@ -155,15 +154,3 @@ def _parked(row: asyncpg.Record) -> dict[str, Any]:
         "parked_id": row["id"],
         "resolved_at": row["resolved_at"],
     }
-
-
-def selection(
-    ids: Sequence[int] | None = None,
-    key: str | None = None,
-    type_: str | None = None,
-    error: str | None = None,
-    older_than_seconds: float | None = None,
-) -> Selection:
-    """A selection by age instead of time."""
-    before = None if older_than_seconds is None else datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-    return Selection(ids, key, type_, error, before)

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import asyncpg
 
+from .. import postgres
 from ..postgres import Connection, Plain
 
 Row: TypeAlias = asyncpg.Record
@@ -124,7 +125,7 @@ class Lanes:
         """Prolong leases, take free lanes up to a fair share, return the surplus. Raises `RestoredElsewhere`."""
         await self.advance(conn)
         async with conn.transaction():
-            counted = await _one(conn, _SEEN, self.owner, self.lease_seconds)
+            counted = await postgres.one(conn, _SEEN, self.owner, self.lease_seconds)
             if counted["foreign_lanes"]:
                 raise RestoredElsewhere(
                     "outbox_lanes comes from another Postgres cluster; see docs/operations.md: A restored database"
@@ -207,7 +208,7 @@ async def first_day(conn: Plain) -> date:
 
     Its cost grows with the number of partitions: 110 ms for a year of days.
     """
-    day: date = (await _one(conn, _FIRST_DAY))["day"]
+    day: date = (await postgres.one(conn, _FIRST_DAY))["day"]
     return day
 
 
@@ -217,10 +218,3 @@ async def held_back_by(conn: Connection) -> Row | None:
     Later rows cannot be read before it ends.
     """
     return await conn.fetchrow(_HELD_BACK)
-
-
-async def _one(conn: Plain, sql: str, *args: object) -> Row:
-    row = await conn.fetchrow(sql, *args)
-    if row is None:
-        raise RuntimeError("an aggregate returns one row")
-    return row

@@ -8,6 +8,7 @@ database that this module calls are in `schema.py`.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from random import uniform
 from time import monotonic
 
@@ -34,13 +35,13 @@ Forget = Callable[[Connection], Awaitable[int]]
 
 _DAYS = "select relname::text from pg_inherits join pg_class on oid = inhrelid where inhparent = $1::text::regclass"
 
-# Of each table, so many rows at a time. Rows that are open are never deleted.
-_EXPIRED = tuple(
-    f"delete from {table} where ctid = any(array(select ctid from {table} where {column} < now() - {age} limit 1000))"
-    for table, column, age in (
-        ("parked", "resolved_at", "interval '90 days'"),
-        ("outbox_refused", "resolved_at", "interval '30 days'"),
-        ("repairs", "ended_at", "interval '400 days'"),
+# Rows that are open have no such time, and are never deleted.
+_EXPIRED: tuple[Forget, ...] = tuple(
+    partial(postgres.delete_some, table=table, condition=condition)
+    for table, condition in (
+        ("parked", "resolved_at < now() - interval '90 days'"),
+        ("outbox_refused", "resolved_at < now() - interval '30 days'"),
+        ("repairs", "ended_at < now() - interval '400 days'"),
     )
 )
 
@@ -110,14 +111,7 @@ async def _drop_old(pool: Pool, table: str, today: date, beat: Beat) -> None:
 
 async def forget(pool: Pool, forgets: Sequence[Forget] = (), beat: Beat = lambda: None) -> None:
     """Delete rows of other tables whose retention is over: a thousand at a time, each in its own transaction."""
-
-    def deleting(sql: str) -> Forget:
-        async def delete(conn: Connection) -> int:
-            return int((await conn.execute(sql)).split()[-1])
-
-        return delete
-
-    for each in (*map(deleting, _EXPIRED), *forgets):
+    for each in (*_EXPIRED, *forgets):
         gone = 1
         while gone:
             beat()

@@ -1,7 +1,8 @@
 """Rehearsal: what a replay of parked events would do. It is done in a real transaction, which is rolled back."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -26,9 +27,6 @@ class Rehearsal:
     rows: dict[str, list[dict[str, Any]]]
     """By table: the rows as they would be afterwards, a few of each."""
     events: list[dict[str, str]]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _COUNTS = """
@@ -59,11 +57,9 @@ async def rehearse(pool: Pool, handling: Handling, ids: Sequence[int]) -> list[R
         by_key.setdefault(row["key"], []).append(row)
     found: list[Rehearsal] = []
     for key, of_key in by_key.items():
-        try:
+        with suppress(_Undone):
             async with postgres.transaction(pool, [key, *handling.also_lock]) as conn:
                 await _rehearse_key(conn, handling, of_key, found)
-        except _Undone:
-            pass
     return sorted(found, key=lambda one: one.parked_id)
 
 

@@ -31,13 +31,16 @@ _REBASE_SECONDS = 600.0
 
 Action = Literal["replay", "drop", "republish", "rebase"]
 
+SELECTED = """
+consumer = $1 and resolved_at is null and ($2::bigint[] is null or id = any($2))
+and ($3::text is null or key = $3) and ($4::text is null or type = $4)
+and ($5::text is null or position($5 in error) > 0) and ($6::timestamptz is null or parked_at < $6)
+"""
+"""The condition of a `Selection`. `$1` is the consumer, `$2` to `$6` are the fields."""
+
 # Events that wait behind a chosen event of their key are replayed with it. Dropping the first leaves them as they are.
-_CHOOSE = """
-with chosen as (
-  select id, aggregate_type, key, blocks from parked
-   where consumer = $1 and resolved_at is null and ($2::bigint[] is null or id = any($2))
-     and ($3::text is null or key = $3) and ($4::text is null or type = $4)
-     and ($5::text is null or position($5 in error) > 0) and ($6::timestamptz is null or parked_at < $6))
+_CHOOSE = f"""
+with chosen as (select id, aggregate_type, key, blocks from parked where {SELECTED})
 select id from chosen
  union
 select p.id from parked p join chosen c using (aggregate_type, key)
@@ -110,6 +113,11 @@ class Selection:
     error: str | None = None
     parked_before: datetime | None = None
 
+    @property
+    def values(self) -> tuple[object, ...]:
+        """The fields, as the parameters of `SELECTED`."""
+        return self.ids, self.key, self.type, self.error, self.parked_before
+
 
 @dataclass(frozen=True, slots=True)
 class Author:
@@ -128,8 +136,7 @@ class Outcome(NamedTuple):
 
 async def choose(conn: Connection, consumer: str, wanted: Selection, action: Action) -> list[int]:
     """The ids of the parked events that a repair would treat, in order."""
-    conditions = (wanted.ids, wanted.key, wanted.type, wanted.error, wanted.parked_before)
-    return [row["id"] for row in await conn.fetch(_CHOOSE, consumer, *conditions, action == "replay")]
+    return [row["id"] for row in await conn.fetch(_CHOOSE, consumer, *wanted.values, action == "replay")]
 
 
 async def request(
@@ -175,7 +182,6 @@ class Repairs:
     ) -> None:
         self._pool, self._handling, self._committed = pool, handling, committed
         self._actions = ["republish", "rebase"] if handling is None else ["replay", "drop"]
-        self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Look for repairs every two seconds, and do them, until `stop` is set."""

@@ -3,6 +3,7 @@
 from .connections import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, Plain, Pool, connect, pool
 from .failures import ERRORS, is_of_data, is_release_fault, is_too_slow, is_transient, is_unavailable
 from .group_commit import GroupCommit
+from .statements import delete_some, one, row_of_id
 from .transactions import columns, lock_keys, transaction
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     "Pool",
     "columns",
     "connect",
+    "delete_some",
     "is_of_data",
     "is_release_fault",
     "is_too_slow",
     "is_transient",
     "is_unavailable",
     "lock_keys",
+    "one",
     "pool",
+    "row_of_id",
     "transaction",
 ]

@@ -114,8 +114,7 @@ def serve(app: web.Application, name: str, description: str) -> None:
 def _operations(app: web.Application) -> Iterator[tuple[str, str, Operation]]:
     for route in app.router.routes():
         found = declared(route.handler)
-        is_shown = route.resource and route.method != "HEAD" and not route.resource.canonical.startswith(_HIDDEN)
-        if found and is_shown and route.resource:
+        if found and route.resource and route.method != "HEAD" and not route.resource.canonical.startswith(_HIDDEN):
             yield route.resource.canonical, route.method.lower(), found
 
 

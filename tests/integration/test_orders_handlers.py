@@ -17,7 +17,7 @@ from orders.domain import Request, Status
 from orders.placement import Placement
 from shared.delivery.events import Record
 from shared.delivery.handling import Handling
-from tests.builders import order_created, record
+from tests.builders import order_created, record, with_header
 
 OLD_IDS = [f"01800000-0000-7000-8000-00000000000{n}" for n in (1, 2)]
 """UUIDv7s of April 2022."""
@@ -150,10 +150,7 @@ async def test_a_new_replica_is_built_from_products_that_changed_long_ago(pool: 
         record(ProductCreated(version=1, price_cents=850, **product)),
         record(ProductChanged(version=2, price_cents=900, **product)),
     ]
-    old = [
-        one._replace(headers=[(n, id_.encode() if n == "ce_id" else v) for n, v in one.headers])
-        for one, id_ in zip(records, OLD_IDS, strict=True)
-    ]
+    old = [with_header(one, "ce_id", id_.encode()) for one, id_ in zip(records, OLD_IDS, strict=True)]
     for given in (old, old, [old[0]]):
         assert await handling.handle(given) == []
     assert [tuple(row) for row in await pool.fetch("select version, price_cents from products")] == [(2, 900)]

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, date, datetime, time, timedelta
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -12,7 +11,7 @@ from uuid_utils.compat import uuid7
 from shared import postgres
 from shared.delivery import inbox, outbox, partitions
 from shared.delivery.lanes import Lanes, Limit, first_day, read
-from tests.builders import eventually, order_confirmed
+from tests.builders import eventually, id_at, order_confirmed
 from tests.conftest import Database
 
 
@@ -109,22 +108,18 @@ async def test_rows_of_today_and_of_next_week_have_their_own_partitions(pool: Po
 async def make_old_day(pool: Pool, days_ago: int, *, rows: int = 3) -> str:
     """Partitions of a day in the past, with rows. Returns the day as in their names."""
     day = today() - timedelta(days=days_ago)
+    noon = datetime.combine(day, time(12), UTC)
     for table in ("outbox", "inbox"):
         await pool.execute("select make_day($1, $2)", table, day)
     await pool.execute(
         """insert into outbox (lane, hash, event_id, topic, key, type, head, value, occurred_at)
            select n % 4, 0, gen_random_uuid(), 'orders.events', n::text, 'T', '', 'x', $1
              from generate_series(1, $2) n""",
-        datetime.combine(day, time(12), UTC),
+        noon,
         rows,
     )
-    await pool.executemany("insert into inbox values ($1, 'test')", [(id_of(day, n),) for n in range(rows)])
+    await pool.executemany("insert into inbox values ($1, 'test')", [(id_at(noon, n),) for n in range(rows)])
     return f"{day:%Y%m%d}"
-
-
-def id_of(day: date, n: int) -> UUID:
-    at = int(datetime.combine(day, time(12), UTC).timestamp() * 1000)
-    return UUID(int=(at << 80) | (7 << 76) | (2 << 62) | n)
 
 
 async def publish_all(pool: Pool) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 from asyncpg import Pool
@@ -19,7 +18,7 @@ from shared.delivery.parking import Parked
 from shared.delivery.repairs import Author, Repairs, Selection
 from shared.errors import NotFound
 from shared.postgres import Connection
-from tests.builders import eventually, order_confirmed, record
+from tests.builders import eventually, id_at, order_confirmed, record, with_header
 
 WHO = Author("1", "the bug is mended")
 ALL = Selection()
@@ -286,8 +285,7 @@ async def test_a_record_that_still_cannot_be_read_stays_parked(service: Service)
 
 async def test_an_event_that_is_older_than_the_inbox_is_never_handled_by_a_replay(service: Service) -> None:
     old = confirmed(1)
-    headers = [(n, b"01800000-0000-7000-8000-000000000001" if n == "ce_id" else v) for n, v in old.headers]
-    await service.deliver(old._replace(headers=headers))
+    await service.deliver(with_header(old, "ce_id", b"01800000-0000-7000-8000-000000000001"))
     assert await service.parked() == ["1"]
     assert await service.repair() == "1 failed"
     assert await service.effects() == []
@@ -295,11 +293,10 @@ async def test_an_event_that_is_older_than_the_inbox_is_never_handled_by_a_repla
 
 async def test_a_parked_event_may_be_replayed_after_its_inbox_row_is_gone(service: Service) -> None:
     old = datetime.now(UTC) - timedelta(days=30)
-    event_id = UUID(int=(int(old.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | 1)
-    given = confirmed(1)
-    headers = [(n, str(event_id).encode() if n == "ce_id" else v) for n, v in given.headers]
+    event_id = id_at(old)
+    given = with_header(confirmed(1), "ce_id", str(event_id).encode())
     async with postgres.transaction(service.pool) as conn:
-        row = Parked(given._replace(headers=headers), "a bug", 3, blocks=True, event_id=event_id)
+        row = Parked(given, "a bug", 3, blocks=True, event_id=event_id)
         await parking.park(conn, "test", [row])
     await service.pool.execute("update parked set parked_at = $1", old)
     assert await service.repair() == "1 handled"

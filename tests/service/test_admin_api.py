@@ -123,7 +123,7 @@ async def states(client: Client, mint: Mint, key: object, **query: Any) -> list[
 
 
 async def repair(client: Client, mint: Mint, action: str, **body: Any) -> dict[str, Any]:
-    """Ask for a repair of parked events, do it, and return how it ended."""
+    """Request a repair of parked events, run it, and return its last state."""
     status, asked = await do(client, mint, action, **(WHY | body))
     assert status == 202, asked
     assert await Repairs(client.app[database.POOL], handling_of(client)).run_once(asyncio.Event())

@@ -58,7 +58,7 @@ Run = Callable[..., Awaitable[Ended]]
 def run(mint: Mint, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command as an administrator: `await run("parked", "list", ORDERS_PORT=8080)`; other services are down.
 
-    It runs in a thread, because a new process takes half a second. What the services log meanwhile is not printed.
+    The command runs in a thread, because a new process takes half a second to start. Logs of the services are hidden.
     """
     monkeypatch.setattr(parked, "FOLLOW_SECONDS", 0.02)
     monkeypatch.setattr(repairs, "_IDLE_SECONDS", 0.02)
