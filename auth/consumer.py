@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from auth import service
 from contracts.users import USERS_TOPIC, UserDeleted, read_id
-from shared.delivery.handling import Handler
+from shared.delivery.handlers import Handler
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 

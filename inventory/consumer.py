@@ -15,7 +15,7 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
 from inventory import service
-from shared.delivery.handling import Handler
+from shared.delivery.handlers import Handler
 from shared.postgres import Connection
 
 TOPICS = (ORDERS, PRODUCTS)

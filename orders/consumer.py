@@ -12,7 +12,7 @@ from contracts.payments import PaymentFailed, PaymentRefunded, PaymentSucceeded
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
 from orders import service
-from shared.delivery.handling import Handler
+from shared.delivery.handlers import Handler
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 

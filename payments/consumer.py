@@ -12,7 +12,7 @@ from contracts.orders import TOPIC as ORDERS
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderCreated
 from payments import service
 from payments.domain import Claim
-from shared.delivery.handling import Handler
+from shared.delivery.handlers import Handler
 from shared.postgres import Connection
 
 TOPICS = (INVENTORY, ORDERS)

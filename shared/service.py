@@ -25,7 +25,8 @@ from .admin import api as admin
 from .admin.api import Backend, Describe
 from .delivery import figures, partitions
 from .delivery.consumer import Consumer
-from .delivery.handling import Handler, Handling
+from .delivery.handlers import Handler
+from .delivery.handling import Handling
 from .delivery.hint import Hint
 from .delivery.kafka import Subscription
 from .delivery.partitions import Forget

@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 
 from contracts.users import AUTH_TOPIC, UserRegistered, read_id
-from shared.delivery.handling import Handler
+from shared.delivery.handlers import Handler
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 from users import service

@@ -6,55 +6,32 @@ the later events of its key, and never lost. Errors are sorted by phase: only wh
 answers is the event's error. The pattern is the idempotent consumer (Richardson, 2018), for a batch at a time.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from random import random
-from typing import Any
-from uuid import UUID
 
-import asyncpg
 import structlog
 from pydantic import BaseModel
 
 from .. import metrics, postgres, tracing
-from ..errors import UnknownAggregate
 from ..postgres import Connection, Pool
 from ..process.loop import Beat
 from . import events, inbox, parking
-from .breaker import KEYS_IN_A_ROW, Breaker
+from .breaker import Breaker
 from .crashes import MAX_CRASHES, Crashes
 from .events import Key, Received, Record, Undecodable
+from .handlers import Handler, HandlerFailed, Handlers
 from .parking import Parked
+from .sifting import Sift, Turn
 
 log = structlog.get_logger()
-
-Handler = Callable[[Connection, list[Any]], Awaitable[None]]
-"""`handler(conn, events)`: the effects of a list of events of one type, in the transaction of the batch."""
 
 _MAX_CHUNK = 2000
 _MAX_CHUNK_BYTES = 4_000_000
 _MAX_PARK_BYTES = 2_000_000
-
-
-class HandlerFailed(Exception):
-    """A handler raised `error` while Postgres was answering. `model` is the type of its events."""
-
-    def __init__(self, model: type[BaseModel], error: Exception) -> None:
-        super().__init__(model, error)
-        self.model, self.error = model, error
-
-
-class _Turn:
-    """One call of `handle`: the events that are not done yet, by id, and what failed in this call."""
-
-    def __init__(self, received: Iterable[Received]) -> None:
-        self.left: dict[UUID, Received] = {}
-        for one in received:
-            self.left.setdefault(one.event_id, one)  # of an event that comes twice, the first record counts
-        self.failed: set[Key] = set()
-        self.alone: Counter[type[BaseModel]] = Counter()
-        """How many events of each type failed alone."""
+_MAX_CARRIED_BYTES = 100_000
 
 
 class Handling:
@@ -79,13 +56,14 @@ class Handling:
         ignores: Collection[type[BaseModel]] = (),
         states: Collection[type[BaseModel]] = (),
     ) -> None:
-        self._pool, self._handlers = pool, handlers
+        self._pool, self.handlers = pool, Handlers(handlers)
         self.consumer, self.committed, self.also_lock = consumer, committed, also_lock
         self._chunk, self._park_bytes = _MAX_CHUNK, _MAX_PARK_BYTES
         self._models = {model.__name__: model for model in handlers}
         self._ignored = {model.__name__ for model in ignores}
         self._states = frozenset(states)
         self._breaker, self._crashes = Breaker(), Crashes(pool, consumer)
+        self._sift = Sift(self.handlers, self._breaker)
         self._known: dict[tuple[object, ...], Received] = {}
         self._beat: Beat = lambda: None
 
@@ -98,16 +76,22 @@ class Handling:
         self._beat = beat
         await self._crashes.start(records)
         understood, hopeless = self._decode(records)
-        await self._park(hopeless)
-        turn = _Turn(understood)
+        turn = Turn(understood)
+        if understood and _bytes_of(hopeless) <= _MAX_CARRIED_BYTES:
+            turn.carried = hopeless
+        else:
+            await self._park(hopeless, turn)
         if retry and self._breaker.has_paused:
             understood = _shuffled(understood)  # so that other events of the type are tried
         if not retry:
             turn.failed = {r.blocking_key for r in understood if self._breaker.knows(r.event_id)}
         if self._crashes.any_careful:
             understood = await self._carefully(understood, turn)
-        for chunk in self._chunks(understood):
-            await self._attempt(chunk, turn)
+        for some in self._suspects_apart(understood):
+            for chunk in self._chunks(some):
+                await self._attempt(chunk, turn)
+        turn.to_park += turn.carried
+        await self._park_failed(turn)
         self._chunk = _MAX_CHUNK
         self._breaker.keep(turn.left)
         self._known = {r.record[:3]: r for r in turn.left.values()}
@@ -122,7 +106,7 @@ class Handling:
         """Call it when partitions (topic, number) are lost or left: this process has not died in them."""
         await self._crashes.release(owned)
 
-    async def _carefully(self, understood: list[Received], turn: _Turn) -> list[Received]:
+    async def _carefully(self, understood: list[Received], turn: Turn) -> list[Received]:
         """Handle the events of the partitions in which processes died, one at a time. Returns the other events."""
         suspects = [one for one in understood if self._crashes.is_careful(one.record)]
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
@@ -133,7 +117,7 @@ class Handling:
                 await self._alone(one, turn)
         return [one for one in understood if one.event_id in turn.left]
 
-    async def _alone(self, one: Received, turn: _Turn) -> None:
+    async def _alone(self, one: Received, turn: Turn) -> None:
         if (deaths := self._crashes.of(one)) >= MAX_CRASHES:
             error = f"the process died {deaths} times while it handled this event alone"
             await self._park([Parked(one.record, error, deaths, blocks=True, event_id=one.event_id)], turn)
@@ -189,6 +173,25 @@ class Handling:
         """True if the event has the whole state of its aggregate."""
         return type(received.event) in self._states
 
+    def _suspects_apart(self, received: list[Received]) -> tuple[list[Received], list[Received], list[Received]]:
+        """Separate the events that failed before, so that they spoil no batch. Each key keeps its order.
+
+        The events of other keys come first. If they succeed, the release is sound, and the suspects are at fault.
+        """
+        keys = {one.blocking_key for one in received if self._breaker.knows(one.event_id)}
+        suspects: list[Received] = []
+        behind: list[Received] = []
+        waiting: set[Key] = set()
+        for one in received:
+            if one.blocking_key not in keys:
+                continue
+            if self._breaker.knows(one.event_id) and one.blocking_key not in waiting:
+                suspects.append(one)
+            else:
+                waiting.add(one.blocking_key)
+                behind.append(one)
+        return [one for one in received if one.blocking_key not in keys], suspects, behind
+
     def _chunks(self, received: Iterable[Received]) -> Iterator[list[Received]]:
         """Cut by rows and by bytes. The number of rows may change between two chunks."""
         chunk: list[Received] = []
@@ -202,119 +205,113 @@ class Handling:
         if chunk:
             yield chunk
 
-    async def _attempt(self, batch: list[Received], turn: _Turn) -> None:
-        """Commit the batch as a whole, or halve it until a failing event stands alone."""
+    async def _attempt(self, batch: list[Received], turn: Turn) -> None:
+        """Commit what succeeds in the batch. What fails is parked, or noted in `turn`."""
         self._beat()
-        batch = [r for r in batch if r.blocking_key not in turn.failed]
+        batch = turn.possible(batch)
         if not batch:
             return
+        failure = await self._try(batch, turn)
+        if failure is not None and failure.is_slow and len(batch) > 1:
+            await self._halve(batch, turn)
+        elif failure is not None:
+            attempt = partial(self._attempt, turn=turn)
+            await self._sift.split(batch, failure.error, failure.model, turn, attempt)
+        await self._park_failed(turn)
+        rest = turn.possible(one for one in batch if one.event_id in turn.left)
+        if len(rest) == len(batch):
+            await self._halve(rest, turn)
+        else:
+            await self._attempt(rest, turn)
+
+    async def _try(self, batch: list[Received], turn: Turn) -> HandlerFailed | None:
+        """Commit the batch. Returns the failure that belongs to its events, if there was one."""
         try:
-            await self._commit(batch)
+            await self._commit(batch, turn)
         except HandlerFailed as failure:
-            await self._split(batch, failure.error, failure.model, turn)
+            return failure
         except postgres.ERRORS as error:
             if postgres.is_too_slow(error) and len(batch) > 1:
                 self._chunk = max(1, len(batch) // 2)  # the next attempt uses smaller transactions
             if not postgres.is_of_data(error):
                 raise
-            await self._split(batch, error, None, turn)
-        else:
-            self._done((r.event_id for r in batch), turn)
+            return HandlerFailed(None, error)
+        return None
 
-    async def _split(self, batch: list[Received], error: Exception, model: type[BaseModel] | None, turn: _Turn) -> None:
-        """Find the events that are at fault: by the error, by their type, or by halves."""
-        named = error.events if isinstance(error, UnknownAggregate) else []
-        strange = [r for r in batch if any(r.event is event for event in named)]
-        if strange:
-            rows = [Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange]
-            await self._park(rows, turn)
-            await self._attempt([r for r in batch if r not in strange], turn)
-        elif model is not None and self._is_broken(model, error, turn):
-            await self._hold(batch, error, model, turn)
-        elif len(batch) > 1:
-            if postgres.is_too_slow(error):
-                self._chunk = min(self._chunk, len(batch) // 2)
-            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                for part in self._chunks(half):
-                    await self._attempt(part, turn)
-        else:
-            await self._fail(batch[0], error, turn)
+    async def _halve(self, batch: list[Received], turn: Turn) -> None:
+        """Attempt a batch that was too slow, in smaller transactions."""
+        self._chunk = max(1, min(self._chunk, len(batch) // 2))
+        for chunk in self._chunks(batch):
+            await self._attempt(chunk, turn)
 
-    async def _fail(self, one: Received, error: Exception, turn: _Turn) -> None:
-        turn.alone[type(one.event)] += 1
-        if attempts := self._breaker.failed(one, error):
-            await self._park([Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id)], turn)
-        else:
-            turn.failed.add(one.blocking_key)
+    async def _park_failed(self, turn: Turn) -> None:
+        parked, turn.to_park = turn.to_park, []
+        await self._park(parked, turn)
 
-    def _is_broken(self, model: type[BaseModel], error: Exception, turn: _Turn) -> bool:
-        """True if no more events of the type have to be tried alone in this call."""
-        if postgres.is_release_fault(error):
-            return True
-        return turn.alone[model] >= KEYS_IN_A_ROW and self._breaker.is_paused(model.__name__)
+    async def _commit(self, batch: list[Received], turn: Turn) -> None:
+        """Handle a batch in one transaction.
 
-    async def _hold(self, batch: list[Received], error: Exception, model: type[BaseModel], turn: _Turn) -> None:
-        """Hold the events of a type, and what comes after them in their keys. Handle the others."""
-        held: set[Key] = set()
-        others = []
-        for one in batch:
-            if type(one.event) is model:
-                self._breaker.hold(one, error)
-                held.add(one.blocking_key)
-            if one.blocking_key not in held:
-                others.append(one)
-        await self._attempt(others, turn)
-        turn.failed |= held
-
-    async def _commit(self, batch: list[Received]) -> None:
-        keys = sorted({r.key for r in batch})
-        with tracing.carrying(events.traceparents_of(batch)):
-            async with postgres.transaction(self._pool, [*keys, *self.also_lock]) as conn:
-                added = await inbox.add(conn, self.consumer, [r.event_id for r in batch if not self.is_state(r)], keys)
-                new = (r for r in batch if r.event_id in added.fresh or self.is_state(r))
-                fresh = list({r.event_id: r for r in new}.values())  # each id once
-                behind = [r for r in fresh if r.blocking_key in added.blocked]
-                if behind:
-                    waiting = "waits behind an earlier event of its key"
-                    rows = [Parked(r.record, waiting, 0, blocks=True, event_id=r.event_id) for r in behind]
-                    await parking.park(conn, self.consumer, rows)
-                handled = [r for r in fresh if r.blocking_key not in added.blocked]
-                for wave in waves(handled):
-                    for model, found in wave.items():
-                        await self.call(conn, model, found)
-        self.committed()
-        for type_ in {type(r.event).__name__ for r in handled}:
+        What it carries, and what fails for the last time, is parked in the same transaction: that costs no commit.
+        """
+        carried, turn.carried = turn.carried, []
+        noted = len(turn.to_park)
+        keys = {r.key for r in batch}
+        locks = [*keys, *(one.key for one in carried), *self.also_lock]
+        try:
+            with tracing.carrying(events.traceparents_of(batch)):
+                async with postgres.transaction(self._pool, locks) as conn:
+                    fresh, handled = await self._begin(conn, batch, keys)
+                    done = await self._handle_in(conn, handled, turn)
+                    left = {r.event_id for r in handled}.difference(r.event_id for r in done)
+                    if left:
+                        await inbox.remove(conn, self.consumer, left)
+                    parked = [*carried, *turn.to_park[noted:]]
+                    added = await self._store(conn, parked)
+        except BaseException:
+            turn.to_park += carried  # the next transaction has them alone
+            raise
+        del turn.to_park[noted:]
+        turn.done(r.event_id for r in batch if r.event_id not in left)
+        turn.parked(parked)
+        self._report(added)
+        for type_ in {type(r.event).__name__ for r in done}:
             self._breaker.succeeded(type_)
         metrics.CONSUMER_BATCH.observe(len(batch))
-        metrics.CONSUMED.labels("handled").inc(len(handled))
+        metrics.CONSUMED.labels("handled").inc(len(done))
         metrics.CONSUMED.labels("duplicate").inc(len(batch) - len(fresh))
 
-    async def call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel]) -> None:
-        """Call the handler of a type, in the caller's transaction, which holds the locks of the events' keys.
+    async def _begin(
+        self, conn: Connection, batch: list[Received], keys: Collection[str]
+    ) -> tuple[list[Received], list[Received]]:
+        """Put the events into the inbox, and park those that wait behind others. Returns the new ones and the rest."""
+        ids = [r.event_id for r in batch if not self.is_state(r)]
+        added = await inbox.add(conn, self.consumer, ids, sorted(keys))
+        new = (r for r in batch if r.event_id in added.fresh or self.is_state(r))
+        fresh = list({r.event_id: r for r in new}.values())  # each id once
+        behind = [r for r in fresh if r.blocking_key in added.blocked]
+        if behind:
+            waiting = "waits behind an earlier event of its key"
+            rows = [Parked(r.record, waiting, 0, blocks=True, event_id=r.event_id) for r in behind]
+            await parking.park(conn, self.consumer, rows)
+        return fresh, [r for r in fresh if r.blocking_key not in added.blocked]
 
-        Raises `HandlerFailed`: then the events are at fault, and the transaction is over. Raises one of
-        `postgres.ERRORS` if Postgres is at fault or does not answer.
-        """
-        try:
-            await self._handlers[model](conn, found)
-        except Exception as error:
-            if _is_infrastructure(error):
-                raise
-            if await _answers(conn):
-                raise HandlerFailed(model, error) from error
-            raise ConnectionError(f"Postgres failed during a handler: {error!r:.300}") from error
+    async def _handle_in(self, conn: Connection, batch: list[Received], turn: Turn) -> list[Received]:
+        """Handle in the caller's transaction. Returns what is done. One event needs no savepoint."""
+        if len(batch) > 1:
+            return await self._sift.handle(conn, batch, turn, self._beat)
+        await self.handlers.handle(conn, batch)
+        return batch
 
-    async def _park(self, parked: Sequence[Parked], turn: _Turn | None = None) -> None:
+    async def _park(self, parked: Sequence[Parked], turn: Turn) -> None:
         """Park in transactions of bounded size. If one is too slow, the next attempt is half as large."""
         part: list[Parked] = []
         size = 0
         for n, one in enumerate(parked, 1):
             part.append(one)
-            size += len(one.record.value or b"") + 1000
+            size += _bytes_of([one])
             if size >= self._park_bytes or n == len(parked):
                 await self._park_part(part)
-                if turn is not None:
-                    self._done((p.event_id for p in part if p.event_id is not None), turn)
+                turn.parked(part)
                 part, size = [], 0
         self._park_bytes = _MAX_PARK_BYTES
 
@@ -322,53 +319,34 @@ class Handling:
         self._beat()
         try:
             async with postgres.transaction(self._pool, {one.key for one in parked}) as conn:
-                ids = [one.event_id for one in parked if one.event_id is not None]
-                fresh = (await inbox.add(conn, self.consumer, ids, [])).fresh  # the effects of the others are in
-                new = [one for one in parked if one.event_id is None or one.event_id in fresh]
-                added = await parking.park(conn, self.consumer, new)
+                added = await self._store(conn, parked)
         except postgres.ERRORS as error:
             if postgres.is_too_slow(error):
                 self._park_bytes = max(1, self._park_bytes // 2)
             raise
+        self._report(added)
+
+    async def _store(self, conn: Connection, parked: Sequence[Parked]) -> list[Parked]:
+        """Park in the caller's transaction, which holds the locks of the keys. Returns what was not parked before."""
+        if not parked:
+            return []
+        ids = [one.event_id for one in parked if one.event_id is not None]
+        fresh = (await inbox.add(conn, self.consumer, ids, [])).fresh  # the effects of the others are in
+        new = [one for one in parked if one.event_id is None or one.event_id in fresh]
+        return await parking.park(conn, self.consumer, new)
+
+    def _report(self, parked: Sequence[Parked]) -> None:
         self.committed()
-        metrics.CONSUMED.labels("parked").inc(len(added))
-        for one in added:
+        metrics.CONSUMED.labels("parked").inc(len(parked))
+        for one in parked:
             log.error("event parked", topic=one.record.topic, key=one.key, offset=one.record.offset, error=one.error)
 
-    @staticmethod
-    def _done(event_ids: Iterable[UUID], turn: _Turn) -> None:
-        for event_id in event_ids:
-            turn.left.pop(event_id, None)
 
-
-async def _answers(conn: Connection) -> bool:
-    """True if Postgres still answers on this connection. The transaction is over then."""
-    try:
-        await conn.execute("rollback")
-    except postgres.ERRORS:
-        return False
-    return True
-
-
-def _is_infrastructure(error: Exception) -> bool:
-    """True if the SQLSTATE says that no event is at fault, although Postgres answers."""
-    return isinstance(error, asyncpg.PostgresError) and postgres.is_transient(error) and not postgres.is_too_slow(error)
+def _bytes_of(parked: Iterable[Parked]) -> int:
+    return sum(len(one.record.value or b"") + 1000 for one in parked)
 
 
 def _shuffled(received: list[Received]) -> list[Received]:
     """The same events with their keys in a random order. The events of a key keep their order."""
     rank: dict[Key, float] = defaultdict(random)
     return sorted(received, key=lambda one: rank[one.blocking_key])
-
-
-def waves(batch: Iterable[Received]) -> list[dict[type[BaseModel], list[BaseModel]]]:
-    """Sort events into waves, and within a wave by type. The k-th event of each key is in wave k."""
-    seen: dict[str, int] = defaultdict(int)
-    found: list[dict[type[BaseModel], list[BaseModel]]] = []
-    for received in batch:
-        turn = seen[received.key]
-        seen[received.key] += 1
-        if turn == len(found):
-            found.append(defaultdict(list))
-        found[turn][type(received.event)].append(received.event)
-    return found

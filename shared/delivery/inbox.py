@@ -4,7 +4,7 @@ What must stay true: an id is in the inbox if and only if the effects of its eve
 transaction writes both. Ids are UUIDv7 (RFC 9562) and sort by time, so a day of ids is a partition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -42,6 +42,11 @@ async def add(conn: Connection, consumer: str, ids: Sequence[UUID], keys: Sequen
     """
     row = await postgres.one(conn, _ADD, ids, consumer, keys)
     return Added(set(row["fresh"]), {(aggregate, key) for aggregate, key in row["blocked"]})
+
+
+async def remove(conn: Connection, consumer: str, ids: Collection[UUID]) -> None:
+    """Forget events of the caller's transaction that have no effects in it."""
+    await conn.execute("delete from inbox where consumer = $1 and event_id = any($2)", consumer, list(ids))
 
 
 async def known(conn: Connection, consumer: str, ids: Sequence[UUID]) -> set[UUID]:

@@ -9,7 +9,8 @@ import asyncpg
 
 from .. import postgres
 from ..postgres import Connection, Pool
-from .handling import HandlerFailed, Handling
+from .handlers import HandlerFailed
+from .handling import Handling
 from .repairs import resolve
 
 

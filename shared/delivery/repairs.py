@@ -21,7 +21,8 @@ from ..postgres import Connection, Pool
 from ..process.loop import Beat, repeat
 from . import events, inbox, parking
 from .events import Undecodable
-from .handling import HandlerFailed, Handling
+from .handlers import HandlerFailed
+from .handling import Handling
 
 log = structlog.get_logger()
 
@@ -314,7 +315,7 @@ async def _replay(conn: Connection, handling: Handling, row: asyncpg.Record) -> 
         if not added.fresh:
             return Outcome("duplicate")
     with tracing.carrying(events.traceparents_of([received])):
-        await handling.call(conn, type(received.event), [received.event])
+        await handling.handlers.handle(conn, [received])
     return Outcome("handled")
 
 

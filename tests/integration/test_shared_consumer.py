@@ -16,11 +16,12 @@ from uuid_utils.compat import uuid7
 from contracts.orders import OrderConfirmed, OrderCreated
 from contracts.products import ProductChanged
 from shared import postgres
-from shared.delivery import inbox, outbox, parking
+from shared.delivery import inbox, outbox, parking, sifting
 from shared.delivery.breaker import MAX_ATTEMPTS
 from shared.delivery.events import Record
 from shared.delivery.handling import Handling
 from shared.delivery.parking import Parked
+from shared.delivery.sifting import Turn
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed, order_created, record
@@ -405,6 +406,117 @@ async def test_other_keys_are_handled_before_the_failing_key_is_parked(
     assert await parked(pool) == []
 
 
+@pytest.mark.parametrize("error", [None, TimeoutError("another service"), asyncpg.DataError("a value")])
+async def test_the_events_around_a_failing_one_commit_in_one_transaction(
+    pool: Pool, ledger: Ledger, handling: Handling, error: Exception | None
+) -> None:
+    ledger.break_ = fail_for(3, 77, error=error)
+    left = await handling.handle(created(*[(order_id, 1) for order_id in range(1, 101)]))
+
+    assert sorted(r.key for r in left) == [b"3", b"77"]
+    assert sorted(await effects(pool)) == [(n, 1) for n in range(1, 101) if n not in {3, 77}]
+    assert await pool.fetchval("select count(distinct xmin::text) from inbox") == 1
+    assert await pool.fetchval("select count(*) from inbox") == 98
+    assert await pool.fetchval("select count(*) from outbox") == 98
+
+
+async def test_an_event_that_failed_before_does_not_spoil_the_next_batch(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(3)
+    left = await handling.handle(created((3, 1)))
+    ledger.calls.clear()
+    await handling.handle([*left, *created((1, 1), (2, 1), (4, 1), (5, 1))])
+
+    assert ledger.calls == [("OrderCreated", [(1, 1), (2, 1), (4, 1), (5, 1)]), ("OrderCreated", [(3, 1)])]
+
+
+async def test_the_event_in_the_hands_of_the_function_that_failed_is_tried_alone(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    ledger.break_ = fail_for(70)
+    await handling.handle(created(*[(order_id, 1) for order_id in range(1, 101)]))
+
+    assert [len(calls) for _, calls in ledger.calls] == [100, 1, 99]
+
+
+@pytest.mark.parametrize("spreads", [True, False])
+async def test_an_innocent_event_in_hand_costs_one_more_attempt(
+    pool: Pool, ledger: Ledger, handling: Handling, spreads: bool
+) -> None:
+    """The handler fails after its loop, with the last event in a variable, or with none."""
+
+    async def write(conn: Connection, given: list[Any]) -> None:
+        sizes.append(len(given))
+        if spreads:
+            for event in given:  # noqa: B007 - the variable keeps the last one
+                pass
+        if 3 in [e.order_id for e in given]:
+            raise LookupError
+        await ledger.write(conn, given)
+
+    sizes: list[int] = []
+    left = await Handling(pool, "ledger", {OrderCreated: write}).handle(created(*[(n, 1) for n in range(1, 17)]))
+
+    assert [r.key for r in left] == [b"3"]
+    assert await pool.fetchval("select count(distinct xmin::text) from inbox") == 1
+    assert sizes == ([16, 1, 15, 7, 3, 1, 2, 1, 1, 4, 8] if spreads else [16, 8, 4, 2, 2, 1, 1, 4, 8])
+    assert len(await effects(pool)) == 15
+
+
+async def test_an_undecodable_record_is_parked_in_the_transaction_of_its_batch(pool: Pool, handling: Handling) -> None:
+    bad = record(order_created(9))._replace(value=b"hello", offset=10**6)
+    await handling.handle([bad, *created((1, 1), (2, 1))])
+
+    assert await parked(pool) == [("9", 0, False)]
+    assert await dead_letters(pool) == 1
+    assert await pool.fetchval("select count(distinct xid) from outbox") == 1
+
+
+async def test_a_record_that_cannot_be_parked_with_its_batch_is_parked_alone(
+    pool: Pool, handling: Handling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, count = parking.park, "select count(*) from inbox"
+
+    async def failing(conn: Connection, consumer: str, rows: Sequence[Parked]) -> list[Parked]:
+        if await conn.fetchval(count) > await pool.fetchval(count):
+            raise asyncpg.DataError("a value that Postgres refuses")
+        return await real(conn, consumer, rows)
+
+    monkeypatch.setattr(parking, "park", failing)
+    bad = record(order_created(9))._replace(value=b"hello", offset=10**6)
+    assert await handling.handle([bad, *created((1, 1), (2, 1))]) == []
+
+    assert await parked(pool) == [("9", 0, False)]
+    assert sorted(await effects(pool)) == [(1, 1), (2, 1)]
+
+
+async def test_a_held_event_is_not_tried_before_an_earlier_one_of_its_key(
+    pool: Pool, ledger: Ledger, handling: Handling
+) -> None:
+    """The type of the first and the last is paused. The middle one did not fail, but it comes before the last."""
+    first, middle, last = record(order_created(7)), record(order_confirmed(7, 2)), record(order_created(7, version=3))
+    ledger.break_ = fail_for(7, error=asyncpg.UndefinedColumnError("a new column"))
+    records = await handling.handle([first, middle, last])
+    ledger.break_ = fail_for()
+    assert await handling.handle(records) == []
+
+    assert await effects(pool) == [(7, 1), (7, 2), (7, 3)]
+
+
+async def test_a_long_sifting_ends_its_transaction_and_goes_on_in_the_next(
+    pool: Pool, ledger: Ledger, handling: Handling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open transaction holds the outboxes back. Here no part but the first is tried before the time is over."""
+    monkeypatch.setattr(sifting, "_MAX_SECONDS", 0.0)
+    ledger.break_ = fail_for(3)
+    left = await handling.handle(created(*[(order_id, 1) for order_id in range(1, 9)]))
+
+    assert [r.key for r in left] == [b"3"]
+    assert sorted(await effects(pool)) == [(n, 1) for n in (1, 2, 4, 5, 6, 7, 8)]
+    assert await pool.fetchval("select count(distinct xmin::text) from inbox") > 1
+
+
 async def test_an_event_that_fails_once_is_retried_and_its_later_events_are_handled(
     pool: Pool, ledger: Ledger, handling: Handling
 ) -> None:
@@ -426,7 +538,8 @@ async def test_later_events_of_a_blocked_key_are_parked_in_order(
             raise LookupError
 
     ledger.break_ = break_
-    await handle_to_the_end(handling, created((3, 1), (3, 2), (3, 3), (4, 1), (3, 4)))
+    attempts = await handle_to_the_end(handling, created((3, 1), (3, 2), (3, 3), (4, 1), (3, 4)))
+    assert attempts == MAX_ATTEMPTS
     await handling.handle(created((3, 5), (4, 2)))
 
     assert sorted(await effects(pool)) == [(3, 1), (4, 1), (4, 2)]
@@ -704,7 +817,8 @@ async def test_an_event_whose_effects_are_in_already_is_not_parked(pool: Pool, h
     (done,) = created((1, 1))
     await handling.handle([done])
     broken = done._replace(value=b"{", offset=done.offset + 1)
-    await handling._park([Parked(broken, "LookupError()", 3, blocks=True, event_id=UUID(header(done, "ce_id")))])
+    late = Parked(broken, "LookupError()", 3, blocks=True, event_id=UUID(header(done, "ce_id")))
+    await handling._park([late], Turn([]))
 
     assert await parked(pool) == []
 

@@ -13,6 +13,7 @@ from contracts.orders import OrderConfirmed
 from shared import postgres
 from shared.delivery import figures, inspection, outbox, parking, rehearsal, repairs
 from shared.delivery.events import Record
+from shared.delivery.handlers import Handlers
 from shared.delivery.handling import Handling
 from shared.delivery.parking import Parked
 from shared.delivery.repairs import Author, Repairs, Selection
@@ -206,7 +207,7 @@ async def test_a_repair_waits_while_postgres_fails_and_parks_nothing_again(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await park(service, 1)
-    real, calls = Handling.call, []
+    real, calls = Handlers.handle, []
 
     async def failing(*arguments: Any) -> None:
         calls.append(1)
@@ -214,7 +215,7 @@ async def test_a_repair_waits_while_postgres_fails_and_parks_nothing_again(
             raise ConnectionError("Postgres is down")
         await real(*arguments)
 
-    monkeypatch.setattr(Handling, "call", failing)
+    monkeypatch.setattr(Handlers, "handle", failing)
     await service.ask()
     stop = asyncio.Event()
     running = asyncio.create_task(service.repairs.run(stop))

@@ -21,6 +21,7 @@ from quickbite.__main__ import main
 from shared.admin import api
 from shared.delivery import events, repairs
 from shared.delivery.parking import Parked
+from shared.delivery.sifting import Turn
 from shared.web import database
 from tests.builders import record
 from tests.conftest import ROOT, Database
@@ -102,7 +103,7 @@ async def park(client: Client, order_id: int, error: str = "LookupError('a bug')
     read = record(PaymentFailed(version=1, order_id=order_id, reason="payment_declined"))._replace(**spoilt)
     handling = client.app[api.BACKEND].handling
     assert handling is not None
-    await handling._park([Parked(read, error, 3, blocks=True, event_id=events.id_of(read))])
+    await handling._park([Parked(read, error, 3, blocks=True, event_id=events.id_of(read))], Turn([]))
     found: int = await client.app[database.POOL].fetchval("select max(id) from parked")
     return found
 

@@ -86,7 +86,7 @@ async def test_a_consumer_reads_its_topics_with_its_handlers_under_its_own_group
     assert subscription._consumer._group_instance_id == "x-7"
     assert subscription._batch == 17
     if name != "payments":  # its handlers belong to a worker
-        assert handling._handlers == consumer.HANDLERS
+        assert handling.handlers.by_type == consumer.HANDLERS
     await subscription.close()
 
 

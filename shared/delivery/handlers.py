@@ -1,0 +1,88 @@
+"""Handlers: each event type has one. They are called in the transaction that has the inbox rows of the events.
+
+What must stay true: errors are sorted by phase. Only what a handler raises while Postgres answers is the event's error.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import asyncpg
+from pydantic import BaseModel
+
+from .. import postgres
+from ..postgres import Connection
+from .events import Received
+
+_SLOW_SECONDS = 1.0  # less than any timeout of a statement
+
+Handler = Callable[[Connection, list[Any]], Awaitable[None]]
+"""`handler(conn, events)`: the effects of a list of events of one type, in the transaction of the batch."""
+
+
+class HandlerFailed(Exception):
+    """A handler raised `error` while Postgres was answering. `model` is the type of its events, if that is known.
+
+    `is_slow`: perhaps it had too many events. A timeout that comes at once is a fault of the event, or of the handler.
+    """
+
+    def __init__(self, model: type[BaseModel] | None, error: Exception, *, is_slow: bool = False) -> None:
+        super().__init__(model, error)
+        self.model, self.error, self.is_slow = model, error, is_slow
+
+
+class Handlers:
+    """The handlers of one consumer, by type of event."""
+
+    def __init__(self, by_type: Mapping[type[BaseModel], Handler]) -> None:
+        self.by_type = by_type
+
+    async def handle(self, conn: Connection, batch: Iterable[Received], undo: str = "rollback") -> None:
+        """Handle events in the caller's transaction, which holds the locks of their keys. A key's events stay in order.
+
+        If a handler fails, `undo` is executed. Raises `HandlerFailed`: then the events are at fault. Raises one of
+        `postgres.ERRORS` if Postgres is at fault or does not answer.
+        """
+        for wave in waves(batch):
+            for model, found in wave.items():
+                await self._call(conn, model, found, undo)
+
+    async def _call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel], undo: str) -> None:
+        started = time.monotonic()
+        try:
+            await self.by_type[model](conn, found)
+        except Exception as error:
+            if _is_infrastructure(error):
+                raise
+            if await _answers(conn, undo):
+                is_quick = isinstance(error, TimeoutError) and time.monotonic() - started < _SLOW_SECONDS
+                raise HandlerFailed(model, error, is_slow=postgres.is_too_slow(error) and not is_quick) from error
+            raise ConnectionError(f"Postgres failed during a handler: {error!r:.300}") from error
+
+
+def waves(batch: Iterable[Received]) -> list[dict[type[BaseModel], list[BaseModel]]]:
+    """Sort events into waves, and within a wave by type. The k-th event of each key is in wave k."""
+    seen: dict[str, int] = defaultdict(int)
+    found: list[dict[type[BaseModel], list[BaseModel]]] = []
+    for received in batch:
+        turn = seen[received.key]
+        seen[received.key] += 1
+        if turn == len(found):
+            found.append(defaultdict(list))
+        found[turn][type(received.event)].append(received.event)
+    return found
+
+
+async def _answers(conn: Connection, undo: str) -> bool:
+    """True if Postgres still answers on this connection, and has undone what the handler did."""
+    try:
+        await conn.execute(undo)
+    except postgres.ERRORS:
+        return False
+    return True
+
+
+def _is_infrastructure(error: Exception) -> bool:
+    """True if the SQLSTATE says that no event is at fault, although Postgres answers."""
+    return isinstance(error, asyncpg.PostgresError) and postgres.is_transient(error) and not postgres.is_too_slow(error)

@@ -1,0 +1,171 @@
+"""Sifting: a batch in which a handler failed is tried in parts, until the events at fault are known.
+
+What must stay true: what failed leaves no effects, and what succeeded is handled once. The parts are tried in
+savepoints of one transaction. A transaction for each part would write to the disk 18 times to find one event of 500.
+"""
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from .. import postgres
+from ..errors import UnknownAggregate
+from ..postgres import Connection
+from ..process.loop import Beat
+from .breaker import KEYS_IN_A_ROW, Breaker
+from .events import Key, Received
+from .handlers import HandlerFailed, Handlers
+from .parking import Parked
+
+Attempt = Callable[[list[Received]], Awaitable[None]]
+"""Tries a part of a batch."""
+
+_MAX_SECONDS = 1.0
+"""So long one transaction sifts. It holds the outboxes of the whole cluster back."""
+
+_GUESSES = 8  # with more failures, halves find them with less work
+
+_UNDO = "rollback to savepoint part; release savepoint part"
+
+
+class Turn:
+    """One call of `handle`: the events that are not done yet, by id, and what failed in this call."""
+
+    def __init__(self, received: Iterable[Received]) -> None:
+        self.left: dict[UUID, Received] = {}
+        for one in received:
+            self.left.setdefault(one.event_id, one)  # of an event that comes twice, the first record counts
+        self.failed: set[Key] = set()
+        self.alone: Counter[type[BaseModel]] = Counter()
+        """How many events of each type failed alone."""
+        self.carried: list[Parked] = []
+        """Records that cannot be decoded, to be parked in the next transaction, whatever its batch is."""
+        self.to_park: list[Parked] = []
+        """Events that failed for the last time, to be parked."""
+        self.guesses = _GUESSES
+        """So many more failures are looked up in their tracebacks."""
+
+    def possible(self, batch: Iterable[Received]) -> list[Received]:
+        """The events of a batch whose keys did not fail in this call."""
+        return [one for one in batch if one.blocking_key not in self.failed]
+
+    def done(self, event_ids: Iterable[UUID]) -> None:
+        """Note that these events are handled, or were before."""
+        for event_id in event_ids:
+            self.left.pop(event_id, None)
+
+    def parked(self, parked: Iterable[Parked]) -> None:
+        """Note that these are parked. What waits behind them can be tried: it is parked behind them."""
+        for one in parked:
+            gone = None if one.event_id is None else self.left.pop(one.event_id, None)
+            if gone is not None and one.blocks:
+                self.failed.discard(gone.blocking_key)
+
+
+class Sift:
+    """Finds the events at fault among those of one consumer."""
+
+    def __init__(self, handlers: Handlers, breaker: Breaker) -> None:
+        self._handlers, self._breaker = handlers, breaker
+
+    async def handle(self, conn: Connection, batch: list[Received], turn: Turn, beat: Beat) -> list[Received]:
+        """Handle in the caller's transaction what succeeds. Returns the events that are done.
+
+        The others failed, are to be parked (both are noted in `turn`), or were not tried, because time was over.
+        Raises `HandlerFailed` if a handler was too slow, or one of `postgres.ERRORS`; then the transaction is over.
+        """
+        done: list[Received] = []
+        until = time.monotonic() + _MAX_SECONDS
+
+        async def attempt(part: list[Received]) -> None:
+            beat()
+            part = turn.possible(part)
+            if not part or time.monotonic() > until:
+                return
+            await conn.execute("savepoint part")
+            try:
+                await self._handlers.handle(conn, part, _UNDO)
+            except HandlerFailed as error:
+                if error.is_slow:
+                    raise
+                failure = error
+            else:
+                done.extend(part)
+                if len(part) < len(batch):
+                    await conn.execute("release savepoint part")
+                return
+            # Not within `except`: the traceback of a later failure would have this one in it.
+            await self.split(part, failure.error, failure.model, turn, attempt)
+
+        await attempt(batch)
+        return done
+
+    async def split(
+        self, batch: list[Received], error: Exception, model: type[BaseModel] | None, turn: Turn, attempt: Attempt
+    ) -> None:
+        """Find the events at fault: by the error and its traceback, by their type, or by trying both halves.
+
+        `batch` failed with `error`. `model` is the type of the handler that failed. None: the error is not a handler's.
+        """
+        named = error.events if isinstance(error, UnknownAggregate) else []
+        strange = [r for r in batch if any(r.event is event for event in named)]
+        if strange:
+            turn.to_park += [Parked(r.record, str(error), 1, blocks=False, event_id=r.event_id) for r in strange]
+            await attempt([r for r in batch if r not in strange])
+        elif model is not None and self._is_broken(model, error, turn):
+            await self._hold(batch, error, model, turn, attempt)
+        elif len(batch) == 1:
+            self._fail(batch[0], error, turn)
+        elif turn.guesses and (key := _in_hand(error, batch)):
+            await attempt([r for r in batch if r.blocking_key == key])
+            turn.guesses = turn.guesses - 1 if key in turn.failed else 0
+            await attempt([r for r in batch if r.blocking_key != key])
+        else:
+            await attempt(batch[: len(batch) // 2])
+            await attempt(batch[len(batch) // 2 :])
+
+    def _fail(self, one: Received, error: Exception, turn: Turn) -> None:
+        turn.alone[type(one.event)] += 1
+        turn.failed.add(one.blocking_key)
+        if attempts := self._breaker.failed(one, error):
+            turn.to_park.append(Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id))
+
+    def _is_broken(self, model: type[BaseModel], error: Exception, turn: Turn) -> bool:
+        """True if no more events of the type have to be tried alone in this call."""
+        if postgres.is_release_fault(error):
+            return True
+        return turn.alone[model] >= KEYS_IN_A_ROW and self._breaker.is_paused(model.__name__)
+
+    async def _hold(
+        self, batch: list[Received], error: Exception, model: type[BaseModel], turn: Turn, attempt: Attempt
+    ) -> None:
+        """Hold the events of a type, and what comes after them in their keys. Handle the others."""
+        held: set[Key] = set()
+        others = []
+        for one in batch:
+            if type(one.event) is model:
+                self._breaker.hold(one, error)
+                held.add(one.blocking_key)
+            if one.blocking_key not in held:
+                others.append(one)
+        await attempt(others)
+        turn.failed |= held
+
+
+def _in_hand(error: Exception, batch: list[Received]) -> Key | None:
+    """The key of the event in a local variable of the innermost function that has one: often the event at fault.
+
+    None if there is no such event, or the batch has no other key.
+    """
+    by_identity = {id(one.event): one.blocking_key for one in batch}
+    found = None
+    if len(set(by_identity.values())) == 1:
+        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            found = by_identity.get(id(value), found)
+    return found
