@@ -7,6 +7,7 @@ from secrets import token_hex
 from typing import Any
 
 from contracts.orders import CancelReason, OrderCancelled, OrderConfirmed, OrderCreated
+from shared import tracing
 from shared.delivery.events import Event
 
 
@@ -78,6 +79,8 @@ class Order:
     expires_at: datetime
     payment_reference: str | None
     """The provider's idempotency key. Orders of earlier releases have none."""
+    trace: str | None = None
+    """The traceparent of the request, if its trace is sampled."""
 
 
 def place(order_id: int, request: Request, product: Product | None, now: datetime, expires_at: datetime) -> Order:
@@ -103,6 +106,7 @@ def place(order_id: int, request: Request, product: Product | None, now: datetim
         version=1,
         expires_at=expires_at,
         payment_reference=token_hex(16),
+        trace=request.trace if tracing.is_sampled(request.trace) else None,
     )
 
 

@@ -13,7 +13,7 @@ from orders import service, store
 from orders.catalogue import Catalogue
 from orders.domain import Request
 from orders.service import Placed
-from shared import errors
+from shared import errors, tracing
 from shared.postgres import Connection, GroupCommit
 from shared.process.loop import Beat
 
@@ -68,9 +68,15 @@ class Placement:
 
     async def write(self, conn: Connection, requests: Sequence[Request]) -> list[Placed | Exception]:
         """Place a batch, in one statement. Returns one answer per request, in order. Safe to repeat."""
+        span = tracing.linked(
+            "write orders", "INTERNAL", [r.trace for r in requests], {"quickbite.rows": len(requests)}
+        )
         await self._number(conn, requests)
         products = await self._catalogue.find(conn, {r.sku for r in requests})
-        return await service.place(conn, requests, products, self._deadline)
+        placed = await service.place(conn, requests, products, self._deadline)
+        if span:
+            span.end()
+        return placed
 
     async def _number(self, conn: Connection, requests: Sequence[Request]) -> None:
         """Set the order id of each request, from a block of the sequence. A request that has an id keeps it."""

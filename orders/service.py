@@ -83,7 +83,24 @@ async def _finish(
     changes = [transition(orders[id_]) for id_ in sorted(orders)]
     changed = [order for order, new in changes if new]
     if changed:
-        await store.finish(conn, changed, [events.encode(event) for _, new in changes for event in new])
+        with tracing.carrying({**tracing.carried(), **_spans(changed)}):
+            final = [events.encode(event) for _, new in changes for event in new]
+        await store.finish(conn, changed, final)
+
+
+def _spans(orders: Sequence[Order]) -> dict[str, str]:
+    """Export a span for the whole life of each order whose trace is sampled. Returns their traceparents by key."""
+    found: dict[str, str] = {}
+    for order in orders:
+        attributes = {
+            tracing.KEY: str(order.id),
+            "quickbite.outcome": order.status,
+            "quickbite.reason": order.reason or "",
+        }
+        if span := tracing.start("order", "INTERNAL", order.trace, attributes, since=order.created_at):
+            tracing.end_with_work(span)
+            found[str(order.id)] = span.traceparent
+    return found
 
 
 async def cancel(conn: Connection, order_id: int, may_see: Callable[[str], bool]) -> Order:

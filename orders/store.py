@@ -14,7 +14,7 @@ from shared.postgres import Connection
 
 _COLUMNS = (
     "id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, reason, version, "
-    "expires_at, payment_reference"
+    "expires_at, payment_reference, trace"
 )
 
 # Inserts each order together with its event, or neither. An id that is not returned existed before: either this is a
@@ -24,15 +24,15 @@ _COLUMNS = (
 _PLACE = f"""
 with placed as (
   insert into orders (id, user_id, note, status, sku, quantity, product, created_at, amount_cents, currency, version,
-                      expires_at, idempotency_key, payment_reference)
+                      expires_at, idempotency_key, payment_reference, trace)
   select id, user_id, note, 'PENDING', sku, quantity, product::jsonb, created_at, amount_cents, currency, 1,
-         expires_at, idempotency_key, payment_reference
+         expires_at, idempotency_key, payment_reference, trace
     from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::timestamptz[],
-                $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[])
+                $8::bigint[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[])
          r(id, user_id, note, sku, quantity, product, created_at, amount_cents, currency, expires_at, idempotency_key,
-           payment_reference)
+           payment_reference, trace)
   on conflict do nothing returning id),
-published as ({outbox.insert_sql(13, "row.key in (select id::text from placed)")})
+published as ({outbox.insert_sql(14, "row.key in (select id::text from placed)")})
 select id from placed
 """
 
@@ -79,7 +79,7 @@ async def place(
         *(
             (
                 *(o.id, o.user_id, o.note, o.sku, o.quantity, orjson.dumps(o.product).decode(), o.created_at),
-                *(o.amount_cents, o.currency, o.expires_at, key, o.payment_reference),
+                *(o.amount_cents, o.currency, o.expires_at, key, o.payment_reference, o.trace),
             )
             for o, key in zip(orders, keys, strict=True)
         ),
@@ -163,5 +163,5 @@ async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
 
 def _order(row: Any) -> Order:
     """Read by position, because this is a hot loop. The columns are those of `_COLUMNS`."""
-    id_, user_id, note, status, *rest = row[:14]
+    id_, user_id, note, status, *rest = row[:15]
     return Order(id_, user_id, note, Status(status), *rest)

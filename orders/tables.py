@@ -24,6 +24,7 @@ orders = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("idempotency_key", Text),
     Column("payment_reference", Text, comment="the provider's idempotency key; null means order:<id>"),
+    Column("trace", Text, comment="the traceparent of the request, if its trace is sampled"),
     Index("idx_orders_user_id", "user_id"),
     Index("idx_orders_status", "status"),
     Index("idx_orders_sku", "sku"),

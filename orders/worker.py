@@ -8,7 +8,7 @@ from random import uniform
 from prometheus_client import Gauge
 
 from orders import service, store
-from shared import metrics, postgres
+from shared import metrics, postgres, tracing
 from shared.postgres import Pool
 from shared.process.loop import Beat, repeat
 
@@ -33,8 +33,9 @@ class Sweeper:
                 self._measure_at = time.monotonic() + _MEASURE_SECONDS
                 metrics.set_age(OLDEST, await store.oldest_open(conn))
         if ids:
-            async with postgres.transaction(self._pool) as conn:
-                await service.cancel_overdue(conn, ids)
+            with tracing.carrying({}):
+                async with postgres.transaction(self._pool) as conn:
+                    await service.cancel_overdue(conn, ids)
             self._committed()
         return len(ids)
 

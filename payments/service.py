@@ -79,11 +79,11 @@ async def settle(
             saved.append(payment)
             new += follows
     if saved:
-        await store.save(conn, saved, _encoded(saved, new))
+        await store.save(conn, saved, _encoded([asked for asked, _ in outcomes], new))
     return again
 
 
-def _encoded(payments: Sequence[Payment], new: Sequence[Event]) -> list[Encoded]:
-    """Encode events with the trace that each payment keeps."""
-    with tracing.carrying({str(p.order_id): p.trace for p in payments if p.trace}):
+def _encoded(asked: Sequence[Payment], new: Sequence[Event]) -> list[Encoded]:
+    """Encode events with the traces of the calls that led to them."""
+    with tracing.carrying({str(p.order_id): p.trace for p in asked if p.trace}):
         return [events.encode(event) for event in new]

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from random import getrandbits, uniform
@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge
 
 from payments import domain, service, store
 from payments.domain import Answer, Call, Claim, NoAnswer, Odd, Outcome, Payment, Unanswered
-from shared import metrics, postgres
+from shared import metrics, postgres, tracing
 from shared.postgres import Pool
 from shared.process.backoff import Backoff, wait
 from shared.process.loop import Beat
@@ -193,7 +193,13 @@ class Worker:
                 task.add_done_callback(self._calls.discard)
 
     async def _call(self, payment: Payment, call: Call) -> None:
-        outcome = await self._ask(payment, call)
+        span = tracing.start(call, "CLIENT", payment.trace, {tracing.KEY: str(payment.order_id)})
+        ids = tracing.ids(span.traceparent if span else None)
+        with structlog.contextvars.bound_contextvars(key=str(payment.order_id), **ids):
+            outcome = await self._ask(payment, call)
+        if span:
+            span.end(type(outcome).__name__ if isinstance(outcome, Unanswered | Odd) else None)
+            payment = replace(payment, trace=span.traceparent)
         CALLS.labels(call, type(outcome).__name__).inc()
         self._outcomes.append((payment, outcome))
         self._woken.set()

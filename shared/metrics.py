@@ -42,6 +42,8 @@ CONSUMER_LAG_SECONDS = Gauge(
 CONSUMER_RETRIES = Counter("consumer_retries_total", "Attempts at a single event that failed", ["type"])
 CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "Time of the last consumer turn that succeeded")
 
+SPANS_DROPPED = Counter("tracing_spans_dropped_total", "Spans that could not be sent")
+
 PARKED = Gauge("parked_events", "Parked events that are not resolved")
 PARKED_KEYS = Gauge("parked_keys", "Keys whose events wait behind a parked one")
 PARKED_OLDEST = Gauge("parked_oldest_seconds", "Age of the oldest parked event that is not resolved")

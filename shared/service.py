@@ -33,7 +33,7 @@ from .delivery.partitions import Forget
 from .delivery.relay import Relay
 from .delivery.repairs import Repairs
 from .postgres import Connection, Pool
-from .process import configuration, logs
+from .process import configuration, exporting, logs
 from .process.configuration import Settings
 from .process.tasks import DRAIN_SECONDS, Tasks
 from .web import application, database, openapi, operations, verification
@@ -181,10 +181,16 @@ async def consuming(
 def run(create_app: Callable[[Any], web.Application], settings_type: type[Settings], name: str) -> None:
     """Run a service until SIGTERM or until one of its tasks ends. Exits with 0 in the first case, 1 in the second."""
     settings = configuration.read(settings_type, name, sys.argv[1:])
-    logs.configure(settings.log_level, name)
+    logs.configure(settings.log_level, name, settings.owner)
+    with exporting.spans(settings, name):
+        status = _run(create_app(settings), settings)
+    sys.exit(status)
+
+
+def _run(app: web.Application, settings: Settings) -> int:
     factory = uvloop.new_event_loop if settings.event_loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        sys.exit(runner.run(_serve(create_app(settings), settings)))
+        return runner.run(_serve(app, settings))
 
 
 async def _serve(app: web.Application, settings: Settings) -> int:

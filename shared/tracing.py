@@ -1,13 +1,124 @@
-"""W3C trace context: a request and all events that follow from it have the same trace."""
+"""Traces: one order is one trace, from its request through outbox and Kafka to its end (W3C Trace Context).
+
+What must stay true: the root of a trace decides once whether the trace is sampled, by rate. The decision travels in the
+flag of the `traceparent`, so work that is not sampled costs one comparison. Without an exporter no span is made, and
+traceparents pass through unchanged. A span of work that was rolled back is not exported.
+Attribute names are those of OpenTelemetry's semantic conventions 1.44; all of them are in this module.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.trace import Link, SpanContext, Tracer
+    from opentelemetry.trace import Span as SdkSpan
+
+Kind = Literal["INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+METHOD, ROUTE, STATUS = "http.request.method", "http.route", "http.response.status_code"
+SYSTEM, OPERATION, OPERATION_TYPE = "messaging.system", "messaging.operation.name", "messaging.operation.type"
+DESTINATION, PARTITION = "messaging.destination.name", "messaging.destination.partition.id"
+GROUP, OFFSET, MESSAGE_ID = "messaging.consumer.group.name", "messaging.kafka.offset", "messaging.message.id"
+ERROR_TYPE = "error.type"
+KEY = "quickbite.key"
+"""The key of an event, such as the id of an order."""
+OUTBOX_SECONDS = "quickbite.outbox.seconds"
+"""How long a row waited in the outbox until the relay read it."""
+CLIENT_TRACEPARENT = "quickbite.client.traceparent"
+"""The traceparent that a client sent through the gateway, which does not pass it on as one."""
+
+MAX_LINKS = 128
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
-_carried: ContextVar[Mapping[str, str]] = ContextVar("traceparents")
+
+class Rate:
+    """A token bucket that lets `per_second` roots pass, in bursts of one second."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second, self._tokens, self._at = per_second, max(1.0, per_second), time.monotonic()
+
+    def passes(self) -> bool:
+        """True if the next trace is sampled."""
+        now = time.monotonic()
+        self._tokens = min(max(1.0, self._per_second), self._tokens + (now - self._at) * self._per_second)
+        self._at = now
+        if self._tokens < 1.0 or not self._per_second:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Span:
+    """A part of a sampled trace that is not ended yet. One that is never ended is never exported."""
+
+    __slots__ = ("_span", "traceparent")
+
+    def __init__(self, span: "SdkSpan") -> None:
+        self._span = span
+        context = span.get_span_context()
+        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+
+    def set(self, name: str, value: str | float) -> None:
+        """Set an attribute."""
+        self._span.set_attribute(name, value)
+
+    def end(self, error: BaseException | str | None = None, at_ns: int | None = None) -> None:
+        """Export the span. `error` is an exception, or a short name of what went wrong."""
+        if error is not None:
+            from opentelemetry.trace import StatusCode  # noqa: PLC0415 - loaded only if tracing is on
+
+            name = error if isinstance(error, str) else type(error).__qualname__
+            self._span.set_attribute(ERROR_TYPE, name)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end(at_ns)
+
+
+class _Work:
+    """What one `carrying` block carries: traceparents by event key, and spans that wait for its end."""
+
+    __slots__ = ("spans", "traceparents")
+
+    def __init__(self, traceparents: Mapping[str, str]) -> None:
+        self.traceparents = traceparents
+        self.spans: list[tuple[Span, int]] = []
+
+
+_work: ContextVar[_Work] = ContextVar("work")
+_tracer: "Tracer | None" = None
+_rate = Rate(0.0)
+
+
+def switch_on(processor: "SpanProcessor", resource: Mapping[str, str], per_second: float) -> "TracerProvider":
+    """Make spans from now on, of `per_second` traces. `shutdown` of the result exports what is left.
+
+    `resource` describes the process, for example `service.name`.
+    """
+    global _tracer, _rate
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+
+    provider = TracerProvider(resource=Resource(resource, SCHEMA_URL), shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    _tracer, _rate = provider.get_tracer("quickbite", schema_url=SCHEMA_URL), Rate(per_second)
+    return provider
+
+
+def switch_off() -> None:
+    """Make no more spans."""
+    global _tracer  # noqa: PLW0603
+    _tracer = None
+
+
+def is_on() -> bool:
+    """True if spans are made."""
+    return _tracer is not None
 
 
 def valid(traceparent: str | None) -> str | None:
@@ -15,24 +126,111 @@ def valid(traceparent: str | None) -> str | None:
     return traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
 
 
+def is_sampled(traceparent: str | None) -> bool:
+    """True if spans of this trace are made. The text is a valid traceparent, empty, or None."""
+    return _tracer is not None and traceparent is not None and traceparent.endswith("1")
+
+
+def ids(traceparent: str | None) -> dict[str, str]:
+    """The ids of a sampled trace, for a log line. Empty if the trace is not sampled."""
+    if traceparent is None or not is_sampled(traceparent):
+        return {}
+    return {"trace_id": traceparent[3:35], "span_id": traceparent[36:52]}
+
+
+def root(name: str, kind: Kind, attributes: Mapping[str, str | int | float]) -> Span | None:
+    """Begin a new trace, if its turn has come."""
+    return _begin(name, kind, None, attributes) if _tracer is not None and _rate.passes() else None
+
+
+def start(
+    name: str,
+    kind: Kind,
+    parent: str | None,
+    attributes: Mapping[str, str | int | float],
+    *,
+    since: datetime | int | None = None,
+) -> Span | None:
+    """Begin a part of a sampled trace. `since` is its begin, if that is not now: a time, or nanoseconds since 1970.
+
+    A consumer's span also has a link to its parent, as the conventions ask. Returns None if the trace is not sampled.
+    """
+    if parent is None or not is_sampled(parent):
+        return None
+    return _begin(name, kind, parent, attributes, since=since, links=[parent] if kind == "CONSUMER" else ())
+
+
+def linked(
+    name: str, kind: Kind, links: Sequence[str | None], attributes: Mapping[str, str | int | float]
+) -> Span | None:
+    """Begin a trace of its own that is linked to others. Returns None if none of them is sampled."""
+    sampled = [link for link in links if link and is_sampled(link)]
+    return _begin(name, kind, None, attributes, links=sampled[:MAX_LINKS]) if sampled else None
+
+
 @contextmanager
 def carrying(traceparents: Mapping[str, str]) -> Iterator[None]:
     """Within the block, events that are encoded get the traceparent of their key. `traceparents` is keyed by event key.
 
-    The block may await. Only the current task, and tasks that it creates, see the mapping.
+    The block may await. Only the current task, and tasks that it creates, see the mapping. Spans that were passed to
+    `end_with_work` in the block are exported when the outermost block ends, unless this block raises.
     """
-    token = _carried.set(traceparents)
+    outer, work = _work.get(None), _Work(traceparents)
+    token = _work.set(work)
     try:
         yield
     finally:
-        _carried.reset(token)
+        _work.reset(token)
+    if outer is not None:
+        outer.spans += work.spans
+        return
+    for span, at_ns in work.spans:
+        span.end(at_ns=at_ns)
 
 
 def carried() -> Mapping[str, str]:
     """Traceparents by event key, as the innermost `carrying` set them. Empty outside of any `carrying`."""
-    return _carried.get({})
+    work = _work.get(None)
+    return {} if work is None else work.traceparents
 
 
 def of(key: str) -> str:
     """The traceparent for events of this key, or an empty text."""
     return carried().get(key, "")
+
+
+def end_with_work(span: Span) -> None:
+    """End a span now, but export it only if the `carrying` block ends without an error. Outside of one, at once."""
+    work = _work.get(None)
+    if work is None:
+        span.end()
+    else:
+        work.spans.append((span, time.time_ns()))
+
+
+def _begin(
+    name: str,
+    kind: Kind,
+    parent: str | None,
+    attributes: Mapping[str, str | int | float],
+    *,
+    since: datetime | int | None = None,
+    links: Sequence[str] = (),
+) -> Span | None:
+    if _tracer is None:
+        return None
+    from opentelemetry import trace  # noqa: PLC0415
+
+    context = trace.set_span_in_context(
+        trace.NonRecordingSpan(_context(parent) if parent else trace.INVALID_SPAN_CONTEXT)
+    )
+    at_ns = int(since.timestamp() * 1e9) if isinstance(since, datetime) else since
+    found: list[Link] = [trace.Link(_context(link)) for link in links]
+    return Span(_tracer.start_span(name, context, trace.SpanKind[kind], dict(attributes), found, at_ns))
+
+
+def _context(traceparent: str) -> "SpanContext":
+    from opentelemetry import trace  # noqa: PLC0415
+
+    _, trace_id, span_id, _ = traceparent.split("-")
+    return trace.SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(1))

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from .. import metrics, postgres
+from .. import metrics, postgres, tracing
 from .events import Key, Received
 
 log = structlog.get_logger()
@@ -49,6 +49,11 @@ class Breaker:
         """True if the event failed, and is neither done nor parked."""
         return event_id in self._troubles
 
+    @property
+    def any_known(self) -> bool:
+        """True if any event failed, and is neither done nor parked."""
+        return bool(self._troubles)
+
     def succeeded(self, type_: str) -> None:
         """Note that an event of this type was handled: the release is sound, as far as this type goes."""
         self._successes[type_] += 1
@@ -70,7 +75,8 @@ class Breaker:
         self._failing[type_].add(one.blocking_key)
         others_succeed = self._successes[type_] > trouble.successes
         is_single = len(self._failing[type_]) < KEYS_IN_A_ROW or others_succeed
-        log.warning("event failed", type=type_, key=one.key, attempts=trouble.attempts, exc_info=error)
+        where = {"type": type_, "key": one.key, "event_id": str(one.event_id), **tracing.ids(one.traceparent)}
+        log.warning("event failed", **where, attempts=trouble.attempts, exc_info=error)
         if not is_single:
             self._pause(type_, error)
         if postgres.is_too_slow(error):  # perhaps Postgres is slow; then no event is at fault

@@ -75,9 +75,10 @@ class Crashes:
     async def start(self, records: Iterable[Record]) -> None:
         """Note the partitions of these records, when they are the first of their partition. Raises `ERRORS`."""
         new: dict[Source, int] = {}
+        started = self._started
         for record in records:
-            if record[:2] not in self._started:
-                new.setdefault(record[:2], record.offset)
+            if (source := record[:2]) not in started:
+                new.setdefault(source, record.offset)
         if not new:
             return
         columns = ([t for t, _ in new], [p for _, p in new], list(new.values()))

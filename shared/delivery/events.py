@@ -73,6 +73,8 @@ class Received:
     key: str
     event: BaseModel
     record: Record
+    traceparent: str = ""
+    """What events that follow from this one carry."""
 
     @property
     def blocking_key(self) -> Key:
@@ -146,6 +148,14 @@ def id_of(record: Record) -> UUID | None:
     return None
 
 
+def ids_of(record: Record) -> dict[str, str]:
+    """The ids of a record for a log line: those of the event and of its trace, as far as it has them."""
+    headers = dict(record.headers)
+    trace = tracing.valid((headers.get("traceparent") or b"")[:56].decode("ascii", "replace"))
+    event_id = id_of(record)
+    return ({"event_id": str(event_id)} if event_id else {}) | tracing.ids(trace)
+
+
 def decode(record: Record, model: type[BaseModel]) -> Received:
     """Decode a record into an event of `model`. Raises `Undecodable`."""
     known = {name: value for name, value in record.headers if value is not None}
@@ -165,18 +175,29 @@ def decode(record: Record, model: type[BaseModel]) -> Received:
         raise Undecodable(f"key has {len(key)} characters; {MAX_KEY} at most")
     if key != expected:
         raise Undecodable(f"key is {key!r:.60}, but the value has {expected!r:.60}")
-    return Received(event_id, key, event, record)
+    sent = known.get("traceparent")
+    trace = tracing.valid(sent[:56].decode("ascii", "replace")) if sent else None
+    return Received(event_id, key, event, record, trace or "")
 
 
 def traceparents_of(received: Iterable[Received]) -> dict[str, str]:
-    """The traceparents of a batch, by event key."""
-    found = ((r.key, dict(r.record.headers).get("traceparent")) for r in received)
-    return {key: trace.decode("ascii", "replace")[:55] for key, trace in found if trace}
+    """The traceparents of a batch, by event key. If a key has several events, the last one counts."""
+    return {r.key: r.traceparent for r in received if r.traceparent}
 
 
 def text_of(moment: datetime) -> str:
     """A time in UTC as RFC 3339, with a fixed width."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def traceparent_of(head: bytes) -> str:
+    """The traceparent of the event, or an empty text."""
+    return head[_ID + _TIME :].decode()
+
+
+def text_of_id(head: bytes) -> str:
+    """The id of the event, as in its header `ce_id`."""
+    return head[:_ID].decode()
 
 
 def time_of(head: bytes) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import asyncpg
 from pydantic import BaseModel
 
-from .. import postgres
+from .. import postgres, tracing
 from ..postgres import Connection
+from . import events
 from .events import Received
 
 _SLOW_SECONDS = 1.0  # less than any timeout of a statement
@@ -44,9 +45,11 @@ class Handlers:
         If a handler fails, `undo` is executed. Raises `HandlerFailed`: then the events are at fault. Raises one of
         `postgres.ERRORS` if Postgres is at fault or does not answer.
         """
-        for wave in waves(batch):
-            for model, found in wave.items():
-                await self._call(conn, model, found, undo)
+        with tracing.carrying({}):
+            for wave in waves(batch):
+                with tracing.carrying(events.traceparents_of(wave)):
+                    for model, found in _by_type(wave).items():
+                        await self._call(conn, model, found, undo)
 
     async def _call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel], undo: str) -> None:
         started = time.monotonic()
@@ -61,16 +64,23 @@ class Handlers:
             raise ConnectionError(f"Postgres failed during a handler: {error!r:.300}") from error
 
 
-def waves(batch: Iterable[Received]) -> list[dict[type[BaseModel], list[BaseModel]]]:
-    """Sort events into waves, and within a wave by type. The k-th event of each key is in wave k."""
+def waves(batch: Iterable[Received]) -> list[list[Received]]:
+    """Sort events into waves. The k-th event of each key is in wave k."""
     seen: dict[str, int] = defaultdict(int)
-    found: list[dict[type[BaseModel], list[BaseModel]]] = []
+    found: list[list[Received]] = []
     for received in batch:
         turn = seen[received.key]
         seen[received.key] += 1
         if turn == len(found):
-            found.append(defaultdict(list))
-        found[turn][type(received.event)].append(received.event)
+            found.append([])
+        found[turn].append(received)
+    return found
+
+
+def _by_type(wave: Iterable[Received]) -> dict[type[BaseModel], list[BaseModel]]:
+    found: dict[type[BaseModel], list[BaseModel]] = defaultdict(list)
+    for received in wave:
+        found[type(received.event)].append(received.event)
     return found
 
 

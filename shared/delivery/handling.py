@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from functools import partial
 from random import random
+from uuid import UUID
 
 import structlog
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from .. import metrics, postgres, tracing
 from ..postgres import Connection, Pool
 from ..process.loop import Beat
-from . import events, inbox, parking
+from . import events, inbox, parking, spans
 from .breaker import Breaker
 from .crashes import MAX_CRASHES, Crashes
 from .events import Key, Received, Record, Undecodable
@@ -63,7 +64,7 @@ class Handling:
         self._ignored = {model.__name__ for model in ignores}
         self._states = frozenset(states)
         self._breaker, self._crashes = Breaker(), Crashes(pool, consumer)
-        self._sift = Sift(self.handlers, self._breaker)
+        self._sift = Sift(consumer, self.handlers, self._breaker)
         self._known: dict[tuple[object, ...], Received] = {}
         self._beat: Beat = lambda: None
 
@@ -138,7 +139,8 @@ class Handling:
         hopeless: list[Parked] = []
         for record in records:
             try:
-                received = self._known.get(record[:3]) or self.understand(record)
+                known = self._known.get(record[:3]) if self._known else None
+                received = known or self.understand(record)
             except Undecodable as error:
                 hopeless.append(Parked(record, str(error), 0, blocks=False, event_id=error.event_id))
             else:
@@ -178,6 +180,8 @@ class Handling:
 
         The events of other keys come first. If they succeed, the release is sound, and the suspects are at fault.
         """
+        if not self._breaker.any_known:
+            return received, [], []
         keys = {one.blocking_key for one in received if self._breaker.knows(one.event_id)}
         suspects: list[Received] = []
         behind: list[Received] = []
@@ -218,6 +222,8 @@ class Handling:
             attempt = partial(self._attempt, turn=turn)
             await self._sift.split(batch, failure.error, failure.model, turn, attempt)
         await self._park_failed(turn)
+        if not turn.left:
+            return
         rest = turn.possible(one for one in batch if one.event_id in turn.left)
         if len(rest) == len(batch):
             await self._halve(rest, turn)
@@ -253,6 +259,7 @@ class Handling:
 
         What it carries, and what fails for the last time, is parked in the same transaction: that costs no commit.
         """
+        batch, begun = spans.processing(batch, self.consumer, self._states)
         carried, turn.carried = turn.carried, []
         noted = len(turn.to_park)
         keys = {r.key for r in batch}
@@ -262,8 +269,9 @@ class Handling:
                 async with postgres.transaction(self._pool, locks) as conn:
                     fresh, handled = await self._begin(conn, batch, keys)
                     done = await self._handle_in(conn, handled, turn)
-                    left = {r.event_id for r in handled}.difference(r.event_id for r in done)
-                    if left:
+                    left: set[UUID] = set()
+                    if len(done) < len(handled):
+                        left = {r.event_id for r in handled}.difference(r.event_id for r in done)
                         await inbox.remove(conn, self.consumer, left)
                     parked = [*carried, *turn.to_park[noted:]]
                     added = await self._store(conn, parked)
@@ -271,9 +279,12 @@ class Handling:
             turn.to_park += carried  # the next transaction has them alone
             raise
         del turn.to_park[noted:]
-        turn.done(r.event_id for r in batch if r.event_id not in left)
+        turn.done(r.event_id for r in batch if not left or r.event_id not in left)
         turn.parked(parked)
         self._report(added)
+        for r in done if begun else ():
+            if span := begun.get(r.event_id):
+                span.end()
         for type_ in {type(r.event).__name__ for r in done}:
             self._breaker.succeeded(type_)
         metrics.CONSUMER_BATCH.observe(len(batch))
@@ -288,6 +299,8 @@ class Handling:
         added = await inbox.add(conn, self.consumer, ids, sorted(keys))
         new = (r for r in batch if r.event_id in added.fresh or self.is_state(r))
         fresh = list({r.event_id: r for r in new}.values())  # each id once
+        if not added.blocked:
+            return fresh, fresh
         behind = [r for r in fresh if r.blocking_key in added.blocked]
         if behind:
             waiting = "waits behind an earlier event of its key"
@@ -339,7 +352,8 @@ class Handling:
         self.committed()
         metrics.CONSUMED.labels("parked").inc(len(parked))
         for one in parked:
-            log.error("event parked", topic=one.record.topic, key=one.key, offset=one.record.offset, error=one.error)
+            where = {"topic": one.record.topic, "offset": one.record.offset, **events.ids_of(one.record)}
+            log.error("event parked", key=one.key, **where, error=one.error)
 
 
 def _bytes_of(parked: Iterable[Parked]) -> int:

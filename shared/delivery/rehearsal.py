@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from .. import postgres
+from .. import postgres, tracing
 from ..postgres import Connection, Pool
 from .handlers import HandlerFailed
 from .handling import Handling
@@ -58,7 +58,7 @@ async def rehearse(pool: Pool, handling: Handling, ids: Sequence[int]) -> list[R
         by_key.setdefault(row["key"], []).append(row)
     found: list[Rehearsal] = []
     for key, of_key in by_key.items():
-        with suppress(_Undone):
+        with suppress(_Undone), tracing.carrying({}):
             async with postgres.transaction(pool, [key, *handling.also_lock]) as conn:
                 await _rehearse_key(conn, handling, of_key, found)
     return sorted(found, key=lambda one: one.parked_id)

@@ -18,7 +18,7 @@ from .. import metrics, postgres
 from ..postgres import Plain
 from ..process.backoff import Backoff, wait
 from ..process.loop import Beat, repeat
-from . import events, kafka, lanes
+from . import events, kafka, lanes, spans
 from .hint import channel
 from .lanes import Lanes, Limit, Positions, RestoredElsewhere, Row
 from .sender import BEHIND, Refusal, Sender, Stopped
@@ -127,6 +127,7 @@ class Relay:
         """
         conn = await self._connection()
         await self._keep_lanes(conn)
+        read_ns = time.time_ns()
         rows = await self._take(conn) if self.lanes.held else []
         self._has_more = self._limit.is_reached(rows)
         if rows:
@@ -137,6 +138,7 @@ class Relay:
             except Stopped as error:
                 await self.lanes.advance(conn, error.ends)
                 raise
+            spans.sent(spans.sampled(rows), read_ns, [row for row, _ in refused])
             await self._note_refused(conn, refused)
             self._limit = Limit(min(ROWS_PER_LANE, self._limit.rows * 2), min(BYTES_PER_LANE, self._limit.bytes * 2))
             self.lanes.note(ends)

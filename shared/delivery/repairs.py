@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ import structlog
 from .. import postgres, tracing
 from ..postgres import Connection, Pool
 from ..process.loop import Beat, repeat
-from . import events, inbox, parking
+from . import inbox, parking, spans
 from .events import Undecodable
 from .handlers import HandlerFailed
 from .handling import Handling
@@ -255,9 +255,10 @@ class Repairs:
             raise RuntimeError("this process has no handlers")
         key = await self._key(parked_id)
         try:
-            async with postgres.transaction(self._pool, [key, *handling.also_lock]) as conn:
-                outcome = await resolve(conn, handling, parked_id, action)
-                await conn.execute(_DONE, repair_id, parked_id, *outcome)
+            with tracing.carrying({}):
+                async with postgres.transaction(self._pool, [key, *handling.also_lock]) as conn:
+                    outcome = await resolve(conn, handling, parked_id, action)
+                    await conn.execute(_DONE, repair_id, parked_id, *outcome)
         except HandlerFailed as failure:
             return await self._note_failure(repair_id, parked_id, failure.error)
         except postgres.ERRORS as error:
@@ -314,8 +315,12 @@ async def _replay(conn: Connection, handling: Handling, row: asyncpg.Record) -> 
         added = await inbox.add(conn, handling.consumer, [received.event_id], [])
         if not added.fresh:
             return Outcome("duplicate")
-    with tracing.carrying(events.traceparents_of([received])):
-        await handling.handlers.handle(conn, [received])
+    span = spans.begin(received, handling.consumer, is_state=handling.is_state(received))
+    if span:
+        received = replace(received, traceparent=span.traceparent)
+    await handling.handlers.handle(conn, [received])
+    if span:
+        tracing.end_with_work(span)
     return Outcome("handled")
 
 

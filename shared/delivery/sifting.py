@@ -8,6 +8,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -16,6 +18,7 @@ from .. import postgres
 from ..errors import UnknownAggregate
 from ..postgres import Connection
 from ..process.loop import Beat
+from . import spans
 from .breaker import KEYS_IN_A_ROW, Breaker
 from .events import Key, Received
 from .handlers import HandlerFailed, Handlers
@@ -51,12 +54,15 @@ class Turn:
 
     def possible(self, batch: Iterable[Received]) -> list[Received]:
         """The events of a batch whose keys did not fail in this call."""
+        if not self.failed:
+            return list(batch)
         return [one for one in batch if one.blocking_key not in self.failed]
 
     def done(self, event_ids: Iterable[UUID]) -> None:
         """Note that these events are handled, or were before."""
+        pop = self.left.pop
         for event_id in event_ids:
-            self.left.pop(event_id, None)
+            pop(event_id, None)
 
     def parked(self, parked: Iterable[Parked]) -> None:
         """Note that these are parked. What waits behind them can be tried: it is parked behind them."""
@@ -66,11 +72,23 @@ class Turn:
                 self.failed.discard(gone.blocking_key)
 
 
+@dataclass(slots=True)
+class _Sifting:
+    """The sifting of one batch. No function refers to itself here: a cycle would keep the whole batch in memory."""
+
+    conn: Connection
+    turn: Turn
+    beat: Beat
+    until: float
+    size: int
+    done: list[Received] = field(default_factory=list)
+
+
 class Sift:
     """Finds the events at fault among those of one consumer."""
 
-    def __init__(self, handlers: Handlers, breaker: Breaker) -> None:
-        self._handlers, self._breaker = handlers, breaker
+    def __init__(self, consumer: str, handlers: Handlers, breaker: Breaker) -> None:
+        self._consumer, self._handlers, self._breaker = consumer, handlers, breaker
 
     async def handle(self, conn: Connection, batch: list[Received], turn: Turn, beat: Beat) -> list[Received]:
         """Handle in the caller's transaction what succeeds. Returns the events that are done.
@@ -78,31 +96,30 @@ class Sift:
         The others failed, are to be parked (both are noted in `turn`), or were not tried, because time was over.
         Raises `HandlerFailed` if a handler was too slow, or one of `postgres.ERRORS`; then the transaction is over.
         """
-        done: list[Received] = []
-        until = time.monotonic() + _MAX_SECONDS
+        sifting = _Sifting(conn, turn, beat, time.monotonic() + _MAX_SECONDS, len(batch))
+        await self._attempt(sifting, batch)
+        return sifting.done
 
-        async def attempt(part: list[Received]) -> None:
-            beat()
-            part = turn.possible(part)
-            if not part or time.monotonic() > until:
-                return
-            await conn.execute("savepoint part")
-            try:
-                await self._handlers.handle(conn, part, _UNDO)
-            except HandlerFailed as error:
-                if error.is_slow:
-                    raise
-                failure = error
-            else:
-                done.extend(part)
-                if len(part) < len(batch):
-                    await conn.execute("release savepoint part")
-                return
-            # Not within `except`: the traceback of a later failure would have this one in it.
-            await self.split(part, failure.error, failure.model, turn, attempt)
-
-        await attempt(batch)
-        return done
+    async def _attempt(self, sifting: "_Sifting", part: list[Received]) -> None:
+        """Handle a part in a savepoint. If it fails, split it."""
+        sifting.beat()
+        part = sifting.turn.possible(part)
+        if not part or time.monotonic() > sifting.until:
+            return
+        await sifting.conn.execute("savepoint part")
+        try:
+            await self._handlers.handle(sifting.conn, part, _UNDO)
+        except HandlerFailed as error:
+            if error.is_slow:
+                raise
+            failure = error
+        else:
+            sifting.done.extend(part)
+            if len(part) < sifting.size:
+                await sifting.conn.execute("release savepoint part")
+            return
+        # Not within `except`: the traceback of a later failure would have this one in it.
+        await self.split(part, failure.error, failure.model, sifting.turn, partial(self._attempt, sifting))
 
     async def split(
         self, batch: list[Received], error: Exception, model: type[BaseModel] | None, turn: Turn, attempt: Attempt
@@ -131,6 +148,7 @@ class Sift:
     def _fail(self, one: Received, error: Exception, turn: Turn) -> None:
         turn.alone[type(one.event)] += 1
         turn.failed.add(one.blocking_key)
+        spans.failed(one, self._consumer, error)
         if attempts := self._breaker.failed(one, error):
             turn.to_park.append(Parked(one.record, repr(error), attempts, blocks=True, event_id=one.event_id))
 

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     """A name that no other running process of this service has. It makes restarts cheap (static group membership)."""
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    otel_exporter_otlp_endpoint: Annotated[str, Field(pattern="^(https?://.*)?$")] = ""
+    """Where spans are sent (OTLP/HTTP), without `/v1/traces`. If it is empty, none are made."""
+    traces_per_second: Annotated[float, Field(ge=0, le=10_000)] = 20.0
+    """So many traces begin here each second; the others are not sampled."""
     event_loop: Literal["uvloop", "asyncio"] = "uvloop"
     auth_jwks_url: Annotated[str, Field(pattern="^https?://")] = "http://127.0.0.1:8083/auth/jwks.json"
     """The address of the public keys that verify access tokens."""

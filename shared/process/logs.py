@@ -32,8 +32,11 @@ class OncePer(logging.Filter):
         return True
 
 
-def configure(level: str, service: str) -> None:
-    """Write the records of structlog and of the standard library to stdout, in one format, with the service's name."""
+def configure(level: str, service: str, instance: str = "") -> None:
+    """Write the records of structlog and of the standard library to stdout, in one format.
+
+    Each has the names of the service and of the instance, if it has one.
+    """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -55,4 +58,4 @@ def configure(level: str, service: str) -> None:
     handler.addFilter(OncePer("aiokafka"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("aiokafka").setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    structlog.contextvars.bind_contextvars(service=service)
+    structlog.contextvars.bind_contextvars(service=service, **({"instance": instance} if instance else {}))

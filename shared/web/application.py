@@ -11,10 +11,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from .. import metrics, postgres
+from .. import metrics, postgres, tracing
 from ..errors import ServiceError
 from ..process.tasks import Tasks
-from . import database, deadline, problems
+from . import database, deadline, problems, requests
 
 log = structlog.get_logger()
 
@@ -60,8 +60,35 @@ async def _metrics(_: web.Request) -> web.Response:
 
 @web.middleware
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer within the deadline, turn exceptions into problem+json, and measure the time."""
+    """Answer within the deadline, measure the time, and make a span if the trace is sampled."""
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else "none"
+    method = request.method if request.method in hdrs.METH_ALL else "other"  # a client can invent methods
     started = time.monotonic()
+    span = requests.begin_span(request, method, route) if tracing.is_on() else None
+    if span is None:
+        response = await _respond(request, handler)
+    else:
+        response = await _traced(span, request, handler)
+    metrics.REQUESTS.labels(route, method, response.status).observe(time.monotonic() - started)
+    return response
+
+
+async def _traced(span: tracing.Span, request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer within a span. Lines that are logged meanwhile have its ids."""
+    error: str | None = "cancelled"
+    try:
+        with structlog.contextvars.bound_contextvars(**tracing.ids(span.traceparent)):
+            response = await _respond(request, handler)
+        span.set(tracing.STATUS, response.status)
+        error = str(response.status) if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    finally:
+        span.end(error)
+    return response
+
+
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer within the deadline, and turn exceptions into problem+json."""
     deadline.start(request)
     try:
         response = await handler(request)
@@ -83,10 +110,6 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = problems.response("internal", "internal error")
     if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
         response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource else "none"
-    method = request.method if request.method in hdrs.METH_ALL else "other"  # a client can invent methods
-    metrics.REQUESTS.labels(route, method, response.status).observe(time.monotonic() - started)
     return response
 
 

@@ -15,6 +15,7 @@ from . import deadline, fields
 Model = TypeVar("Model", bound=BaseModel)
 
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 
 
@@ -67,6 +68,29 @@ def idempotency_key(request: web.Request) -> str | None:
     return keys[0]
 
 
+SPAN = web.RequestKey("span", tracing.Span)
+"""The span of a request whose trace is sampled."""
+
+
+def begin_span(request: web.Request, method: str, route: str) -> tracing.Span | None:
+    """Begin the request's span, as a part of the caller's trace or as the root of one.
+
+    Only requests that change something are roots, because a client that polls would take all traces.
+    """
+    attributes = {tracing.METHOD: method, tracing.ROUTE: route}
+    name, parent = f"{method} {route}", tracing.valid(request.headers.get("traceparent"))
+    if parent:
+        span = tracing.start(name, "SERVER", parent, attributes)
+    else:
+        span = None if method in _READS else tracing.root(name, "SERVER", attributes)
+    if span:
+        request[SPAN] = span
+        if sent := tracing.valid(request.headers.get("X-Client-Traceparent")):
+            span.set(tracing.CLIENT_TRACEPARENT, sent)
+    return span
+
+
 def traceparent(request: web.Request) -> str | None:
-    """The request's W3C traceparent, or None if it has none or an invalid one."""
-    return tracing.valid(request.headers.get("traceparent"))
+    """The traceparent for what follows from the request: that of its span, or the caller's, or None."""
+    span = request.get(SPAN)
+    return span.traceparent if span else tracing.valid(request.headers.get("traceparent"))

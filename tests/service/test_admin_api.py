@@ -20,6 +20,7 @@ from shared.delivery import events
 from shared.delivery.handling import Handling
 from shared.delivery.parking import Parked
 from shared.delivery.repairs import Repairs
+from shared.delivery.sifting import Turn
 from shared.web import database, openapi
 from tests.builders import eventually, order_created, record
 from tests.conftest import Database, copied_from
@@ -81,7 +82,8 @@ def handling_of(client: Client) -> Handling:
 async def park(client: Client, event: Event, error: str = LOOKUP, *, attempts: int = 3, **spoilt: Any) -> int:
     """Park an event as the service does when its handler has failed. Returns the id of the row."""
     read = record(event)._replace(**spoilt)
-    await handling_of(client)._park([Parked(read, error, attempts, blocks=True, event_id=events.id_of(read))])
+    late = Parked(read, error, attempts, blocks=True, event_id=events.id_of(read))
+    await handling_of(client)._park([late], Turn([]))
     found: int = await client.app[database.POOL].fetchval("select max(id) from parked")
     return found
 
