@@ -13,7 +13,7 @@ DESCRIPTION = "Inventory: how much there is of each sku."
 
 def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
-    return create(settings, "inventory", DESCRIPTION, api.routes, _lifespan, store.describe)
+    return create(settings, "inventory", DESCRIPTION, api.routes, _lifespan, store.describe, store.books)
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:

@@ -114,6 +114,18 @@ async def forget_restocks(conn: Connection) -> int:
     return await postgres.delete_some(conn, "restocks", "created_at < now() - interval '30 days'")
 
 
+async def books(conn: Connection, first: int | None, last: int | None) -> dict[str, int]:
+    """Count the orders of these ids whose units are sold, and their units."""
+    row = await postgres.one(
+        conn,
+        "select count(*) as count, coalesce(sum(quantity), 0) as units from reservations "
+        "where order_id between $1 and $2 and status = 'SOLD'",
+        first or 0,
+        last or 0,
+    )
+    return {"count": row["count"], "units": row["units"]}
+
+
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
     """Read the whole row of the reservation with this key, for administrators."""
     return await postgres.row_of_id(conn, "reservations", "order_id", key)

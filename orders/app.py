@@ -22,7 +22,7 @@ DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED o
 
 def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
-    app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan, store.describe)
+    app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan, store.describe, store.books)
     app[operations.TOKEN_REQUIRED] = settings.require_token
     return app
 

@@ -7,8 +7,9 @@ from aiohttp import web
 
 from payments import api, consumer, store
 from payments.config import Settings
-from payments.provider import Faults, SimulatedProvider
+from payments.provider import FLAGS, Faults, SimulatedProvider
 from payments.worker import Limits, Worker
+from shared.admin import api as admin
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database
 from shared.web.application import TASKS
@@ -18,7 +19,7 @@ DESCRIPTION = "Payments: what became of the money for an order."
 
 def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
-    return create(settings, "payments", DESCRIPTION, api.routes, _lifespan, store.describe)
+    return create(settings, "payments", DESCRIPTION, api.routes, _lifespan, store.describe, store.books)
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
@@ -33,6 +34,9 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
             pace_seconds=settings.worker_pace_seconds,
         )
         provider = _provider(settings)
+        provider.flags = app[admin.BACKEND].flags
+        if settings.failure_flags:
+            provider.flags.allowed |= FLAGS
         worker = Worker(pool, provider, wake_relay, limits=limits)
         if calls_here:
             stack.push_async_callback(tasks.start("provider", provider.run))

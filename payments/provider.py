@@ -14,6 +14,7 @@ from uuid import uuid4
 from payments.domain import Answer, Captured, Declined, GivenBack, NoAnswer
 from shared.errors import Unavailable
 from shared.postgres import GroupCommit, Plain
+from shared.process.flags import Flags
 
 
 class Kind(StrEnum):
@@ -23,6 +24,15 @@ class Kind(StrEnum):
     DECLINE = "decline"
     VOID = "void"
     REFUND = "refund"
+
+
+DECLINE, SLOW, LOSE_ANSWERS = "provider_declines", "provider_is_slow", "provider_loses_answers"
+FLAGS = {
+    DECLINE: "the provider declines every charge",
+    SLOW: "the provider takes delay_seconds longer",
+    LOSE_ANSWERS: "the provider does its work, but no answer arrives",
+}
+"""Failure flags of the simulated provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +84,14 @@ class SimulatedProvider:
 
     def __init__(self, database_url: str, *, limit_cents: int = 50_000, faults: Faults | None = None) -> None:
         self._limit, self._faults = limit_cents, faults or Faults()
+        self.flags = Flags()
         self._random = random.Random(self._faults.seed)
         self._ledger = GroupCommit[Move, Answer | None](database_url, _write, name="provider")
 
     async def charge(self, key: str, amount_cents: int, currency: str) -> Answer:
         """Take the money, unless the key has an outcome already. Amounts above the limit are declined."""
         declined = amount_cents > self._limit or self._happens(self._faults.decline_ratio)
+        declined = declined or self.flags.find(DECLINE) is not None
         kind = Kind.DECLINE if declined else Kind.CAPTURE
         return await self._move(Move(key, kind, amount_cents, currency, f"ch_{uuid4().hex}"))
 
@@ -101,13 +113,14 @@ class SimulatedProvider:
 
     async def _move(self, move: Move) -> Answer:
         faults = self._faults
-        if faults.slow_seconds:
-            await asyncio.sleep(faults.slow_seconds)
+        slow = self.flags.find(SLOW)
+        if seconds := max(faults.slow_seconds, slow.seconds if slow else 0.0):
+            await asyncio.sleep(seconds)
         if self._happens(faults.double_ratio):
             answer, _ = await asyncio.gather(self._submit(move), self._submit(move))
         else:
             answer = await self._submit(move)
-        if self._happens(faults.timeout_ratio):
+        if self._happens(faults.timeout_ratio) or self.flags.find(LOSE_ANSWERS):
             await asyncio.Event().wait()
         if answer is None or self._happens(faults.error_ratio):
             raise NoAnswer("500 Internal Server Error")

@@ -127,6 +127,18 @@ async def forget_tombstones(conn: Connection) -> int:
     return await postgres.delete_some(conn, "payments", "currency = '' and created_at < now() - interval '30 days'")
 
 
+async def books(conn: Connection, first: int | None, last: int | None) -> dict[str, int]:
+    """Count the orders of these ids whose money is taken, and their money."""
+    row = await postgres.one(
+        conn,
+        "select count(*) as count, coalesce(sum(amount_cents), 0)::bigint as cents from payments "
+        "where order_id between $1 and $2 and status = 'SUCCEEDED'",
+        first or 0,
+        last or 0,
+    )
+    return {"count": row["count"], "cents": row["cents"]}
+
+
 async def describe(conn: Connection, key: str) -> dict[str, Any] | None:
     """Read the whole row of the payment with this key, for administrators."""
     return await postgres.row_of_id(conn, "payments", "order_id", key)

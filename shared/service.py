@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from . import postgres
 from .admin import api as admin
-from .admin.api import Backend, Describe
+from .admin.api import Backend, Books, Describe
 from .delivery import figures, partitions
 from .delivery.consumer import Consumer
 from .delivery.handlers import Handler
@@ -35,6 +35,7 @@ from .delivery.repairs import Repairs
 from .postgres import Connection, Pool
 from .process import configuration, exporting, logs
 from .process.configuration import Settings
+from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
 from .web import application, database, openapi, operations, verification
 from .web.application import TASKS
@@ -46,6 +47,11 @@ S = TypeVar("S", bound=Settings)
 
 async def _nothing(_: Connection, __: str) -> dict[str, Any] | None:
     """The default of `describe`: the service has no row of a key that events have."""
+    return None
+
+
+async def _no_books(_: Connection, __: int | None, ___: int | None) -> dict[str, int] | None:
+    """The default of `books`: the service has no part of an order."""
     return None
 
 
@@ -68,14 +74,17 @@ def create(
     routes: web.RouteTableDef,
     lifespan: Callable[[web.Application, S], AsyncIterator[None]],
     describe: Describe = _nothing,
+    books: Books = _no_books,
 ) -> web.Application:
     """Create the application of the service `name`. Its routes are added only if this process runs the part `api`.
 
-    `describe(conn, key)` reads the service's own row of a key, for the admin API.
+    `describe(conn, key)` reads the service's own row of a key, and `books(conn, first, last)` counts what it has of the
+    orders with these ids, for the admin API.
     """
     app = application.create()
     app[SETTINGS] = cast("Settings", settings)
-    app[admin.BACKEND] = Backend(name, app[TASKS], list(settings.only), describe)
+    flags = Flags({FAIL_HANDLER: "the handler of an event type fails"} if settings.failure_flags else None)
+    app[admin.BACKEND] = Backend(name, app[TASKS], list(settings.only), describe, books, flags)
     if "api" in settings.only:
         app.add_routes(routes)
         app.add_routes(admin.routes)
@@ -164,6 +173,7 @@ async def consuming(
         handling = Handling(
             app[database.POOL], name, wanted.handlers, after, wanted.also_lock, wanted.ignores, wanted.states
         )
+        handling.handlers.flags = app[admin.BACKEND].flags
         app[admin.BACKEND] = replace(app[admin.BACKEND], handling=handling)
         if "consumer" in settings.only:
 

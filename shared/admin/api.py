@@ -17,6 +17,7 @@ from ..delivery.handling import Handling
 from ..delivery.repairs import Action, Author, Selection
 from ..errors import Conflict, Invalid, NotFound
 from ..postgres import Connection
+from ..process.flags import Flag, Flags, in_seconds
 from ..process.tasks import Tasks
 from ..web import database, deadline, requests, responses
 from ..web.fields import QUERY, Line, Moment, Text, request_like
@@ -32,6 +33,13 @@ Describe = Callable[[Connection, str], Awaitable[dict[str, Any] | None]]
 """The service's own row of a key, with `created_at`, or None."""
 
 
+Books = Callable[[Connection, int | None, int | None], Awaitable[dict[str, int] | None]]
+"""What a service has of the orders with ids from `first` to `last`: `count`, `units`, `cents`. None: it has no part.
+
+Without ids, the service that owns orders chooses the newest that are over since a minute, and adds `first` and `last`.
+"""
+
+
 @dataclass(frozen=True)
 class Backend:
     """What the admin API of one service needs. Without `handling`, the service consumes nothing."""
@@ -40,6 +48,8 @@ class Backend:
     tasks: Tasks
     parts: list[str]
     describe: Describe
+    books: Books
+    flags: Flags
     handling: Handling | None = None
 
 
@@ -90,6 +100,29 @@ class Replay(Drop):
     """Parked events to handle again. With `dry_run` nothing is changed."""
 
     dry_run: bool = False
+
+
+class SetFlag(BaseModel):
+    """A part that fails for a while. `delay_seconds` is for flags that delay."""
+
+    model_config = request_like({"name": "fail_handler", "type": "OrderCreated", "key": "17", "reason": "a drill"})
+
+    name: Text
+    type: Text | None = None
+    key: Text | None = None
+    delay_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    seconds: Annotated[float, Field(ge=1, le=3600)] = 300.0
+    """How long the flag lasts."""
+    reason: Reason
+
+
+class Range(BaseModel):
+    """The query of the books: ids of orders."""
+
+    model_config = QUERY
+
+    first: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    last: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
 class Republish(BaseModel):
@@ -241,6 +274,48 @@ async def republish(request: web.Request, wanted: Republish) -> web.Response:
 async def rebase(request: web.Request, wanted: Republish) -> web.Response:
     """After a restore into another cluster: publish what was not published. `since` is the time of the restore."""
     return await _outbox_repair(request, "rebase", wanted)
+
+
+@routes.get("/admin/books")
+@operation(Access.ADMIN, {200: None}, query=Range)
+async def books(request: web.Request, wanted: Range) -> web.Response:
+    """What this service has of a range of orders. If all services agree, nothing was lost and nothing doubled."""
+    backend = request.app[BACKEND]
+    found = await database.reading(request, lambda conn: backend.books(conn, wanted.first, wanted.last))
+    return responses.json({"service": backend.name, "books": found})
+
+
+@routes.get("/admin/flags")
+@operation(Access.ADMIN, {200: None})
+async def flags(request: web.Request) -> web.Response:
+    """The failure flags that are set in this process, and those that it knows."""
+    found = request.app[BACKEND].flags
+    active = [{"id": id_, **asdict(flag)} for id_, flag in found.active().items()]
+    return responses.json({"service": request.app[BACKEND].name, "allowed": found.allowed, "flags": active})
+
+
+@routes.post("/admin/flags")
+@operation(Access.ADMIN, {201: None}, body=SetFlag, problems=[409])
+async def set_flag(request: web.Request, wanted: SetFlag) -> web.Response:
+    """Make a part of this process fail for a while, to see what happens then."""
+    flag = Flag(
+        wanted.name,
+        in_seconds(wanted.seconds),
+        caller(request).user_id,
+        wanted.reason,
+        wanted.type,
+        wanted.key,
+        wanted.delay_seconds,
+    )
+    return responses.json({"id": request.app[BACKEND].flags.set(flag)}, 201)
+
+
+@routes.post("/admin/flags/{id}/end")
+@operation(Access.ADMIN, {200: None})
+async def end_flag(request: web.Request) -> web.Response:
+    """End a failure flag now."""
+    request.app[BACKEND].flags.end(requests.path_id(request), caller(request).user_id)
+    return responses.json({"ended": True})
 
 
 async def _repair(request: web.Request, action: Action, wanted: Drop) -> web.Response:

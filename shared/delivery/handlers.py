@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from .. import postgres, tracing
 from ..postgres import Connection
+from ..process.flags import Flags
 from . import events
 from .events import Received
 
@@ -38,6 +39,7 @@ class Handlers:
 
     def __init__(self, by_type: Mapping[type[BaseModel], Handler]) -> None:
         self.by_type = by_type
+        self.flags = Flags()
 
     async def handle(self, conn: Connection, batch: Iterable[Received], undo: str = "rollback") -> None:
         """Handle events in the caller's transaction, which holds the locks of their keys. A key's events stay in order.
@@ -51,10 +53,13 @@ class Handlers:
                     for model, found in _by_type(wave).items():
                         await self._call(conn, model, found, undo)
 
-    async def _call(self, conn: Connection, model: type[BaseModel], found: list[BaseModel], undo: str) -> None:
+    async def _call(self, conn: Connection, model: type[BaseModel], found: list[Received], undo: str) -> None:
         started = time.monotonic()
         try:
-            await self.by_type[model](conn, found)
+            if self.flags.active():
+                for one in found:
+                    self.flags.check_handler(model.__name__, one.key)
+            await self.by_type[model](conn, [one.event for one in found])
         except Exception as error:
             if _is_infrastructure(error):
                 raise
@@ -77,10 +82,10 @@ def waves(batch: Iterable[Received]) -> list[list[Received]]:
     return found
 
 
-def _by_type(wave: Iterable[Received]) -> dict[type[BaseModel], list[BaseModel]]:
-    found: dict[type[BaseModel], list[BaseModel]] = defaultdict(list)
+def _by_type(wave: Iterable[Received]) -> dict[type[BaseModel], list[Received]]:
+    found: dict[type[BaseModel], list[Received]] = defaultdict(list)
     for received in wave:
-        found[type(received.event)].append(received.event)
+        found[type(received.event)].append(received)
     return found
 
 

@@ -179,7 +179,7 @@ def _in_hand(error: Exception, batch: list[Received]) -> Key | None:
 
     None if there is no such event, or the batch has no other key.
     """
-    by_identity = {id(one.event): one.blocking_key for one in batch}
+    by_identity = {id(one.event): one.blocking_key for one in batch} | {id(one): one.blocking_key for one in batch}
     found = None
     if len(set(by_identity.values())) == 1:
         return None

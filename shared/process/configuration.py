@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     """A name that no other running process of this service has. It makes restarts cheap (static group membership)."""
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    failure_flags: bool = False
+    """Whether administrators may make parts of this process fail for a while. Never in production."""
     otel_exporter_otlp_endpoint: Annotated[str, Field(pattern="^(https?://.*)?$")] = ""
     """Where spans are sent (OTLP/HTTP), without `/v1/traces`. If it is empty, none are made."""
     traces_per_second: Annotated[float, Field(ge=0, le=10_000)] = 20.0
