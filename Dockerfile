@@ -10,7 +10,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:3.13-slim
 
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin quickbite
+# A new volume at /data gets the owner of this folder.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin quickbite && install -d -o 10001 -g 10001 /data
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -25,6 +26,8 @@ COPY payments payments
 COPY auth auth
 COPY users users
 COPY products products
+COPY console console
+COPY deploy deploy
 
 # A number, so that Kubernetes can check that the user is not root.
 USER 10001:10001

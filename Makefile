@@ -108,6 +108,7 @@ define WELCOME
   orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders
   gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(if $(ADMIN_PASSWORD),$$ADMIN_PASSWORD,password))
   the API  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/docs
+  console  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/console/    (log in as admin; if the gateway is down: http://127.0.0.1:$(or $(CONSOLE_PORT),8086)/console/)
 
 Place an order, then ask for its result:
 

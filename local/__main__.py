@@ -123,6 +123,7 @@ def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
         kafka_heap=settings.kafka_heap,
         limits=settings.limits,
         admin_password=settings.admin_password,
+        console={},
     )
 
 
@@ -138,6 +139,7 @@ def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
         auth=settings.auth_port,
         users=settings.users_port,
         products=settings.products_port,
+        console=settings.console_port,
         gateway=gateway,
         postgres=settings.postgres_port,
         kafka=settings.kafka_port,
@@ -152,6 +154,7 @@ def _welcome(ports: stack.Ports) -> str:
   orders   {orders}/v1/orders
   gateway  {gateway}    (admin / password)
   the API  {gateway}/docs
+  console  {gateway}/console/    (log in as admin; if the gateway is down: http://127.0.0.1:{ports.console}/console/)
 
 Place an order, then ask for its result:
 

@@ -22,12 +22,14 @@ class Settings(BaseSettings):
     auth_port: Port = 8083
     users_port: Port = 8084
     products_port: Port = 8085
+    console_port: Port = 8086
     gateway_port: Port | None = None
     admin_password: str = "password"
     """The password of `admin`. The gateway is open to the network: change the password if others can reach it."""
     requests_per_second: Annotated[int, Field(ge=1)] = 1000
     """Requests per second that the gateway accepts from one address. A burst may have as many more."""
     logins_per_second: Annotated[int, Field(ge=1)] = 5
+    console_logins_per_minute: Annotated[int, Field(ge=1)] = 10
     connections: Annotated[int, Field(ge=1)] = 512
     postgres_port: Port = 5433
     kafka_port: Port = 9092
@@ -39,6 +41,7 @@ class Settings(BaseSettings):
         return {
             "REQUESTS_PER_SECOND": str(self.requests_per_second),
             "LOGINS_PER_SECOND": str(self.logins_per_second),
+            "CONSOLE_LOGINS_PER_MINUTE": str(self.console_logins_per_minute),
             "CONNECTIONS": str(self.connections),
         }
 

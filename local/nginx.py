@@ -12,7 +12,8 @@ from local.process import Program
 
 PROJECT = Path(__file__).parent.parent
 TEMPLATE = PROJECT / "gateway" / "nginx.conf"
-UPSTREAMS = ("orders", "inventory", "payments", "auth", "users", "products")
+SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
+UPSTREAMS = (*SERVICES, "console")
 DOCS = PROJECT / "shared" / "web" / "swagger"
 
 
@@ -24,8 +25,10 @@ class Gateway:
 
     def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
         self.root, self.ports = root.resolve(), (port,)
-        own = {"GATEWAY_PORT": str(port), "DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
-        self.values = own | dict(values)
+        # No name must be resolved here, so nobody asks the resolver.
+        own = {"GATEWAY_PORT": str(port), "RESOLVER": ports.LOOPBACK}
+        folders = {"DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
+        self.values = own | folders | dict(values)
         self._configuration = self.root / "nginx.conf"
 
     def prepare(self) -> None:

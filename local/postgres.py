@@ -2,12 +2,16 @@
 
 Postgres refuses to run as root. If root starts it, it runs as `nobody`, and its files are in a folder that `nobody` can
 reach.
+
+Its log is JSON. Only its own log collector can write JSON, and only to a file, which Postgres could not keep small. So
+the file is a link to the standard error, see `postgres_start.py`, and supervisord bounds this log as all others.
 """
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import distribution
@@ -15,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from local import ports, shelter
+from local import ports, postgres_start, shelter
 from local.files import complete_folder, locked
 from local.problem import Problem
 from local.process import Program, identity, is_alive
@@ -32,7 +36,18 @@ SETTINGS = {
     "max_connections": "200",
     "max_locks_per_transaction": "256",
     "shared_buffers": "256MB",
+    "logging_collector": "on",
+    "log_destination": "jsonlog",
+    "log_filename": "postgres.log",
+    "log_rotation_age": "0",
+    "log_rotation_size": "0",
+    "log_timezone": "UTC",
+    "log_min_duration_statement": "1000",
+    # The values of a statement may be secret.
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
 }
+START = Path(postgres_start.__file__)
 
 
 class Postgres:
@@ -47,7 +62,9 @@ class Postgres:
         self.home = shelter.reachable(self.root) if self._user else self.root
         self._package = shelter.reachable(PACKAGE, WHEEL.version) if self._user else PACKAGE
         self._data = self.home / "data"
-        self._settings = {**SETTINGS, "unix_socket_directories": self._socket_folder(), **(settings or {})}
+        self._logs = self.home / "log"
+        folders = {"unix_socket_directories": self._socket_folder(), "log_directory": str(self._logs)}
+        self._settings = {**SETTINGS, **folders, **(settings or {})}
 
     def prepare(self) -> None:
         """Create the data folder if it does not exist. Raises `Problem`."""
@@ -60,15 +77,18 @@ class Postgres:
             with complete_folder(self._data) as fresh:
                 self._give(fresh)
                 self._initialise(fresh)
+        self._logs.mkdir(exist_ok=True)
+        for name in ("postgres.json", "postgres.log"):  # Postgres opens the second too, and writes nothing to it.
+            if not (self._logs / name).is_symlink():
+                (self._logs / name).symlink_to(f"/dev/fd/{postgres_start.LOG}")
         self._forget_dead_postmaster()
 
     def program(self) -> Program:
         """The server's command. SIGINT is Postgres's fast shutdown, which does not wait for clients."""
         settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
         command = [str(self._package / BIN / "postgres"), "-D", str(self._data), "-p", str(self.ports[0]), *settings]
-        return Program(
-            self.name, command, user=self._user, folder=self.home, stop_signal=signal.SIGINT, stop_seconds=30
-        )
+        start = [sys.executable, "-IS", str(START), self._user or ""]
+        return Program(self.name, [*start, *command], folder=self.home, stop_signal=signal.SIGINT, stop_seconds=30)
 
     def is_ready(self) -> bool:
         """True if the server accepts connections. During recovery it answers, but does not accept them yet."""

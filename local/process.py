@@ -26,13 +26,12 @@ PROGRAM_MARK = "QUICKBITE_PROGRAM"
 
 @dataclass(frozen=True)
 class Program:
-    """A command, the user that runs it, and the signal and the time to stop it."""
+    """A command, and the signal and the time to stop it."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path("/")
-    user: str | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: int = 10
 
@@ -105,7 +104,6 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **identity(program.user),
             )
         child = self._child
         try:

@@ -21,7 +21,7 @@ class Job:
     environment: Mapping[str, str]
 
     def program(self) -> Program:
-        return _python(self.name, self.arguments, self.environment)
+        return python(self.name, self.arguments, self.environment)
 
 
 class Service:
@@ -36,7 +36,7 @@ class Service:
         """Write nothing: a service keeps its state in Postgres."""
 
     def program(self) -> Program:
-        return _python(self.name, [self.name], self._environment)
+        return python(self.name, [self.name], self._environment)
 
     def is_ready(self) -> bool:
         return ports.is_ok(self.ports[0], "/readyz")
@@ -52,9 +52,19 @@ def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
 
 
 def services(
-    chosen: Mapping[str, int], *, postgres: int, kafka: int, auth: int, admin_password: str = "password"
+    chosen: Mapping[str, int],
+    *,
+    postgres: int,
+    kafka: int,
+    auth: int,
+    console: int | None = None,
+    admin_password: str = "password",
 ) -> tuple[Service, ...]:
-    """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`."""
+    """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`.
+
+    They send traces to the console on the port `console`. None: there is no console, and they trace nothing.
+    """
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{ports.LOOPBACK}:{console}/otlp"} if console else {}
     extra = {
         "auth": {"ADMIN_PASSWORD": admin_password},
         "orders": {"REQUIRE_TOKEN": "false"},
@@ -71,6 +81,7 @@ def services(
                 "DATABASE_URL": _database(f"{name}_user", name, postgres),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
                 **_kafka(kafka),
+                **traced,
                 **extra.get(name, {}),
             },
         )
@@ -78,7 +89,8 @@ def services(
     )
 
 
-def _python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:
+def python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:
+    """The program `python -m <arguments>`, in the folder of the project."""
     # Unbuffered. Otherwise the last output of a process before it is killed never reaches the log.
     return Program(
         name, [sys.executable, "-m", *arguments], {"PYTHONUNBUFFERED": "1", **environment}, PROJECT, stop_seconds=10

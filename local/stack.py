@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from local import nginx, ports, services
+from local import nginx, ports, services, supervisor
+from local.console import Console, places
 from local.files import locked
 from local.kafka import Kafka
 from local.postgres import Postgres
@@ -23,7 +24,9 @@ HOME = services.PROJECT / ".local"
 READY_SECONDS = 60
 JOB_SECONDS = 120
 PORTS_FILE = "ports.json"
-NO_LIMITS = dict.fromkeys(("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONNECTIONS"), "60000")
+NO_LIMITS = dict.fromkeys(
+    ("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONSOLE_LOGINS_PER_MINUTE", "CONNECTIONS"), "60000"
+)
 """For tests and benchmarks, because all their requests come from one address."""
 
 
@@ -37,6 +40,7 @@ class Ports:
     auth: int = 8083
     users: int = 8084
     products: int = 8085
+    console: int = 8086
     gateway: int = 80
     postgres: int = 5433
     kafka: int = 9092
@@ -51,14 +55,14 @@ class Ports:
     @property
     def services(self) -> dict[str, int]:
         """The ports of QuickBite's own services, by name."""
-        return {name: port for name, port in asdict(self).items() if name not in {"gateway", "postgres", "kafka"}}
+        return {name: port for name, port in asdict(self).items() if name in nginx.SERVICES}
 
 
 class Stack:
     """A stack called `name`, with all its files below `root`.
 
     `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO.
+    the stack is logged at level INFO. The console runs only if `console` has its further settings; they may be empty.
     """
 
     def __init__(
@@ -71,21 +75,29 @@ class Stack:
         postgres_settings: Mapping[str, str] | None = None,
         limits: Mapping[str, str] | None = None,
         admin_password: str = "password",
+        console: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
         self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
         self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
         self._services = services.services(
-            where.services, postgres=where.postgres, kafka=where.kafka, auth=where.auth, admin_password=admin_password
+            where.services,
+            postgres=where.postgres,
+            kafka=where.kafka,
+            auth=where.auth,
+            console=None if console is None else where.console,
+            admin_password=admin_password,
         )
-        upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{port}" for name, port in where.services.items()}
+        upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{asdict(where)[name]}" for name in nginx.UPSTREAMS}
         self.gateway = nginx.Gateway(self.root / "gateway", where.gateway, upstreams | dict(limits or NO_LIMITS))
-        self._groups: dict[str, tuple[Engine, ...]] = {
+        groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
+            "console": () if console is None else (self._console(console),),
             "gateway": (self.gateway,),
         }
+        self._groups = {name: group for name, group in groups.items() if group}
         self._jobs = services.jobs(where.postgres, where.kafka)
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
         programs = {name: [engine.program() for engine in group] for name, group in self._groups.items()}
@@ -95,7 +107,9 @@ class Stack:
     def names(self) -> list[str]:
         """All programs and jobs, in the order in which they start."""
         jobs = [job.name for job in self._jobs]
-        return [*self._names("data"), *jobs, *self._names("services"), *self._names("gateway")]
+        programs = [engine.name for group in self._groups.values() for engine in group]
+        before = len(self._groups["data"])
+        return [*programs[:before], *jobs, *programs[before:]]
 
     def up(self, only: Collection[str] = ()) -> list[str]:
         """Start the programs of `only` that are not running (default: all). Returns their names when they are ready.
@@ -145,8 +159,9 @@ class Stack:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
 
-    def _names(self, group: str) -> list[str]:
-        return [engine.name for engine in self._groups[group]]
+    def _console(self, more: Mapping[str, str]) -> Console:
+        found = places(self.ports.services, supervisor.logs(self.root), supervisor.socket(self.root))
+        return Console(self.root / "console", self.ports.console, found | dict(more))
 
     def _up(self) -> set[str]:
         if not self.supervisor.is_running():

@@ -56,7 +56,7 @@ stdout_logfile={root}/logs/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 redirect_stderr=true
-{user}"""
+"""
 
 GROUP = """
 [group:{name}]
@@ -73,8 +73,8 @@ class Supervisor:
 
     def __init__(self, root: Path, groups: Mapping[str, Sequence[Program]]) -> None:
         self.root = root
-        self._folder = shelter.short(root, LONGEST_SOCKET_FOLDER)
-        self._socket = self._folder / "supervisor.sock"
+        self._socket = socket(root)
+        self._folder = self._socket.parent
         self._file = root / "supervisord.conf"
         self._full_names = {
             program.name: f"{name}:{program.name}" for name, group in groups.items() for program in group
@@ -82,11 +82,11 @@ class Supervisor:
         self.configuration = render(root, self._socket, groups)
 
     def log(self, name: str) -> Path:
-        return self.root / "logs" / f"{name}.log"
+        return logs(self.root) / f"{name}.log"
 
     def start(self) -> None:
         """Start supervisord, but none of its programs. Raises `Problem`."""
-        (self.root / "logs").mkdir(parents=True, exist_ok=True)
+        logs(self.root).mkdir(parents=True, exist_ok=True)
         shelter.claim(self._folder)
         self._folder.mkdir(exist_ok=True)
         self._file.write_text(self.configuration)
@@ -152,6 +152,16 @@ class Supervisor:
             yield ServerProxy("http://supervisor", transport=transport).supervisor
 
 
+def socket(root: Path) -> Path:
+    """The socket of the supervisord whose files are in `root`. Only the user who started it may use the socket."""
+    return shelter.short(root, LONGEST_SOCKET_FOLDER) / "supervisor.sock"
+
+
+def logs(root: Path) -> Path:
+    """The folder with the logs of all programs."""
+    return root / "logs"
+
+
 def render(root: Path, socket: Path, groups: Mapping[str, Sequence[Program]]) -> str:
     parts = [HEAD.format(root=_escaped(root), socket=_escaped(socket), user="user=root\n" if os.geteuid() == 0 else "")]
     for priority, (name, group) in enumerate(groups.items()):
@@ -169,7 +179,6 @@ def _render_program(root: Path, program: Program) -> str:
         command=_escaped(shlex.join(program.command)),
         folder=_escaped(program.folder),
         environment=_escaped(",".join(f'{name}="{value}"' for name, value in environment.items())),
-        user=f"user={program.user}\n" if program.user else "",
         stop_signal=program.stop_signal.name.removeprefix("SIG"),
         stop_seconds=program.stop_seconds,
     )

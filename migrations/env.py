@@ -22,11 +22,13 @@ schema = "public" if section == ADMIN else section
 
 # A migration that waits for a lock makes every later statement on the table wait behind it.
 LIMITS = ("set lock_timeout = '3s'", "set statement_timeout = '10min'")
+# The section `admin` sets passwords, and the server would log a statement that fails or is slow.
+UNLOGGED = ("set log_min_error_statement = 'panic'", "set log_min_duration_statement = -1")
 
 
 def _migrate(connection: Connection) -> None:
-    for limit in LIMITS:
-        connection.execute(text(limit))
+    for setting in (*LIMITS, *(UNLOGGED if section == ADMIN else ())):
+        connection.execute(text(setting))
     connection.commit()
     if section != ADMIN:
         connection.execute(text(f"set role {section}_user"))

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from orders import api, consumer, service, store
 from orders.api import Backend
+from orders.canary import Canary
 from orders.catalogue import Skus
 from orders.config import Settings
 from orders.placement import Placement
@@ -49,6 +50,9 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
         if "worker" in settings.only:
             sweeper = Sweeper(pool, settings.sweep_seconds, committed)
             stack.push_async_callback(tasks.start("sweeper", sweeper.run))
+            if settings.canary_seconds:
+                canary = Canary(pool, settings.canary_seconds, committed)
+                stack.push_async_callback(tasks.start("canary", canary.run))
         if "api" in settings.only:
             placement = Placement(
                 settings.database_url,

@@ -10,6 +10,9 @@ from contracts.orders import CancelReason, OrderCancelled, OrderConfirmed, Order
 from shared import tracing
 from shared.delivery.events import Event
 
+CANARY = "(canary)"
+"""The user and the sku of the shop's own orders, see `canary.py`. No product can have this sku."""
+
 
 class Status(StrEnum):
     """The last two are final."""

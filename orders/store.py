@@ -100,6 +100,12 @@ async def place(
     return {row["id"] for row in await conn.fetch(_PLACE, *columns, *outbox.columns(events))}
 
 
+async def has_orders(conn: Connection) -> bool:
+    """True if anybody has ordered yet."""
+    found: bool = await conn.fetchval("select exists (select from orders)")
+    return found
+
+
 async def find(conn: Connection, requests: Iterable[Request]) -> list[tuple[Order, str | None]]:
     """Find the orders that exist for these requests, by id or by idempotency key. Returns them with their keys."""
     wanted = [(r.order_id, r.user_id, r.idempotency_key) for r in requests]

@@ -20,7 +20,7 @@ import uvloop
 from aiohttp import web
 from pydantic import BaseModel
 
-from . import postgres
+from . import metrics, postgres
 from .admin import api as admin
 from .admin.api import Backend, Books, Describe
 from .delivery import figures, partitions
@@ -33,7 +33,7 @@ from .delivery.partitions import Forget
 from .delivery.relay import Relay
 from .delivery.repairs import Repairs
 from .postgres import Connection, Pool
-from .process import configuration, exporting, logs
+from .process import configuration, exporting, lag, logs
 from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
@@ -106,6 +106,7 @@ async def opened(
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(postgres.pool(settings.database_url, size=settings.pool_size, name=name))
         app[database.POOL] = pool
+        stack.push_async_callback(tasks.start("event loop lag", lag.run))
         if "api" in settings.only:
             verifier = await stack.enter_async_context(verification.verifying(tasks, settings.auth_jwks_url))
             app[operations.VERIFIER] = verifier
@@ -192,6 +193,7 @@ def run(create_app: Callable[[Any], web.Application], settings_type: type[Settin
     """Run a service until SIGTERM or until one of its tasks ends. Exits with 0 in the first case, 1 in the second."""
     settings = configuration.read(settings_type, name, sys.argv[1:])
     logs.configure(settings.log_level, name, settings.owner)
+    metrics.set_build(settings.release)
     with exporting.spans(settings, name):
         status = _run(create_app(settings), settings)
     sys.exit(status)

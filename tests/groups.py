@@ -4,7 +4,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 FILES = {
-    "restarts": ("test_rolling", "test_upgrade", "test_saga", "test_people", "test_access", "test_prices", "test_keys"),
+    "restarts": (
+        *("test_rolling", "test_upgrade", "test_saga", "test_people", "test_access", "test_prices", "test_keys"),
+        "test_secrets",
+    ),
     "faults": ("test_kills", "test_scale", "test_freezes", "test_deadline", "test_provider", "test_poison"),
     "input": ("test_openapi", "test_corpus"),
 }

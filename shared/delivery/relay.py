@@ -177,6 +177,7 @@ class Relay:
                 log.info("relay holds lanes", lanes=sorted(self.lanes.held), of=self.lanes.total)
             if set(self.lanes.held) != before or self._sender.stopped:
                 self._sender.stopped = {(row["topic"], row["key"]) for row in await conn.fetch(_STOPPED)}
+            metrics.OUTBOX_STOPPED_KEYS.set(len(self._sender.stopped))
         epochs = {lane: cursor.epoch for lane, cursor in self.lanes.held.items()}
         if epochs != self._since_of or now >= self._since_until:  # in a new epoch, a cursor may have moved back
             self._since = await lanes.first_day(conn)

@@ -4,13 +4,15 @@ What must stay true: no statement and no connection attempt waits longer than it
 queries nor cancels, so code with a deadline also bounds its own wait (`shared/web/deadline.py`).
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
+
+from .. import metrics
 
 if TYPE_CHECKING:  # asyncpg's classes are generic only in its stubs
     Plain: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -59,10 +61,33 @@ async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
         reset=_keep,
     )
     async with made as opened:
-        try:
-            yield opened
-        finally:
-            opened.terminate()  # every user of a connection had the whole drain to finish
+        with _measured(opened, name):
+            try:
+                yield opened
+            finally:
+                opened.terminate()  # every user of a connection had the whole drain to finish
+
+
+@contextmanager
+def _measured(pool: Pool, name: str) -> Iterator[None]:
+    """Export the use of the pool. The numbers are read only when somebody asks for the metrics."""
+    used, idle = (metrics.POOL_CONNECTIONS.labels(name, state) for state in ("used", "idle"))
+    used.set_function(lambda: pool.get_size() - pool.get_idle_size())
+    idle.set_function(pool.get_idle_size)
+    metrics.POOL_MAX.labels(name).set(pool.get_max_size())
+    metrics.POOL_WAITING.labels(name).set_function(lambda: _waiting(pool))
+    try:
+        yield
+    finally:  # otherwise the functions would keep the pool alive
+        for state in ("used", "idle"):
+            metrics.POOL_CONNECTIONS.remove(name, state)
+        metrics.POOL_MAX.remove(name)
+        metrics.POOL_WAITING.remove(name)
+
+
+def _waiting(pool: Any) -> int:
+    """How many callers wait for a connection. asyncpg does not export the number."""
+    return sum(not waiter.done() for waiter in pool._queue._getters)  # noqa: SLF001
 
 
 async def _prepare(conn: Plain) -> None:

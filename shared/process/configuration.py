@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     instance_id: str = ""
     """A name that no other running process of this service has. It makes restarts cheap (static group membership)."""
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
+    release: str = "0.1.0"
+    """The release that this process runs, for `build_info`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     failure_flags: bool = False
     """Whether administrators may make parts of this process fail for a while. Never in production."""

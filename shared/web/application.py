@@ -9,7 +9,8 @@ from http import HTTPStatus
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 
 from .. import metrics, postgres, tracing
 from ..errors import ServiceError
@@ -54,8 +55,10 @@ async def _readyz(request: web.Request) -> web.Response:
     return web.Response(text="ok")
 
 
-async def _metrics(_: web.Request) -> web.Response:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+async def _metrics(request: web.Request) -> web.Response:
+    """OpenMetrics with exemplars if `Accept` asks for it, otherwise Prometheus' plain text."""
+    encode, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
+    return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type, "Vary": "Accept"})
 
 
 @web.middleware
@@ -70,7 +73,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await _respond(request, handler)
     else:
         response = await _traced(span, request, handler)
-    metrics.REQUESTS.labels(route, method, response.status).observe(time.monotonic() - started)
+    trace_id = span.traceparent[3:35] if span else None
+    metrics.observe_request(route, method, response.status, time.monotonic() - started, trace_id)
     return response
 
 

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from local import ports, services
 from local.process import survivors
 from local.stack import Ports, Stack
-from tests import groups
+from tests import groups, leaks
 from tests.acceptance import checker, client
 from tests.acceptance.checker import Evidence, Poison
 from tests.acceptance.client import Client, History
+from tests.acceptance.people import ADMIN_PASSWORD, PASSWORD
 from tests.builders import eventually
 from tests.lag import Lag, Pids, measured
 from tests.tokens import Mint
@@ -109,6 +110,13 @@ class System:
         found = checker.complaints(evidence)
         assert not found, f"{len(found)} complaints:\n" + "\n".join(found[:20])
         return evidence
+
+    def leaked(self) -> list[str]:
+        """Search all logs since the start of the stack for the secrets that clients sent or got."""
+        calls = [call for history in self.histories for call in history]
+        tokens = {str(call.answer.get(name, "")) for call in calls for name in ("token", "refresh_token")}
+        keys = [self.mint.key.private_bytes_raw()] if self.mint else []
+        return leaks.found(self.stack.root / "logs", {PASSWORD, ADMIN_PASSWORD, *tokens}, keys)
 
     def measure(self, what: str, seconds: float) -> None:
         self.measured.setdefault(what, []).append(seconds)
@@ -241,7 +249,8 @@ def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
 
 @contextmanager
 def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    stack = Stack(name, run_folder / name, Ports.free(), postgres_settings=DURABLE)
+    stack = Stack(name, run_folder / name, Ports.free(), postgres_settings=DURABLE, admin_password=ADMIN_PASSWORD)
+    leaked: list[str] = []
     stack.reset()
     stack.up()
     try:
@@ -253,9 +262,11 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Ite
         left = [(name, process.pid) for name, process in survivors(stack.root)]
         for what, seconds in sorted(system.measured.items()):
             print(f"{what:20} {len(seconds):3} times, at most {max(seconds):5.2f} s, at least {min(seconds):5.2f} s")  # noqa: T201
-        if not request.session.testsfailed:  # after a failure, the logs are kept
+        leaked = system.leaked()
+        if not request.session.testsfailed and not leaked:  # after a failure, the logs are kept
             stack.reset()
     assert not left, f"these processes outlived the stack: {left}"
+    assert not leaked, f"secrets are in the logs: {leaked}"
 
 
 def programs(stack: Stack) -> Pids:

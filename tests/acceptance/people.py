@@ -11,6 +11,7 @@ from tests.acceptance.client import Call, Client
 from tests.builders import eventually
 
 PASSWORD = "correct horse battery"
+ADMIN_PASSWORD = "staple of the administrator"
 
 
 class Person:
@@ -99,6 +100,6 @@ async def new_user(client: Client) -> Person:
 
 async def administrator(client: Client) -> Person:
     """The administrator, logged in."""
-    person = Person(client, "admin", "password")
+    person = Person(client, "admin", ADMIN_PASSWORD)
     assert (await person.log_in()).status == 200
     return person

@@ -1,6 +1,8 @@
 """The real Postgres, Kafka and supervisord of the embedded stack."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from local import ports
@@ -46,6 +49,13 @@ def run_sql(postgres: Postgres, statement: str) -> str:
     return subprocess.run([*command, "-Atc", statement], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def wait_for_log(server: Server, text: str) -> None:
+    deadline = time.monotonic() + 10
+    while text not in server.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def wait_for_starts(supervisor: Supervisor, name: str, count: int) -> None:
     deadline = time.monotonic() + 10
     while supervisor.log(name).read_text().count("ready") < count:
@@ -73,6 +83,45 @@ def test_postgres_settings_can_be_chosen_for_a_test(tmp_path: Path) -> None:
     postgres.remove()
 
 
+@pytest.fixture
+def talkative(tmp_path: Path) -> Iterator[tuple[Server, Postgres]]:
+    """A running Postgres that logs every statement, because it takes longer than nothing."""
+    settings = {"log_min_duration_statement": "0"}
+    postgres = Postgres(tmp_path / "postgres", ports.free_block(1), settings=settings)
+    server = Server(postgres, tmp_path)
+    server.start()
+    yield server, postgres
+    server.stop()
+    postgres.remove()
+
+
+def test_postgres_logs_slow_and_failed_statements_as_json_without_values(talkative: tuple[Server, Postgres]) -> None:
+    server, postgres = talkative
+    statements = ("select upper($1)", "select 1 / (length($1) - 6)")
+    command, _ = postgres.shell("postgres", "postgres", "public")
+    script = "".join(f"{statement} \\bind secret \\g\n" for statement in statements)
+    done = subprocess.run(command, input=script, check=True, capture_output=True, text=True)
+    assert "SECRET" in done.stdout
+    wait_for_log(server, "division by zero")
+    entries = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    found = [entry for entry in entries if any(text in str(entry) for text in statements)]
+    assert {entry["error_severity"] for entry in found} == {"LOG", "ERROR"}
+    assert {entry["timestamp"][-4:] for entry in found} == {" UTC"}
+    assert "secret" not in server.log.read_text()
+
+
+def test_postgres_logs_also_after_its_log_collector_was_killed(talkative: tuple[Server, Postgres]) -> None:
+    server, postgres = talkative
+    (collector,) = [one for one in psutil.Process(server.pid).children() if "logger" in one.cmdline()[0]]
+    collector.kill()
+    wait_for_log(server, "was terminated by signal 9")
+    run_sql(postgres, "select 'after the kill'")
+    wait_for_log(server, "after the kill")
+    text = server.log.read_text()
+    time.sleep(0.3)  # a collector that read what it writes would fill the log
+    assert server.log.read_text() == text
+
+
 def test_a_lock_file_with_the_id_of_another_process_does_not_stop_postgres(postgres: Postgres, tmp_path: Path) -> None:
     postgres.prepare()
     (postgres.home / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
@@ -92,6 +141,10 @@ def test_kafka_starts_with_an_empty_data_folder_and_again_after_a_kill(tmp_path:
     listed = subprocess.run(kafka.tool(topics, "--list"), check=True, capture_output=True, text=True)
     assert listed.stdout.split() == ["events"]
     server.stop()
+    lines = server.log.read_text().splitlines()
+    assert len(lines) > 3
+    kafkas_own = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\] (INFO|WARN) .+ \([\w.$]+\)")
+    assert [line for line in lines if not kafkas_own.fullmatch(line)] == []
 
 
 def test_the_class_cache_is_used() -> None:

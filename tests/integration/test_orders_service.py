@@ -256,3 +256,23 @@ async def test_a_withdrawn_product_is_ordered_without_a_price(pool: Pool) -> Non
     await place(pool)
     row = await pool.fetchrow("select amount_cents, product from orders")
     assert tuple(row) == (None, {"sku": "burger"})
+
+
+async def test_the_time_to_the_end_of_an_order_is_measured_by_outcome_and_reason(pool: Pool) -> None:
+    def read(outcome: str, reason: str) -> tuple[float, float]:
+        labels = {"outcome": outcome, "reason": reason}
+        count, total = (REGISTRY.get_sample_value(f"order_duration_seconds_{x}", labels) for x in ("count", "sum"))
+        return count or 0.0, total or 0.0
+
+    ends = [("CONFIRMED", ""), ("CANCELLED", "cancelled_by_customer")]
+    before = [read(*end) for end in ends]
+    confirmed, cancelled = await place(pool, 2)
+    await pool.execute("update orders set created_at = now() - interval '40 s'")
+    for _ in range(2):  # the second time changes nothing
+        async with locked(pool, confirmed) as conn:
+            await service.confirm(conn, [confirmed])
+        async with postgres.transaction(pool) as conn:
+            await service.cancel(conn, cancelled, may_see_all)
+    for end, (count, total) in zip(ends, before, strict=True):
+        assert read(*end)[0] == count + 1
+        assert read(*end)[1] - total >= 40

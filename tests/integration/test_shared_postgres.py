@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from shared import postgres
 from shared.postgres import connections
@@ -98,3 +99,29 @@ async def test_a_second_transaction_waits_for_the_locks_of_its_keys(database: Da
             order.append("first")
         await waiting
     assert order == ["first", "second"]
+
+
+async def test_the_use_of_a_pool_is_measured_while_it_is_open(database: Database) -> None:
+    named = {"db_client_connection_pool_name": "seen"}
+
+    def read() -> list[float | None]:
+        return [
+            REGISTRY.get_sample_value(f"db_client_connection_{name}", {**named, **state})
+            for name, state in (
+                ("count", {"db_client_connection_state": "used"}),
+                ("count", {"db_client_connection_state": "idle"}),
+                ("max", {}),
+                ("pending_requests", {}),
+            )
+        ]
+
+    async with postgres.pool(database.url_for("orders"), size=1, name="seen") as pool:
+        assert read() == [0, 0, 1, 0]
+        async with pool.acquire():
+            waiting = asyncio.create_task(pool.fetchval("select 1"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert read() == [1, 0, 1, 1]
+        await waiting
+        assert read() == [0, 1, 1, 0]
+    assert read() == [None] * 4

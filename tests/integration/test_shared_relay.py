@@ -258,12 +258,14 @@ async def test_a_stopped_key_continues_after_its_rows_are_resolved(
         await append(pool, (1, 2), (2, 2))
         await drain(one)
         assert versions_by_key(await published()) == {"2": [2]}
+        assert REGISTRY.get_sample_value("outbox_stopped_keys") == 1
 
         await pool.execute("update outbox_refused set resolved_at = now()")
         one._renew_at = 0.0  # the next turn renews the lease, and then looks for stopped keys
         await append(pool, (1, 3))
         await drain(one)
         assert versions_by_key(await published()) == {"2": [2], "1": [3]}
+        assert REGISTRY.get_sample_value("outbox_stopped_keys") == 0
 
 
 async def test_rows_read_ahead_are_not_published_after_their_lane_is_lost(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -247,6 +248,16 @@ class Shop:
     def logged(self) -> str:
         return self.server.log.read_text()
 
+    async def entry(self, request_id: str) -> dict[str, Any]:
+        """The line of the access log about a request. It is written within a second."""
+
+        async def found() -> list[Any]:
+            lines = [json.loads(line) for line in self.logged().splitlines() if line.startswith("{")]
+            return [line for line in lines if line["request_id"] == request_id]
+
+        (entry,) = await eventually(found, seconds=5)
+        return dict(entry)
+
 
 @asynccontextmanager
 async def opened(root: Path, **limits: str) -> AsyncIterator[Shop]:
@@ -280,6 +291,7 @@ async def shop(shop_for_all: Shop) -> Shop:
 @pytest_asyncio.fixture(loop_scope="module")
 async def limited(tmp_path: Path) -> AsyncIterator[Shop]:
     limits = {"REQUESTS_PER_SECOND": "30", "LOGINS_PER_SECOND": "1", "CONNECTIONS": "4"}
+    limits["CONSOLE_LOGINS_PER_MINUTE"] = "6"
     async with opened(tmp_path, **limits) as shop:
         for upstream in shop.upstreams.values():
             await upstream.reset()
@@ -325,7 +337,7 @@ async def test_each_path_is_sent_unchanged_to_its_service(shop: Shop, method: st
     assert seen.all("Host") == [service]
 
 
-@pytest.mark.parametrize("service", nginx.UPSTREAMS)
+@pytest.mark.parametrize("service", nginx.SERVICES)
 async def test_documents_of_services_are_public(shop: Shop, service: str) -> None:
     assert (await shop.ask(f"GET /openapi/{service}.json", token=None)).status == 200
     assert shop.only(service).path == "/openapi.json"
@@ -570,14 +582,12 @@ async def test_an_invalid_request_id_is_replaced_everywhere(shop: Shop, sent: st
 
 
 async def test_a_valid_request_id_is_kept_in_answer_service_and_log(shop: Shop) -> None:
-    for first in ("GET /v1/orders", "GET /nowhere"):
-        assert (await shop.ask(first, "X-Request-Id: My.id_12-3")).get("X-Request-Id") == "My.id_12-3"
+    assert (await shop.ask("GET /nowhere", "X-Request-Id: My.id_12-4")).get("X-Request-Id") == "My.id_12-4"
+    assert (await shop.ask("GET /v1/orders", "X-Request-Id: My.id_12-3")).get("X-Request-Id") == "My.id_12-3"
     assert shop.only("orders").all("X-Request-Id") == ["My.id_12-3"]
 
-    async def written() -> bool:
-        return bool(re.search(r' My\.id_12-3 404 [\d.]+ "GET /nowhere HTTP/1\.1"', shop.logged()))
-
-    await eventually(written, seconds=5)
+    assert (await shop.entry("My.id_12-3"))["status"] == 200
+    assert (await shop.entry("My.id_12-4"))["status"] == 404
 
 
 async def test_auth_validates_a_token_once_in_two_seconds(shop: Shop) -> None:
@@ -1238,6 +1248,228 @@ async def test_a_client_that_does_not_read_is_disconnected_and_the_service_is_fr
         await freed.wait()
     assert time.monotonic() - started > 9  # send_timeout, and not much more
     writer.close()
+
+
+# The console
+
+
+@pytest.mark.parametrize(
+    "first", ["GET /console/", "HEAD /console/", "POST /console/login", "GET /console/orders/1?x=%2f"]
+)
+async def test_the_console_needs_no_token_of_the_shop_and_sees_the_address_that_the_browser_asked(
+    shop: Shop, first: str
+) -> None:
+    body = b"a=b" if first.startswith("POST") else b""
+    answer = await shop.ask(first, *SPOOFED, "Cookie: session=x", body=body, token=None)
+    seen = shop.only("console")
+    assert (answer.status, f"{seen.method} {seen.path}", seen.body) == (200, first, body)
+    assert (seen.all("Host"), seen.all("Cookie"), seen.all("X-Forwarded-Proto")) == (["shop"], ["session=x"], ["http"])
+    assert seen.all("X-Real-IP") == seen.all("X-Forwarded-For") == [ports.LOOPBACK]
+    assert seen.all("X-Request-Id") == [answer.get("X-Request-Id")]
+    assert "evil" not in str(seen.headers)
+    assert shop.auth.validations == []
+
+
+async def test_the_consoles_missing_slash_is_redirected(shop: Shop) -> None:
+    answer = await shop.ask("GET /console", token=None)
+    assert (answer.status, answer.get("Location")) == (308, "/console/")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/otlp/v1/traces", "/readyz", "/metrics", "/console/../otlp/v1/traces", "/console/..%2fotlp/v1/traces"),
+        *("/otlp/v1/..%2f..%2fconsole/", "/readyz/..%2fconsole/", "/%6ftlp/..%2fconsole/", "/products/..%2fconsole/"),
+        *("/admin/..%2fconsole/", "/%63onsole/", "//console/", "/./console/", "/CONSOLE/", "/consolex", "/console;/"),
+        "http://shop/otlp/v1/traces",
+    ],
+)
+async def test_nothing_but_the_pages_of_the_console_is_public(shop: Shop, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = await shop.ask(f"{method} {path}", body=b"" if method == "GET" else b"{}")
+        assert (answer.status, answer.problem) == (404, "not-found")
+    assert shop.seen == {}
+
+
+async def test_the_console_is_not_asked_about_an_unknown_verb(shop: Shop) -> None:
+    answer = await shop.ask("TRACE /console/")
+    assert (answer.status, answer.problem, answer.get("Allow")) == (405, "method-not-allowed", "GET, HEAD, POST")
+    assert shop.seen == {}
+
+
+async def test_without_the_console_its_pages_are_a_clear_problem_and_the_shop_works(shop: Shop) -> None:
+    await shop.upstreams["console"].stop()
+    for first in ("GET /console/", "POST /console/login", "DELETE /console/x"):
+        answer = await shop.ask(first, token=None)
+        assert (answer.status, answer.problem, answer.get("Retry-After")) == (503, "unavailable", "1")
+        assert b"the console does not answer" in answer.body
+    assert (await shop.ask("GET /v1/orders")).status == 200
+
+
+async def test_while_auth_is_down_the_console_is_reached(shop: Shop) -> None:
+    await shop.auth.stop()
+    assert (await shop.ask("GET /console/", token=None)).status == 200
+
+
+async def test_an_event_of_the_console_arrives_when_it_is_sent(shop: Shop) -> None:
+    seen = asyncio.Semaphore(0)
+
+    async def events(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(3):
+            await response.write(b"data: %d\n\n" % number)
+            await asyncio.wait_for(seen.acquire(), 10)
+        return response
+
+    shop.upstreams["console"].handler = events
+    reader, writer = await asyncio.open_connection(ports.LOOPBACK, shop.port)
+    writer.write(request("GET /console/logs/stream", token=None))
+    for number in range(3):
+        assert await asyncio.wait_for(reader.readuntil(b"data: %d\n\n" % number), 5)
+        seen.release()
+    assert await reader.read()
+    writer.close()
+
+
+async def test_the_console_has_its_own_content_policy_and_a_browser_tells_it_where_a_form_came_from(shop: Shop) -> None:
+    own = "default-src 'none'; script-src 'self'"
+
+    async def page(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(headers={"Content-Security-Policy": own})
+
+    expected = SECURITY | {"referrer-policy": "same-origin"}
+    answer = await shop.ask("GET /console/")
+    assert {name: answer.get(name) for name in SECURITY} == expected
+    shop.upstreams["console"].handler = page
+    answer = await shop.ask("GET /console/")
+    assert {name: answer.get(name) for name in SECURITY} == expected | {"content-security-policy": own}
+
+
+@pytest.mark.parametrize("path", ["/console/login", "/console/./lo%67in", "/console/login/"])
+async def test_logins_to_the_console_have_a_stricter_limit(limited: Shop, path: str) -> None:
+    answers = [await limited.ask(f"POST {path}", body=b"a=b", token=None) for _ in range(12)]
+    assert 6 <= Counter(answer.status for answer in answers)[200] <= 8
+    assert (answers[-1].problem, answers[-1].get("Retry-After")) == ("too-many-requests", "1")
+    assert (await limited.ask("GET /console/login", token=None)).status == 200
+    assert (await limited.ask("POST /auth/login", body=b"{}", token=None)).status == 200
+    assert (await limited.ask(f"POST {path}", body=b"a=b", token=None, source=OTHER)).status == 200
+
+
+# Traces
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    "first", ["GET /v1/orders", "POST /v1/orders", "GET /products/", "DELETE /users/1", "GET /console/"]
+)
+async def test_the_public_cannot_decide_which_traces_are_kept(shop: Shop, first: str) -> None:
+    for key in ("X-A: b", KEY):
+        await shop.ask(
+            first, key, f"traceparent: {TRACE}", f"Traceparent: {TRACE}", "tracestate: a=b", "TRACESTATE: c=d"
+        )
+        await shop.ask(first, key, f"TraceParent: {TRACE}", "X-Client-Traceparent: evil", "X_Client_Traceparent: evil")
+    ((*seen,),) = shop.seen.values()
+    assert len(seen) == 4
+    for one in [*seen, *shop.auth.validations]:
+        assert one.all("traceparent") == one.all("tracestate") == []
+        assert "evil" not in str(one.headers)
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed"),
+    [
+        (TRACE, [TRACE]),
+        ("cc-" + TRACE[3:] + "-what-the-future-will-be", ["cc-" + TRACE[3:]]),
+        ("ff-" + TRACE[3:], []),
+        (TRACE.upper(), []),
+        (TRACE + "0", []),
+        (TRACE[:-1], []),
+        (" x" + TRACE, []),
+        ("00-" + "0" * 32 + TRACE[35:], []),
+        (TRACE[:36] + "0" * 16 + "-01", []),
+        ("x" * 5000, []),
+        ("\u00e4", []),
+        ("", []),
+    ],
+)
+async def test_the_trace_of_a_client_is_passed_on_under_another_name_if_it_is_valid(
+    shop: Shop, sent: str, passed: list[str]
+) -> None:
+    assert (await shop.ask("GET /v1/orders", f"traceparent: {sent}")).status == 200
+    assert shop.only("orders").all("X-Client-Traceparent") == passed
+
+
+# The log
+
+
+async def test_the_log_has_a_json_object_for_each_request(shop: Shop) -> None:
+    before = time.time()
+    answer = await shop.ask("POST /v1/orders?a=b", "User-Agent: x", body=b"x")
+    entry = await shop.entry(answer.get("X-Request-Id"))
+    assert before - 1 < datetime.fromisoformat(entry.pop("time")).timestamp() < time.time() + 1
+    assert 0 <= entry.pop("duration") < 15
+    assert 0 <= float(entry.pop("upstream_seconds")) < 15
+    assert entry == {
+        "level": "info",
+        "service": "gateway",
+        "event": "POST /v1/orders 200",
+        "method": "POST",
+        "path": "/v1/orders",
+        "status": 200,
+        "request_id": answer.get("X-Request-Id"),
+        "user_id": "7",
+        "upstream": f"{ports.LOOPBACK}:{shop.orders.port}",
+        "upstream_status": "200",
+        "bytes": 2,
+        "client": ports.LOOPBACK,
+    }
+
+
+async def test_the_log_shows_what_failed_and_why(shop: Shop) -> None:
+    await shop.orders.stop()
+    answer = await shop.ask("GET /v1/orders/1")
+    entry = await shop.entry(answer.get("X-Request-Id"))
+    assert (entry["level"], entry["path"], entry["status"]) == ("error", "/v1/orders/1", 503)
+    address = f"{ports.LOOPBACK}:{shop.orders.port}"
+    assert (entry["upstream"], entry["upstream_status"]) == (f"{address}, {address}", "502, 502")
+
+
+async def test_every_line_of_the_log_is_json_whatever_a_client_sends(shop: Shop) -> None:
+    before = len(shop.logged())
+    for sent in (*BROKEN.values(), b"GET /\r\n", request('GET /"\\\x01\xff{}'), request("GET /%0a%22%00")):
+        await shop.raw(sent)
+    last = await shop.ask('GET /v1/orders"\\<script>')
+    await shop.entry(last.get("X-Request-Id"))
+    lines = shop.logged()[before:].splitlines()
+    assert len(lines) > len(BROKEN) / 2
+    assert {json.loads(line)["service"] for line in lines} == {"gateway"}
+
+
+async def test_no_token_or_query_is_logged_also_if_a_request_fails(shop: Shop) -> None:
+    before = len(shop.logged())
+    query = "token=eyJhbGciOiJFZERTQSJ9.secret.secret"
+    await shop.orders.stop()
+    answers = [
+        await shop.ask(
+            f"{first}?{query}", f"Referer: http://shop/?{query}", f"Cookie: {query}", token=f"Bearer {query}"
+        )
+        for first in (
+            "GET /v1/orders",
+            "POST /v1/orders",
+            "GET /docs/none",
+            "GET /products/",
+            "TRACE /x",
+            "GET /console/",
+        )
+    ]
+    await shop.ask(f"GET /v1/orders?{query}")
+    await shop.ask("GET /v1/orders?" + query * 300)
+    await shop.raw(request(f"GET /x?{query} HTTP/9"))
+    await shop.entry((await shop.ask("GET /nowhere")).get("X-Request-Id"))
+    assert {answer.status for answer in answers} >= {200, 401, 404, 405}
+    assert "secret" not in shop.logged()[before:]
 
 
 # Limits

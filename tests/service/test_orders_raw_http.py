@@ -66,7 +66,7 @@ def answers_of_5xx() -> dict[tuple[str, ...], float]:
         tuple(sample.labels.values()): sample.value
         for family in metrics.REQUESTS.collect()
         for sample in family.samples
-        if sample.name.endswith("_count") and sample.labels["status"].startswith("5")
+        if sample.name.endswith("_count") and sample.labels["http_response_status_code"].startswith("5")
     }
 
 

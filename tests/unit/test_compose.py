@@ -4,10 +4,14 @@ import ast
 import re
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from local import distribution, nginx, postgres, services
+from local import config, distribution, nginx, postgres, postgres_start, services
+from local.console import Console, places
 from local.stack import Ports, Stack
 
 ROOT = services.PROJECT
@@ -17,6 +21,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # These differ: each stack has its own addresses, and the copies of a container have different names.
 DIFFERENT = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED"}
 SERVICES = Ports().services
+CONTAINERS: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+LGTM = CONTAINERS["lgtm"]
 
 
 def section(name: str) -> str:
@@ -63,18 +69,30 @@ def test_kafka_has_the_same_properties(name: str) -> None:
 
 
 def test_postgres_has_the_same_settings() -> None:
-    settings = dict(re.findall(r"-c, ([a-z_]+)=([^],]+)", section("db")))
+    name, *arguments = CONTAINERS["db"]["command"]
+    settings = dict(argument.removeprefix("-c").split("=") for argument in arguments)
+    assert name == "postgres"
+    assert settings.pop("log_directory") == "/tmp"  # noqa: S108 - in the container
     assert settings == {name: value for name, value in postgres.SETTINGS.items() if name != "listen_addresses"}
+
+
+def test_postgres_logs_to_the_log_of_its_container() -> None:
+    *shell, script, _ = CONTAINERS["db"]["entrypoint"]
+    assert shell == ["sh", "-c"]
+    assert f"exec {postgres_start.LOG}>&2; for kind in json log; do ln -sf /dev/fd/{postgres_start.LOG} " in script
+    assert script.endswith('; exec docker-entrypoint.sh "$$@"')
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_has_the_same_settings(name: str) -> None:
-    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"])
+    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"], console=8086)
     embedded, composed = one.program().environment, {key: default(value) for key, value in environment(name).items()}
     assert embedded.keys() - DIFFERENT <= composed.keys()
     for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS", "ADMIN_PASSWORD"}:
         assert composed[variable] == embedded[variable]
     assert composed["AUTH_JWKS_URL"] == embedded["AUTH_JWKS_URL"].replace("127.0.0.1", "auth")
+    traced = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    assert composed[traced] == embedded[traced].replace("127.0.0.1", "console")
     password = default(environment("migrate")[f"{name.upper()}_DB_PASSWORD"])
     for url in (embedded["DATABASE_URL"], composed["DATABASE_URL"]):
         assert url.startswith(f"postgresql://{name}_user:{password}@")
@@ -103,12 +121,104 @@ def test_both_gateways_set_all_variables_of_the_template() -> None:
     names = set(re.findall(r"\$\{([A-Z_]+)\}", nginx.TEMPLATE.read_text().partition("worker_processes")[2]))
     own = Stack("test", ROOT / ".local" / "none", Ports()).gateway.values
     assert names == own.keys() == names & environment("gateway").keys()
+    assert set(config.Settings().limits) <= names
 
 
 def test_only_the_gateway_is_public() -> None:
     published = re.findall(r'^ +ports: \["(.+)"\]$', COMPOSE, re.MULTILINE)
-    assert len(published) == COMPOSE.count("ports:") == 3 + len(SERVICES)
+    assert len(published) == COMPOSE.count("ports:") == 5 + len(SERVICES)
     assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
+
+
+def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
+    for name, found in CONTAINERS.items():
+        assert found["security_opt"] == ["no-new-privileges:true"], name
+        assert found["cap_drop"] == ["ALL"], name
+        assert int(found["logging"]["options"]["max-file"]) * int(found["logging"]["options"]["max-size"][:-1]) <= 30
+        assert found.get("read_only", False) == (name not in {"db", "kafka", "lgtm"})
+
+
+# The console
+
+
+def test_the_console_has_the_settings_of_the_embedded_stack() -> None:
+    embedded = Console(ROOT, 8086, places(SERVICES, Path("x"), Path("x"))).program()
+    found: dict[str, str] = CONTAINERS["console"]["environment"]
+    assert [*CONTAINERS["console"]["command"][1:]] == [*embedded.command[1:]]
+    assert embedded.environment.keys() - found.keys() == {
+        *("PYTHONUNBUFFERED", "CONSOLE_LOG_FOLDER"),  # The image sets the first. Docker keeps the logs.
+        "CONSOLE_SUPERVISOR_SOCKET",  # Here Docker starts a killed process again.
+    }
+    assert found["CONSOLE_PORT"] == found["PORT"] == embedded.environment["CONSOLE_PORT"]
+    assert found["CONSOLE_AUTH_URL"] == f"http://auth:{SERVICES['auth']}"
+    assert found["CONSOLE_SERVICES"] == ",".join(f"{name}=http://{name}:{port}" for name, port in SERVICES.items())
+
+
+def test_the_console_depends_on_nothing_and_nothing_on_the_console() -> None:
+    assert CONTAINERS["console"]["depends_on"] == []
+    assert not [name for name, found in CONTAINERS.items() if "console" in found.get("depends_on", [])]
+    template = nginx.TEMPLATE.read_text()
+    assert "${CONSOLE_UPSTREAM}" not in "".join(re.findall(r"upstream .*", template))  # resolved when nginx starts
+
+
+def test_the_console_may_write_only_its_data() -> None:
+    console = CONTAINERS["console"]
+    assert (console["read_only"], console["tmpfs"]) == (True, ["/tmp"])  # noqa: S108 - in the container
+    assert console["volumes"] == [f"console_data:{console['environment']['CONSOLE_DATA_FOLDER']}"]
+    assert "install -d -o 10001 -g 10001 /data" in DOCKERFILE
+    assert "USER 10001:10001" in DOCKERFILE
+
+
+# The profile `observability`
+
+
+def document(name: str) -> Any:
+    return yaml.safe_load((ROOT / "deploy" / "lgtm" / name).read_text())
+
+
+def test_an_image_for_observability_has_a_version_and_runs_only_on_request() -> None:
+    assert re.fullmatch(r"grafana/otel-lgtm:\d+\.\d+\.\d+", LGTM["image"])
+    assert LGTM["profiles"] == ["observability"]
+    forward = CONTAINERS["console"]["environment"]["CONSOLE_FORWARD_OTLP_ENDPOINT"]
+    assert forward == "${CONSOLE_FORWARD_OTLP_ENDPOINT:-${COMPOSE_PROFILES:+http://lgtm:4318}}"
+
+
+def mounted() -> dict[str, str]:
+    """The files and folders of this repository in the container, by their path there."""
+    pairs = (volume.removesuffix(":ro").split(":") for volume in LGTM["volumes"] if volume.startswith("./"))
+    return {inside: outside for outside, inside in pairs}
+
+
+def test_all_mounted_files_of_observability_exist_and_are_read_only() -> None:
+    assert [name for name in mounted().values() if not (ROOT / name).exists()] == []
+    assert {volume[-3:] for volume in LGTM["volumes"] if volume.startswith((".", "/"))} == {":ro"}
+
+
+def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
+    prometheus = document("prometheus.yaml")
+    assert set(prometheus["rule_files"]) <= mounted().keys()
+    (job,) = prometheus["scrape_configs"]
+    found = {config["labels"]["service"]: config["targets"] for config in job["static_configs"]}
+    assert found == {name: [f"{name}:{port}"] for name, port in SERVICES.items()}
+
+
+def test_grafana_finds_the_dashboards_and_what_they_read() -> None:
+    (provider,) = document("dashboards.yaml")["providers"]
+    assert provider["options"]["path"] in mounted()
+    assert {source["uid"] for source in document("datasources.yaml")["datasources"]} == {"prometheus", "tempo", "loki"}
+    for source in document("datasources.yaml")["datasources"]:
+        assert source["type"] == source["uid"]
+
+
+def test_the_collector_reads_the_logs_of_exactly_these_containers() -> None:
+    collector = document("collector.yaml")
+    assert LGTM["environment"]["OTELCOL_EXTRA_ARGS"].removeprefix("--config=file:") in mounted()
+    reader = collector["receivers"]["filelog/containers"]
+    assert "filelog/containers" in collector["service"]["pipelines"]["logs"]["receivers"]
+    assert "/var/lib/docker/containers:/var/lib/docker/containers:ro" in LGTM["volumes"]
+    labels = CONTAINERS["orders"]["logging"]["options"]["labels"].split(",")
+    assert [label for label in labels if f'attrs["{label}"]' in str(reader["operators"])] == labels
+    assert f'!= "{yaml.safe_load(COMPOSE)["name"]}"' in str(reader["operators"])
 
 
 def test_the_image_has_all_own_packages_that_its_code_imports() -> None:

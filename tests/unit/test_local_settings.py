@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from local import bootstrap, config, nginx, stack
+from local import __main__ as local
+from local import bootstrap, config, nginx, stack, supervisor
 from local.problem import Problem
 from local.services import services
 from local.stack import Ports, Stack
@@ -71,6 +72,50 @@ def test_the_gateway_has_the_address_of_every_service(tmp_path: Path, monkeypatc
     gateway.prepare()
     filled = (tmp_path / "gateway" / "nginx.conf").read_text()
     assert filled.split() == [f"127.0.0.1:{port}" for port in chosen.services.values()]
+
+
+def program(stack: Stack, name: str) -> dict[str, str]:
+    return dict(stack.program(name).environment)
+
+
+def test_a_stack_without_the_console_traces_nothing(tmp_path: Path) -> None:
+    stack = Stack("test", tmp_path, Ports())
+    assert "console" not in stack.names
+    assert not [name for name in Ports().services for variable in program(stack, name) if variable.startswith("OTEL")]
+
+
+def test_the_console_starts_after_the_services_and_before_the_gateway(tmp_path: Path) -> None:
+    stack = Stack("test", tmp_path, Ports(), console={})
+    assert stack.names[-3:] == ["products", "console", "gateway"]
+    for name in Ports().services:
+        assert program(stack, name)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:8086/otlp"
+    assert not [variable for variable in program(stack, "console") if variable.startswith("OTEL")]
+
+
+def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(tmp_path: Path) -> None:
+    chosen = Ports(*range(1, 11))
+    found = program(Stack("test", tmp_path, chosen, console={"CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x"}), "console")
+    services = ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in chosen.services.items())
+    assert found == {
+        "PYTHONUNBUFFERED": "1",
+        "CONSOLE_HOST": "127.0.0.1",
+        "CONSOLE_PORT": str(chosen.console),
+        "CONSOLE_DATA_FOLDER": f"{tmp_path}/console",
+        "CONSOLE_SERVICES": services,
+        "CONSOLE_AUTH_URL": f"http://127.0.0.1:{chosen.auth}",
+        "CONSOLE_LOG_FOLDER": f"{tmp_path}/logs",
+        "CONSOLE_SUPERVISOR_SOCKET": str(supervisor.socket(tmp_path)),
+        "CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x",
+    }
+
+
+def test_make_up_runs_the_console_and_names_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSOLE_PORT", "1234")
+    monkeypatch.setenv("GATEWAY_PORT", "1235")
+    wanted = local._wanted_stack()
+    assert program(wanted, "console")["CONSOLE_PORT"] == "1234"
+    assert "http://127.0.0.1:1235/console/" in local._welcome(wanted.ports)
+    assert "http://127.0.0.1:1234/console/" in local._welcome(wanted.ports)
 
 
 @pytest.mark.parametrize(

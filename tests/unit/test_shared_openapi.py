@@ -12,20 +12,20 @@ from local import nginx
 from shared.web import openapi, problems
 
 GATEWAY = nginx.TEMPLATE.read_text()
-DOCUMENTS = {name: json.loads((folder.DOCS / "openapi" / f"{name}.json").read_text()) for name in nginx.UPSTREAMS}
+DOCUMENTS = {name: json.loads((folder.DOCS / "openapi" / f"{name}.json").read_text()) for name in nginx.SERVICES}
 
 
 def test_the_committed_documents_match_the_code() -> None:
     assert folder.drift(folder.DOCS) == []
 
 
-@pytest.mark.parametrize("name", nginx.UPSTREAMS)
+@pytest.mark.parametrize("name", nginx.SERVICES)
 def test_a_document_is_openapi_3_1(name: str) -> None:
     assert DOCUMENTS[name]["openapi"].startswith("3.1.")
     validate(DOCUMENTS[name])
 
 
-@pytest.mark.parametrize("name", nginx.UPSTREAMS)
+@pytest.mark.parametrize("name", nginx.SERVICES)
 def test_every_operation_documents_its_security_and_its_errors(name: str) -> None:
     for path, methods in DOCUMENTS[name]["paths"].items():
         for method, operation in methods.items():
@@ -76,5 +76,5 @@ def test_every_retriable_problem_has_retry_after_at_the_gateway_too() -> None:
 def test_the_page_at_the_gateway_lists_all_services() -> None:
     (listed,) = re.findall(r"return 200 '(\[\{\"name\".*\])';", GATEWAY)
     assert {one["name"]: one["url"] for one in json.loads(listed)} == {
-        name: f"/openapi/{name}.json" for name in nginx.UPSTREAMS
+        name: f"/openapi/{name}.json" for name in nginx.SERVICES
     }

@@ -1,0 +1,142 @@
+"""Wiring: the one file of the console that knows every other."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import structlog
+import uvloop
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from console.config import Settings
+from console.identity import Identity
+from console.journal import Journal
+from console.metering.alerts import Alerts
+from console.metering.rules import WrongRules
+from console.metering.scraper import Scraper
+from console.metering.series import Series
+from console.pages import routes, sources
+from console.pages.guard import guard
+from console.services import Services
+from console.sessions import Sessions
+from console.store import Store
+from console.telemetry import spans
+from console.telemetry.forwarding import Forwarder
+from console.telemetry.logs import Tail
+from console.telemetry.spans import RECEIVER, Receiver
+from console.telemetry.store import Telemetry
+from shared.process.tasks import DRAIN_SECONDS, Loop, Tasks
+
+log = structlog.get_logger()
+
+TASKS = web.AppKey("TASKS", Tasks)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is read beside the services, and the tasks that fill it, in the order in which they start."""
+
+    telemetry: Telemetry
+    series: Series
+    alerts: Alerts
+    receiver: Receiver | None = None
+    tasks: Mapping[str, Loop] = field(default_factory=dict)
+
+
+def collecting(settings: Settings) -> Sources:
+    """Collect spans, log lines and metrics. Raises `WrongRules` if the alert rules cannot be used."""
+    telemetry, series = Telemetry(settings.data_folder / "telemetry"), Series()
+    alerts = Alerts(settings.alerts_file, series, settings.alert_webhook_url or None)
+    tasks: dict[str, Loop] = {"telemetry": telemetry.run}
+    forwarder = None
+    if settings.forward_otlp_endpoint:
+        forwarder = Forwarder(settings.forward_otlp_endpoint, telemetry)
+        tasks["forwarder"] = forwarder.run
+    if settings.log_folder:
+        tasks["tail"] = Tail(Path(settings.log_folder), telemetry).run
+    tasks |= {"scraper": Scraper(settings.targets, series).run, "alerts": alerts.run}
+    return Sources(telemetry, series, alerts, Receiver(telemetry, forwarder), tasks)
+
+
+def create_app(settings: Settings, read: Sources, clock: Callable[[], float] = time.time) -> web.Application:
+    """Create the application. It opens nothing before it starts."""
+    app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
+    app[TASKS] = Tasks()
+    app[sources.SETTINGS], app[sources.CLOCK] = settings, clock
+    app[sources.TELEMETRY], app[sources.SERIES], app[sources.ALERTS] = read.telemetry, read.series, read.alerts
+    if read.receiver is not None:
+        app[RECEIVER] = read.receiver
+        app.add_routes(spans.routes)
+    for table in routes.ALL:
+        app.add_routes(table)
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/livez", _livez)
+    app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
+    app.cleanup_ctx.append(lambda started: _lifespan(started, read))
+    return app
+
+
+async def _lifespan(app: web.Application, read: Sources) -> AsyncIterator[None]:
+    settings, clock, tasks = app[sources.SETTINGS], app[sources.CLOCK], app[TASKS]
+    async with AsyncExitStack() as stack:
+        store = Store(settings.data_folder)
+        stack.callback(store.close)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        sessions = Sessions(store, Identity(settings.auth_url, http), clock)
+        await sessions.load()
+        app[sources.SESSIONS] = sessions
+        app[sources.SERVICES] = Services(settings.targets, http, clock)
+        app[sources.JOURNAL] = Journal(store, clock)
+        for name, loop in {"sessions": sessions.run, **read.tasks}.items():
+            stack.push_async_callback(tasks.start(name, loop))
+        yield
+
+
+async def _healthz(_: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def _livez(request: web.Request) -> web.Response:
+    hanging = request.app[TASKS].hanging()
+    return web.Response(status=503 if hanging else 200, text=f"hanging: {hanging}" if hanging else "ok")
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    draining = request.app[TASKS].draining
+    return web.Response(status=503 if draining else 200, text="draining" if draining else "ok")
+
+
+async def _metrics(_: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def run(settings: Settings) -> int:
+    """Run the console until SIGTERM or until one of its tasks ends. Returns 0 in the first case, 1 in the second."""
+    try:
+        read = collecting(settings)
+    except WrongRules as error:
+        sys.exit(f"wrong alert rules: {error}")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(create_app(settings, read), settings))
+
+
+async def _serve(app: web.Application, settings: Settings) -> int:
+    tasks = app[TASKS]
+    tasks.stop_on_signals()
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+        log.info("ready", port=settings.port)
+        await tasks.until_stopped()
+        log.info("draining")
+    finally:
+        await runner.cleanup()
+    return 1 if tasks.ended.is_set() else 0

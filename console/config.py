@@ -1,0 +1,54 @@
+"""The settings of the console, read once from the environment: `CONSOLE_PORT`, `CONSOLE_SERVICES`, and so on."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "CONSOLE_"
+
+Url = Annotated[str, Field(pattern=r"^https?://[^\s,=/]+$")]
+Listed = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*=https?://[^\s,=/]+(,[a-z][a-z0-9_-]*=https?://[^\s,=/]+)*$")]
+
+_SERVICES = (
+    "orders=http://127.0.0.1:8080,inventory=http://127.0.0.1:8081,payments=http://127.0.0.1:8082,"
+    "auth=http://127.0.0.1:8083,users=http://127.0.0.1:8084,products=http://127.0.0.1:8085"
+)
+
+
+class Settings(BaseSettings):
+    """The defaults fit the stack of `make up`."""
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8086
+    data_folder: Path = Path(".local/console")
+    """The folder of the SQLite files."""
+    auth_url: Url = "http://127.0.0.1:8083"
+    services: Listed = _SERVICES
+    """`name=address` of each service, separated by commas."""
+    log_folder: str = ""
+    """A folder whose `*.log` files are read. Empty: none."""
+    alerts_file: Path = Path("deploy/alerts.yaml")
+    alert_webhook_url: str = ""
+    forward_otlp_endpoint: str = ""
+    supervisor_socket: str = ""
+    """The socket of supervisord, only in the embedded stack. Empty: processes cannot be killed from the console."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """The address of each service, by its name."""
+        return dict(one.split("=", 1) for one in self.services.split(","))
+
+
+def read() -> Settings:
+    """Read the settings. A wrong value ends the process with one line that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        sys.exit("wrong setting: " + "; ".join(wrong))

@@ -1,0 +1,74 @@
+"""Who did what, when, and why.
+
+What must stay true: an action is stored before it is done. So an action whose outcome is missing was begun, and the
+console ended before it knew the outcome. Rows are only added.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from console.store import Store
+
+_LONGEST = 500
+
+_LAST = """
+select a.*, o.outcome from actions a left join outcomes o on o.action_id = a.id
+ where a.id < ? order by a.id desc limit ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that somebody asks for. `subject` is what it is done to, for example a key."""
+
+    who: str
+    address: str
+    what: str
+    service: str = ""
+    subject: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An action with its time and its outcome, which is None if it is not known."""
+
+    id: int
+    at: float
+    action: Action
+    outcome: str | None
+
+
+class Journal:
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = store, clock
+
+    async def begin(self, action: Action) -> int:
+        """Store an action that is done next. Returns its number."""
+        values = [self._clock(), *(_short(getattr(action, name)) for name in _COLUMNS)]
+
+        def add(conn: sqlite3.Connection) -> int:
+            columns, marks = ", ".join(["at", *_COLUMNS]), ", ".join("?" * len(values))
+            return conn.execute(f"insert into actions ({columns}) values ({marks})", values).lastrowid or 0
+
+        return await self._store.run(add)
+
+    async def end(self, action_id: int, outcome: str) -> None:
+        """Store the outcome of an action."""
+        row = (action_id, self._clock(), _short(outcome))
+        await self._store.run(lambda conn: conn.execute("insert into outcomes values (?, ?, ?)", row))
+
+    async def last(self, limit: int = 200, before_id: int = 2**62) -> list[Entry]:
+        """The last actions, the newest first."""
+        rows = await self._store.run(lambda conn: conn.execute(_LAST, (before_id, limit)).fetchall())
+        return [Entry(r["id"], r["at"], Action(*(r[name] for name in _COLUMNS)), r["outcome"]) for r in rows]
+
+
+_COLUMNS = ("who", "address", "what", "service", "subject", "reason")
+
+
+def _short(text: str) -> str:
+    """Text that SQLite can store: a lone surrogate would fail."""
+    return text[:_LONGEST].encode(errors="replace").decode()

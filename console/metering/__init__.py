@@ -1,0 +1,1 @@
+"""Metrics of the last two hours, alert rules over them, and the webhook that reports alerts."""

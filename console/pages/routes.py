@@ -1,0 +1,22 @@
+"""The routes of all pages."""
+
+from console.pages import (
+    actions,
+    alerts,
+    charts,
+    health,
+    lanes,
+    login,
+    logs,
+    orders,
+    parked,
+    repairs,
+    search,
+    static,
+    traces,
+)
+
+ALL = [
+    *(login.routes, health.routes, orders.routes, search.routes, parked.routes, repairs.routes, lanes.routes),
+    *(alerts.routes, traces.routes, logs.routes, charts.routes, actions.routes, static.routes),
+]

@@ -1,0 +1,69 @@
+"""Writes: each is stored with its author, its reason and its outcome."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from console.journal import Action
+from console.pages import frame
+from console.pages.guard import FORM
+from console.pages.sources import JOURNAL, SERVICES, SESSIONS
+from console.services import Answer
+from shared.errors import Invalid
+
+MOST_IDS = 1000
+
+
+async def stored(
+    request: web.Request, what: str, service: str, subject: str, work: Callable[[str], Awaitable[Answer]]
+) -> Answer:
+    """Store the action, do `work(token)`, store the outcome."""
+    session, journal = frame.session(request), request.app[JOURNAL]
+    reason = request[FORM].get("reason", "").strip()
+    number = await journal.begin(Action(session.username, frame.address(request), what, service, subject, reason))
+    outcome = "the console failed"
+    try:
+        found = await work(await request.app[SESSIONS].access(session))
+        outcome = found.problem or summary(found)
+    finally:
+        await journal.end(number, outcome)
+    return found
+
+
+async def post(
+    request: web.Request, what: str, service: str, path: str, body: dict[str, object], subject: str
+) -> Answer:
+    """POST /admin/<path> of a service, and store it."""
+    return await stored(
+        request, what, service, subject, lambda token: request.app[SERVICES].post(token, service, path, body)
+    )
+
+
+def summary(found: Answer) -> str:
+    if "repair" in found.body:
+        return f"accepted as repair {found.body['repair']}"
+    return f"{found.body.get('chosen', 0)} events chosen; nothing was changed"
+
+
+def ids(request: web.Request) -> list[int]:
+    """The chosen events. Raises `Invalid`."""
+    found = request[FORM].get("ids", "").split(",")
+    if not 0 < len(found) <= MOST_IDS or not all(one.isdecimal() and len(one) < 19 for one in found):
+        raise Invalid("choose at least one event, and at most 1000")
+    return [int(one) for one in found]
+
+
+def reason(request: web.Request) -> str:
+    """The reason of a write. Raises `Invalid` if it is blank."""
+    given = " ".join(request[FORM].get("reason", "").split())
+    if not 0 < len(given) <= 500:
+        raise Invalid("a reason is required, of at most 500 characters; nothing was done")
+    return given
+
+
+def rate(request: web.Request) -> int:
+    """How many events a second. Raises `Invalid`."""
+    given = request[FORM].get("per_second", "50")
+    if not (given.isdecimal() and len(given) < 5 and 1 <= int(given) <= 1000):
+        raise Invalid("events a second must be a number from 1 to 1000; nothing was done")
+    return int(given)
