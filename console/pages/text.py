@@ -56,7 +56,7 @@ def pretty(value: object) -> str:
 
 def cut(text: object, longest: int) -> str:
     """At most so many characters, with a mark where it was cut."""
-    whole = "-" if text is None else str(text)
+    whole = str(shown(text)) if text is None or isinstance(text, bool) else str(text)
     return whole if len(whole) <= longest else whole[: longest - 1] + "…"
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,10 +230,12 @@ async def wait_until_ready(log: Path, pid: int) -> None:
 SYSTEMS: dict[str, System] = {}
 
 
-def running_system(name: str, run_folder: Path, request: pytest.FixtureRequest) -> System:
-    """A stack that runs until the tests of its group are over."""
+def running_system(
+    name: str, run_folder: Path, request: pytest.FixtureRequest, console: Mapping[str, str] | None = None
+) -> System:
+    """A stack that runs until the tests of its group are over. With `console` it has one, with these settings."""
     if name not in SYSTEMS:
-        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request))
+        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request, console))
         groups.LIFETIME.callback(SYSTEMS.pop, name)
     return SYSTEMS[name]
 
@@ -248,8 +250,17 @@ def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
 
 
 @contextmanager
-def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    stack = Stack(name, run_folder / name, Ports.free(), postgres_settings=DURABLE, admin_password=ADMIN_PASSWORD)
+def _running(
+    name: str, run_folder: Path, request: pytest.FixtureRequest, console: Mapping[str, str] | None
+) -> Iterator[System]:
+    stack = Stack(
+        name,
+        run_folder / name,
+        Ports.free(),
+        postgres_settings=DURABLE,
+        admin_password=ADMIN_PASSWORD,
+        console=console,
+    )
     leaked: list[str] = []
     stack.reset()
     stack.up()
