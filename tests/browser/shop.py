@@ -56,9 +56,9 @@ class Shop:
             return found
 
     @asynccontextmanager
-    async def failing(self, service: str, type_: str) -> AsyncIterator[None]:
+    async def failing(self, service: str, type_: str, reason: str = "a test") -> AsyncIterator[None]:
         """The handler of an event type fails until the end of the block."""
-        flag = await self.do(service, "flags", name="fail_handler", type=type_, reason="a test of the console")
+        flag = await self.do(service, "flags", name="fail_handler", type=type_, reason=reason)
         try:
             yield
         finally:

@@ -76,8 +76,8 @@ async def test_an_order_leads_to_its_trace_and_its_log_lines(tab: Tab, the_shop:
     await trace.click()
     await expect(page.get_by_role("heading", level=1)).to_contain_text("Trace ")
     waterfall = page.locator("#waterfall")
-    for span in ("POST /v1/orders", "order internal", "send orders.events", "process inventory.events", "charge"):
-        await reload_until(page, waterfall.get_by_role("rowheader", name=span).first)
+    for span in ("POST /v1/orders", "order", "send orders.events", "process inventory.events", "charge"):
+        await reload_until(page, waterfall.get_by_role("rowheader", name=span, exact=True).first)
     await expect(waterfall.locator("rect.error")).to_have_count(0)
     await page.get_by_role("link", name=f"Timeline of {order_id}").click()
     await page.get_by_role("link", name="Log lines", exact=True).first.click()
@@ -217,6 +217,8 @@ async def test_the_keyboard_is_enough_and_focus_survives_updates(tab: Tab, the_s
     await expect(page.locator("main")).to_be_focused()
     await page.keyboard.press("Tab")
     await expect(page.get_by_label("Pause updates")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("region", name="Promises")).to_be_focused()
     await page.keyboard.press("Tab")
     first = page.locator("#promises a").first
     await expect(first).to_be_focused()
