@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 from console.metering import ranges
@@ -27,6 +28,9 @@ from console.metering.language import (
 LOOKBACK_SECONDS = 300.0
 _MAX_SECONDS = 2.0
 """How long one query may take. It runs in the event loop, so its pages and scrapes wait for it."""
+
+_CACHED = 30_000
+"""Labels do not change from step to step, so what is made of them is remembered."""
 
 Labels: TypeAlias = frozenset[tuple[str, str]]
 Vector: TypeAlias = dict[Labels, float]
@@ -62,6 +66,9 @@ class Track(Protocol):
 
     def between(self, after: float, until: float) -> list[tuple[float, float]]:
         """All samples later than `after` and not later than `until`."""
+
+    def growth(self, after: float, until: float) -> ranges.Growth | None:
+        """How a counter grew in these samples, or None if there are fewer than two."""
 
 
 class Source(Protocol):
@@ -148,17 +155,23 @@ class _Evaluation:
             case "histogram_quantile", (quantile, buckets):
                 return _quantiles(self._scalar(quantile, at), self._vector(buckets, at))
             case function, (Selector() as inner,):
-                return self._over_range(ranges.FUNCTIONS[function], inner, at)
+                return self._over_range(function, inner, at)
             case _:
                 raise BadExpression(f"{node.function} cannot be used like this")
 
-    def _over_range(self, function: ranges.Function, inner: Selector, at: float) -> Vector:
-        start = at - (inner.range_seconds or 0.0)
-        found: Vector = {}
+    def _over_range(self, function: str, inner: Selector, at: float) -> Vector:
+        seconds = inner.range_seconds or 0.0
+        start, found = at - seconds, Vector()
+        if function in ranges.OVER_TIME:
+            combine = ranges.OVER_TIME[function]
+            for labels, track in self._select(inner):
+                if points := track.between(start, at):
+                    found[_unnamed(labels)] = combine([value for _, value in points])
+            return found
+        per = seconds if function == "rate" else 1.0
         for labels, track in self._select(inner):
-            value = function(track.between(start, at), start, at)
-            if value is not None:
-                found[_unnamed(labels)] = value
+            if (growth := track.growth(start, at)) is not None:
+                found[_unnamed(labels)] = ranges.increase(growth, start, at, per)
         return found
 
     def _binary(self, node: Binary, at: float) -> Vector | float:
@@ -252,12 +265,19 @@ _COMBINE: dict[str, Callable[[list[float]], float]] = {
 def _quantiles(quantile: float, buckets: Vector) -> Vector:
     histograms: dict[Labels, list[tuple[float, float]]] = defaultdict(list)
     for labels, count in buckets.items():
-        bound = dict(labels).get("le", "")
-        try:
-            histograms[_without(labels, ("le", _NAME))].append((float(bound), count))
-        except ValueError:  # no bucket
-            continue
+        bound = _bound(labels)
+        if bound is not None:
+            histograms[_without(labels, ("le", _NAME))].append((bound, count))
     return {labels: ranges.quantile(quantile, sorted(found)) for labels, found in histograms.items()}
+
+
+@lru_cache(_CACHED)
+def _bound(labels: Labels) -> float | None:
+    """The upper bound of a bucket. None if the series is no bucket."""
+    try:
+        return float(dict(labels).get("le", ""))
+    except ValueError:
+        return None
 
 
 def _calculate(operator: str, a: float, b: float) -> float:
@@ -294,11 +314,13 @@ def _key(node: Binary, labels: Labels) -> Labels:
     return _only(labels, node.on) if node.on is not None else _without(labels, (*node.ignoring, _NAME))
 
 
-def _only(labels: Labels, names: Sequence[str]) -> Labels:
+@lru_cache(_CACHED)
+def _only(labels: Labels, names: tuple[str, ...]) -> Labels:
     return frozenset(label for label in labels if label[0] in names)
 
 
-def _without(labels: Labels, names: Sequence[str]) -> Labels:
+@lru_cache(_CACHED)
+def _without(labels: Labels, names: tuple[str, ...]) -> Labels:
     return frozenset(label for label in labels if label[0] not in names)
 
 
