@@ -74,7 +74,7 @@ bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
-docs: ## Write docs/openapi, docs/events, docs/asyncapi.json and docs/problems.md from the code
+docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md and deploy/dashboards from the code
 	$(DEV)
 	@$(RUN) documents
 
