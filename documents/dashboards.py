@@ -160,7 +160,14 @@ MACHINE = [
         "short",
         [("count by (service, version, python_version) (build_info)", "{{service}} {{version}} {{python_version}}")],
     ),
-    Panel("Telemetry dropped", "ops", [(_rate("telemetry_dropped_total", "service, what"), "{{service}} {{what}}")]),
+    Panel(
+        "Telemetry dropped",
+        "ops",
+        [
+            (_rate("console_telemetry_dropped_total", "service, what"), "{{service}} {{what}}"),
+            (_rate("tracing_spans_dropped_total"), f"{_ONE} spans"),
+        ],
+    ),
     Panel("Alert messages", "ops", [(_rate("alert_notifications_total", "outcome"), "{{outcome}}")]),
 ]
 DASHBOARDS = {"shop": SHOP, "delivery": DELIVERY, "service": SERVICE, "machine": MACHINE}
