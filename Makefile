@@ -119,7 +119,7 @@ Or watch three orders, event by event: make demo
 
 endef
 export WELCOME
-up-compose = docker compose up --build --detach --wait && echo "$$WELCOME"
+up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
 down-compose = docker compose down
 reset-compose = docker compose down --volumes
 ps-compose = docker compose ps
