@@ -120,8 +120,8 @@ Or watch three orders, event by event: make demo
 endef
 export WELCOME
 up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
-down-compose = docker compose down
-reset-compose = docker compose down --volumes
+down-compose = COMPOSE_PROFILES=observability docker compose down
+reset-compose = COMPOSE_PROFILES=observability docker compose down --volumes
 ps-compose = docker compose ps
 logs-compose = docker compose logs --follow --tail 50 $(NAME)
 demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo

@@ -113,7 +113,8 @@ def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(t
     }
 
 
-def test_make_up_runs_the_console_and_names_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "HOME", tmp_path)
     monkeypatch.setenv("CONSOLE_PORT", "1234")
     monkeypatch.setenv("GATEWAY_PORT", "1235")
     wanted = local._wanted_stack()
@@ -122,7 +123,10 @@ def test_make_up_runs_the_console_and_names_its_page(monkeypatch: pytest.MonkeyP
     assert "http://127.0.0.1:1234/console/" in local._welcome(wanted.ports)
 
 
-def test_aspire_starts_before_the_console_which_forwards_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aspire_starts_before_the_console_which_forwards_traces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "HOME", tmp_path)
     monkeypatch.setenv("SEE", "aspire")
     monkeypatch.setenv("ASPIRE_PORT", "2000")
     wanted = local._wanted_stack()
