@@ -169,6 +169,14 @@ async def test_a_file_that_is_truncated_is_read_from_its_start(folder: Path) -> 
         await expect(telemetry, ["long line before", "new"])
 
 
+async def test_a_file_that_is_truncated_and_begins_with_the_same_lines_is_read_from_its_start(folder: Path) -> None:
+    write(folder / "x.log", ["start " * 100] * 3)
+    async with tailing(folder) as telemetry:
+        await expect(telemetry, ["start " * 100] * 3)
+        (folder / "x.log").write_text("start " * 100 + "\n")
+        await expect(telemetry, ["start " * 100] * 4)
+
+
 async def test_a_file_that_is_truncated_and_grows_beyond_its_old_size_is_read_from_its_start(folder: Path) -> None:
     write(folder / "x.log", ["old"])
     async with tailing(folder) as telemetry:

@@ -180,6 +180,16 @@ async def test_a_gzip_bomb_is_refused_before_it_is_unpacked(client: Client, tele
     await still_works(client, telemetry)
 
 
+async def test_a_body_of_two_million_empty_spans_is_refused(client: Client, telemetry: Telemetry) -> None:
+    def nested(tag: bytes, content: bytes) -> bytes:
+        size = len(content)
+        return tag + bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21]) + content
+
+    body = nested(b"\x0a", nested(b"\x12", b"\x12\x00" * (spans.BODY_BYTES // 2 - 10)))
+    assert (await client.post(PATH, data=BytesIO(body), headers=PROTOBUF)).status == 400
+    await still_works(client, telemetry)
+
+
 async def test_a_client_that_stops_in_the_middle_does_no_harm(client: Client, telemetry: Telemetry) -> None:
     reader, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF['Content-Type']}\r\n".encode())
