@@ -74,7 +74,7 @@ bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
-docs: ## Write docs/openapi, docs/events, docs/asyncapi.json and docs/problems.md from the code
+docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md and deploy/dashboards from the code
 	$(DEV)
 	@$(RUN) documents
 
@@ -123,9 +123,9 @@ Or watch three orders, event by event: make demo
 
 endef
 export WELCOME
-up-compose = docker compose up --build --detach --wait && echo "$$WELCOME"
-down-compose = docker compose down
-reset-compose = docker compose down --volumes
+up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
+down-compose = COMPOSE_PROFILES=observability docker compose down
+reset-compose = COMPOSE_PROFILES=observability docker compose down --volumes
 ps-compose = docker compose ps
 logs-compose = docker compose logs --follow --tail 50 $(NAME)
 demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo

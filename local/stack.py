@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from local import nginx, ports, services, supervisor
-from local.console import Console, places
+from local.console import Console, Viewers, places
 from local.files import locked
 from local.kafka import Kafka
 from local.postgres import Postgres
@@ -62,7 +62,7 @@ class Stack:
     """A stack called `name`, with all its files below `root`.
 
     `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO. The console runs only if `console` has its further settings; they may be empty.
+    the stack is logged at level INFO. The console runs only if there are `viewers`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Stack:
         postgres_settings: Mapping[str, str] | None = None,
         limits: Mapping[str, str] | None = None,
         admin_password: str = "password",
-        console: Mapping[str, str] | None = None,
+        viewers: Viewers | None = None,
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
@@ -86,7 +86,7 @@ class Stack:
             postgres=where.postgres,
             kafka=where.kafka,
             auth=where.auth,
-            console=None if console is None else where.console,
+            console=where.console if viewers else None,
             admin_password=admin_password,
         )
         upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{asdict(where)[name]}" for name in nginx.UPSTREAMS}
@@ -94,7 +94,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "console": () if console is None else (self._console(console),),
+            "viewers": (*viewers.others, self._console(viewers.settings)) if viewers else (),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
