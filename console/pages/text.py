@@ -101,6 +101,11 @@ def span(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 event`, `2 events`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(count: float | None) -> str:
     """A number of bytes, for people."""
     if count is None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from local import ports, services
+from local.console import Viewers
 from local.process import survivors
 from local.stack import Ports, Stack
 from tests import groups, leaks
@@ -231,11 +232,11 @@ SYSTEMS: dict[str, System] = {}
 
 
 def running_system(
-    name: str, run_folder: Path, request: pytest.FixtureRequest, console: Mapping[str, str] | None = None
+    name: str, run_folder: Path, request: pytest.FixtureRequest, viewers: Viewers | None = None
 ) -> System:
-    """A stack that runs until the tests of its group are over. With `console` it has one, with these settings."""
+    """A stack that runs until the tests of its group are over. With `viewers` it has a console."""
     if name not in SYSTEMS:
-        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request, console))
+        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request, viewers))
         groups.LIFETIME.callback(SYSTEMS.pop, name)
     return SYSTEMS[name]
 
@@ -250,16 +251,14 @@ def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
 
 
 @contextmanager
-def _running(
-    name: str, run_folder: Path, request: pytest.FixtureRequest, console: Mapping[str, str] | None
-) -> Iterator[System]:
+def _running(name: str, run_folder: Path, request: pytest.FixtureRequest, viewers: Viewers | None) -> Iterator[System]:
     stack = Stack(
         name,
         run_folder / name,
         Ports.free(),
         postgres_settings=DURABLE,
         admin_password=ADMIN_PASSWORD,
-        console=console,
+        viewers=viewers,
     )
     leaked: list[str] = []
     stack.reset()

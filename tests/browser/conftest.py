@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from local.console import Viewers
 from tests.acceptance.conftest import System, auth_mint, running_system
 from tests.acceptance.people import ADMIN_PASSWORD
 from tests.browser import chromium, shop
@@ -34,7 +35,7 @@ def system(run_folder: Path, request: pytest.FixtureRequest) -> System:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setitem(os.environ, name, value)
-        system = running_system("browser", run_folder, request, console={})
+        system = running_system("browser", run_folder, request, Viewers())
     system.mint = system.mint or asyncio.run(auth_mint(system.database_url))
     return system
 
@@ -53,6 +54,18 @@ async def the_shop(system: System) -> AsyncIterator[Shop]:
         yield made
 
 
+WATCHED: list["Tab"] = []
+"""The tabs of the test that runs."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """After a test nobody listens: the stack may stop while its pages still ask for news."""
+    for tab in WATCHED:
+        tab.is_over = True
+    WATCHED.clear()
+
+
 @dataclass
 class Tab:
     """A page of a browser with cookies of its own. `allow` what a test provokes on purpose."""
@@ -61,13 +74,15 @@ class Tab:
     root: str
     complaints: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
+    is_over: bool = False
 
     def allow(self, *parts: str) -> None:
         self.allowed.extend(parts)
 
     def watch(self, page: "Page") -> None:
         page.on("console", self._on_message)
-        page.on("pageerror", lambda error: self.complaints.append(f"thrown at {page.url}: {error}"))
+        page.on("pageerror", lambda error: self._complain(f"thrown at {page.url}: {error}"))
+        WATCHED.append(self)
 
     async def open(self, path: str = "/") -> None:
         await self.page.goto(self.root + path)
@@ -85,7 +100,11 @@ class Tab:
 
     def _on_message(self, message: "ConsoleMessage") -> None:
         if message.type in {"error", "warning"}:
-            self.complaints.append(f"{message.type} at {message.location.get('url')}: {message.text}")
+            self._complain(f"{message.type} at {message.location.get('url')}: {message.text}")
+
+    def _complain(self, complaint: str) -> None:
+        if not self.is_over:
+            self.complaints.append(complaint)
 
 
 OpenTab = Callable[..., Awaitable[Tab]]

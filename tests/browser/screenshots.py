@@ -4,6 +4,7 @@ What must stay true: what the pictures show has happened in that stack; nothing 
 """
 
 import asyncio
+import base64
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from local.console import Viewers
 from local.stack import HOME, Ports, Stack
 from tests.browser import chromium, shop
 from tests.browser.shop import Shop
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[2] / "docs" / "seeing"
 WIDTH = 1200
 MOST_BYTES = 150_000
+MOST_PIXELS = 1200
 PASSWORD = "password"
 
 
@@ -31,7 +34,7 @@ PASSWORD = "password"
 def running() -> Iterator[Stack]:
     """A new stack, which is deleted at the end."""
     os.environ |= {"FAILURE_FLAGS": "true", "ORDER_DEADLINE_SECONDS": "3600"}
-    stack = Stack("screenshots", HOME / "screenshots", Ports.free(), admin_password=PASSWORD, console={})
+    stack = Stack("screenshots", HOME / "screenshots", Ports.free(), admin_password=PASSWORD, viewers=Viewers())
     stack.reset()
     try:
         stack.up()
@@ -72,21 +75,29 @@ class Camera:
             await self.page.reload()
 
     async def take(self, name: str, last: Any) -> None:
-        """Store a picture of the page, from its top to the end of the element `last`."""
+        """Store a picture of the page, from its top to the end of the element `last`.
+
+        It is WebP, a third of the size of PNG. Playwright does not offer it, but the browser does.
+        """
         box = await last.bounding_box()
-        file = FOLDER / f"{name}.png"
-        clip = {"x": 0, "y": 0, "width": WIDTH, "height": min(1200, round(box["y"] + box["height"]) + 16)}
-        await self.page.screenshot(path=file, full_page=True, clip=clip)
-        size = file.stat().st_size
-        print(f"{file.name}: {size / 1000:.0f} kB")  # noqa: T201
-        if size > MOST_BYTES:
+        height = min(MOST_PIXELS, round(box["y"] + box["height"]) + 16)
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
+        wanted = {"format": "webp", "quality": 85, "clip": clip, "captureBeyondViewport": True}
+        browser = await self.page.context.new_cdp_session(self.page)
+        picture = base64.b64decode((await browser.send("Page.captureScreenshot", wanted))["data"])
+        file = FOLDER / f"{name}.webp"
+        file.write_bytes(picture)
+        print(f"{file.name}: {len(picture) / 1000:.0f} kB")  # noqa: T201
+        if len(picture) > MOST_BYTES:
             sys.exit(f"{file.name} is larger than {MOST_BYTES / 1000:.0f} kB")
 
 
 async def take_all(camera: Camera, the_shop: Shop) -> None:
     page = camera.page
-    ended = [await the_shop.place(quantity=n) for n in range(1, 6)][-1]
-    await the_shop.ended(ended)
+    ended = 0
+    for quantity in (1, 2, 3, 1, 2, 3, 1, 2):  # the first orders of a stack are slower
+        ended = await the_shop.place(quantity)
+        await the_shop.ended(ended)
     async with the_shop.failing("orders", "PaymentSucceeded", reason="a drill"):
         blocked = await the_shop.place(quantity=2, note="no onions")
         parked = await the_shop.parked("orders", key=blocked)
@@ -103,9 +114,9 @@ async def take_all(camera: Camera, the_shop: Shop) -> None:
 
     await camera.open("/alerts")
     await camera.until(page.locator("#firing tr", has_text="KeyParked").get_by_text("firing"))
-    await camera.take("alerts", page.locator("#rules tr").nth(6))
+    await camera.take("alerts", page.locator("#rules tr").nth(4))
     await camera.open("/")
-    await camera.take("health", page.locator("#services"))
+    await camera.take("health", page.locator("#firing"))
     await camera.open("/parked")
     await camera.take("parked", page.locator("main section").last)
     await camera.open(f"/logs?key={blocked}")
@@ -114,7 +125,7 @@ async def take_all(camera: Camera, the_shop: Shop) -> None:
 
     await camera.open(f"/parked/orders/{parked['id']}")
     await page.get_by_role("button", name="Dry run").click()
-    await camera.take("dry-run", page.locator("#replay"))
+    await camera.take("dry-run", page.locator("main pre").last)
 
 
 async def main() -> None:
