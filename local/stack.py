@@ -131,6 +131,24 @@ class Stack:
                 raise
         return [engine.name for engine in missing]
 
+    def restart(self, names: Collection[str] = ()) -> list[str]:
+        """Start services again, one after the other, with the code of today (default: all). Runs the jobs first.
+
+        Returns their names. Raises `Problem` if a name is not that of a service, or if one does not become ready.
+        """
+        own = [one.name for group in ("services", "viewers") for one in self._groups.get(group, ())]
+        if unknown := set(names).difference(own):
+            raise Problem(f"Not a service: {', '.join(sorted(unknown))}. The services are {', '.join(own)}.")
+        with locked(self.root / "lock"):
+            for job in self._jobs:
+                self._run(job)
+            chosen = [name for name in own if name in (names or own)]
+            for name in chosen:
+                self.supervisor.stop_program(name)
+                self.supervisor.start_program(name)
+                self._wait_started(self._engines[name])
+        return chosen
+
     def down(self) -> None:
         """Stop everything in reverse order, also the processes that an earlier supervisord left behind."""
         with locked(self.root / "lock"):
