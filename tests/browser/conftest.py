@@ -27,11 +27,16 @@ ENVIRONMENT = {"FAILURE_FLAGS": "true", "ORDER_DEADLINE_SECONDS": "3600"}
 """So that handlers can be made to fail, and no order ends by itself while a test looks at it."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if reason := chromium.missing():
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="module")
 def system(run_folder: Path, request: pytest.FixtureRequest) -> System:
     """The stack of all browser tests. Its services have failure flags."""
-    if reason := chromium.missing():
-        pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setitem(os.environ, name, value)

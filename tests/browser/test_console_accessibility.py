@@ -46,7 +46,7 @@ class Found:
             f"/search?q={self.order_id}",
             "/traces",
             f"/traces/{self.trace_id}",
-            "/logs",
+            f"/logs?key={self.blocked_id}",
             "/charts",
             "/actions",
         ]
