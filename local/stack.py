@@ -94,7 +94,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "console": () if console is None else (self._console(console),),
+            "console": () if console is None else (self._console(console, admin_password),),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
@@ -159,8 +159,9 @@ class Stack:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
 
-    def _console(self, more: Mapping[str, str]) -> Console:
-        found = places(self.ports.services, supervisor.logs(self.root), supervisor.socket(self.root))
+    def _console(self, more: Mapping[str, str], admin_password: str) -> Console:
+        logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
+        found = places(self.ports.services, logs, socket, admin_password)
         return Console(self.root / "console", self.ports.console, found | dict(more))
 
     def _up(self) -> set[str]:
