@@ -201,12 +201,12 @@ def test_all_mounted_files_of_observability_exist_and_are_read_only() -> None:
     assert {volume[-3:] for volume in LGTM["volumes"] if volume.startswith((".", "/"))} == {":ro"}
 
 
-def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
+def test_prometheus_scrapes_every_service_and_the_console_and_reads_the_rules() -> None:
     prometheus = document("prometheus.yaml")
     assert set(prometheus["rule_files"]) <= mounted().keys()
     (job,) = prometheus["scrape_configs"]
     found = {config["labels"]["service"]: config["targets"] for config in job["static_configs"]}
-    assert found == {name: [f"{name}:{port}"] for name, port in SERVICES.items()}
+    assert found == {name: [f"{name}:{port}"] for name, port in (SERVICES | {"console": Ports().console}).items()}
 
 
 def test_grafana_finds_the_dashboards_and_what_they_read() -> None:
