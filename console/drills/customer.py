@@ -51,6 +51,8 @@ class Customer:
     deadline_seconds: float = 90.0
     most: int = MOST_ORDERS
     orders: list[Order] = field(default_factory=list)
+    slowest: float = 0.0
+    """The longest time until a placement was answered, in seconds. Requests without an answer do not count."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Place orders until `stop` is set or there are `most`, then wait until all have ended or are too late."""
@@ -89,11 +91,13 @@ class Customer:
     async def _place(self, order: Order, until: float) -> None:
         body = {"userId": USER, "sku": SKU, "quantity": 1, "note": order.note}
         while order.state in {"sent", "unknown"} and time.monotonic() < until:
+            began = time.monotonic()
             try:
                 async with self.http.post(
                     f"{self.url}/v1/orders", json=body, headers={"Idempotency-Key": order.note}, timeout=_PLACE
                 ) as answer:
                     _note(order, answer.status, await answer.json(content_type=None))
+                self.slowest = max(self.slowest, time.monotonic() - began)
             except aiohttp.ClientConnectorError as error:
                 _refuse(order, repr(error))
             except TROUBLE as error:

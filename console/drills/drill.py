@@ -54,12 +54,15 @@ class Drill:
         self._struck: float | None = None
         self._pid = 0
         self._woken = False
+        self.left_frozen = False
+        """True if the program may still be frozen after the drill, because supervisord did not answer."""
 
     @property
     def result(self) -> Result:
         """What is known now."""
         found = self._result
         found.orders = records.rows(self.customer.orders, self._struck)
+        found.slowest = self.customer.slowest or None
         if self._struck is not None:
             confirmed = self.customer.confirmed_after(self._struck)
             found.confirmed = None if confirmed is None else confirmed - self._struck
@@ -83,7 +86,7 @@ class Drill:
         finally:
             shopping.cancel()
             if self._result.kind == "freeze" and self._struck is not None:
-                await wake(self._supervisord, self._result.program)
+                self.left_frozen = not await wake(self._supervisord, self._result.program)
             await asyncio.wait([shopping], timeout=1.0)
 
     async def _strike(self) -> None:
@@ -109,7 +112,8 @@ class Drill:
 
     async def _wake(self) -> None:
         await asyncio.sleep(self._pace.frozen)
-        await wake(self._supervisord, self._result.program)
+        while not await wake(self._supervisord, self._result.program):  # noqa: ASYNC110  # supervisord may come back
+            await asyncio.sleep(self._pace.every)
         self._woken = True
         self._result.phase = "woken; waiting until everything works again"
 

@@ -1,6 +1,7 @@
 """Starts drills, one at a time, and keeps their results.
 
-What must stay true: if the console ends during a drill, its next process wakes the frozen program.
+What must stay true: no program stays frozen. If supervisord does not answer, or the console ends during a drill, the
+program is woken later, before the next drill begins.
 """
 
 import asyncio
@@ -53,7 +54,7 @@ class Drills:
     async def start(self, program: str, kind: Kind, who: str, reason: str) -> int:
         """Start a drill. Returns its number. Raises `Conflict`, or `Unavailable` if supervisord does not answer."""
         if not self._recovered:
-            raise Conflict("the console has just started: try again. Nothing was done")
+            raise Conflict("supervisord was not asked yet for what an earlier drill left: try again. Nothing was done")
         if self._starting or self._drill is not None:
             raise Conflict("a drill is under way: wait until it has ended. Nothing was done")
         self._starting = True
@@ -78,7 +79,7 @@ class Drills:
         return None if row is None else self._result(row)
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-        """Wake what an earlier process left frozen. At `stop`, end the drill that is under way."""
+        """Wake what an earlier drill left frozen. At `stop`, end the drill that is under way."""
         while not stop.is_set():
             beat()
             self._recovered = self._recovered or await self._recover()
@@ -102,13 +103,14 @@ class Drills:
             result.problem = f"the drill failed: {error!r:.200}"
         finally:
             result = under_way.result
-            result.phase, result.ended_at = "ended", self._clock()
+            self._recovered = not under_way.left_frozen
+            result.phase, result.ended_at = "ended", self._clock() if self._recovered else None
             await self._save(result)
             self._drill = None
             log.info("a drill has ended", drill=result.id, ready=result.ready, problem=result.problem)
 
     async def _recover(self) -> bool:
-        """End the drills that an earlier process began. Returns False if a frozen program could not be woken."""
+        """End the drills that have not ended properly. Returns False if a frozen program could not be woken."""
         rows = await self._store.run(
             lambda conn: conn.execute("select * from drills where ended_at is null").fetchall()
         )
@@ -116,7 +118,8 @@ class Drills:
             result = self._result(row)
             if result.kind == "freeze" and not await drill.wake(self.supervisord, result.program):
                 return False
-            result.problem, result.phase, result.ended_at = "the console ended before", "ended", self._clock()
+            result.problem = result.problem or "the console ended before"
+            result.phase, result.ended_at = "ended", self._clock()
             await self._save(result)
         return True
 

@@ -39,6 +39,8 @@ class Result:
     ready_by: str = ""
     confirmed: float | None = None
     """When the first order that was placed after the signal was CONFIRMED."""
+    slowest: float | None = None
+    """The longest time until a placement was answered."""
     doubled: int | None = None
     problem: str = ""
     ended_at: float | None = None
@@ -70,7 +72,7 @@ class Result:
 
     @property
     def verdict(self) -> Literal["kept", "broken", "unknown"]:
-        """Broken if an order was lost or doubled. Unknown if the drill did not see enough to tell."""
+        """Whether no order was lost or doubled. Unknown if the drill did not see enough to tell."""
         if self.counts["lost"] or self.doubled:
             return "broken"
         whole = self.confirmed is not None and self.doubled is not None and not self.problem

@@ -9,6 +9,7 @@ import http.client
 import socket
 import xmlrpc.client
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,9 +43,11 @@ class Program:
 class Supervisord:
     def __init__(self, path: str) -> None:
         self._path = path
+        # Its own threads: a frozen program is woken also while other work uses all threads of the process.
+        self._threads = ThreadPoolExecutor(4, "supervisord")
 
     async def programs(self) -> list[Program]:
-        """All programs, in the order of the stack. Raises `Unavailable`."""
+        """All programs, group by group. Raises `Unavailable`."""
         return [_program(one) for one in await self._call(lambda rpc: rpc.getAllProcessInfo())]
 
     async def program(self, name: str) -> Program:
@@ -65,7 +68,7 @@ class Supervisord:
 
         try:
             async with asyncio.timeout(2 * SECONDS):
-                return await asyncio.to_thread(call)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except xmlrpc.client.Fault as fault:
             raise Conflict(f"supervisord refuses: {fault.faultString[:200]}") from None
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ValueError) as error:
@@ -89,7 +92,9 @@ class _Transport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(self._path)
+        made = _Connection(self._path)
+        self._connection = host, made  # what `close` closes
+        return made
 
 
 def _program(found: Any) -> Program:

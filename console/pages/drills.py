@@ -47,7 +47,9 @@ async def show(request: web.Request) -> web.Response:
 @routes.post("/console/drills")
 async def start(request: web.Request) -> web.Response:
     """Start a drill, store who did it, and show what it measures."""
-    drills, session, journal = _drills(request), frame.session(request), request.app[JOURNAL]
+    drills, session, journal = request.app[DRILLS], frame.session(request), request.app[JOURNAL]
+    if drills is None:
+        raise Conflict("drills are possible only in the embedded stack; nothing was done")
     kind, program = _wanted(request)
     reason = writing.reason(request)
     what, name = f"drill: {NAMES[kind]}", program.partition(":")[2]
@@ -69,7 +71,8 @@ async def start(request: web.Request) -> web.Response:
 @routes.get("/console/drills/{id:[0-9]{1,18}}")
 async def one(request: web.Request) -> web.Response:
     """One drill, while it runs and afterwards."""
-    found = await _drills(request).find(int(request.match_info["id"]))
+    drills = request.app[DRILLS]
+    found = None if drills is None else await drills.find(int(request.match_info["id"]))
     if found is None:
         raise NotFound("there is no such drill; the last hundred are kept")
     fault = promise(found.name, found.kind)
@@ -98,13 +101,6 @@ def _lanes(answers: list[Answer]) -> dict[str, str]:
         one.service: [str(lane["lane"]) for lane in one.body["lanes"] if lane["held"]] for one in answers if one.body
     }
     return {service: ", ".join(lanes) for service, lanes in held.items() if lanes}
-
-
-def _drills(request: web.Request) -> Drills:
-    drills = request.app[DRILLS]
-    if drills is None:
-        raise Conflict("drills are possible only in the embedded stack; nothing was done")
-    return drills
 
 
 def _wanted(request: web.Request) -> tuple[Kind, str]:
