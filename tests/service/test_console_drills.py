@@ -194,29 +194,29 @@ async def test_a_program_is_killed_from_the_page_which_shows_its_recovery(
     counts = {name: field_of(page, name) for name in ("placed", "accepted", "CONFIRMED", "lost", "doubled")}
     placed = str(len(orders.orders))
     assert counts == {"placed": placed, "accepted": placed, "CONFIRMED": placed, "lost": "0", "doubled": "0"}
-    assert "no accepted order is lost or doubled. Test: `tests/acceptance/test_kills.py`" in words(page)
+    assert "no accepted order is lost or doubled. Test: tests/acceptance/test_kills.py" in words(page)
     assert "hx-get" not in page
     assert (await console.actions())[-1] == ("drill: kill -9", "to see it", "accepted as drill 1")
     assert "1: kill -9 payments" in await console.get("/console/drills")
 
 
-async def test_a_program_is_frozen_and_woken(both: tuple[Shop, Orders], supervisor: Supervisor) -> None:
-    console, _ = both
-    process = psutil.Process(pid_of(supervisor))
-    path = await begin(console, FREEZE)
+async def test_a_program_is_frozen_and_woken(tmp_path: Path, supervisor: Supervisor) -> None:
+    async with stack(tmp_path, supervisor, replace(PACE, frozen=6.0)) as (console, _):
+        process = psutil.Process(pid_of(supervisor))
+        path = await begin(console, FREEZE)
 
-    async def is_frozen() -> bool:
-        return process.status() == psutil.STATUS_STOPPED
+        async def is_frozen() -> bool:
+            return process.status() == psutil.STATUS_STOPPED
 
-    await eventually(is_frozen)
-    page = await console.get(path)
-    assert "under way : frozen for 2 s" in words(page)
-    assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in page
-    page = await ended(console, path)
-    assert process.status() != psutil.STATUS_STOPPED
-    assert pid_of(supervisor) == process.pid
-    assert field_of(page, "Noticed after").endswith("by payments: readyz")
-    assert "✓ No order was lost or doubled" in words(page)
+        await eventually(is_frozen)
+        page = await console.get(path)
+        assert "under way : frozen for 6 s" in words(page)
+        assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in page
+        page = await ended(console, path)
+        assert process.status() != psutil.STATUS_STOPPED
+        assert pid_of(supervisor) == process.pid
+        assert field_of(page, "Noticed after").endswith("by payments: readyz")
+        assert "✓ No order was lost or doubled" in words(page)
 
 
 async def test_only_one_drill_at_a_time(both: tuple[Shop, Orders], supervisor: Supervisor) -> None:
@@ -367,7 +367,6 @@ async def test_a_program_that_cannot_be_woken_is_woken_later_and_before_the_next
     monkeypatch.setattr(keeper, "_EVERY_SECONDS", 0.2)
     process = psutil.Process(pid_of(supervisor))
     async with stack(tmp_path, supervisor, replace(PACE, frozen=0.1, most=0.5, deadline=1.0)) as (console, _):
-        path = await begin(console, FREEZE)
         drills = console.client.app[sources.DRILLS]
         assert drills is not None
         signal_ = drills.supervisord.signal
@@ -378,6 +377,7 @@ async def test_a_program_that_cannot_be_woken_is_woken_later_and_before_the_next
             await signal_(name, what)
 
         monkeypatch.setattr(drills.supervisord, "signal", deaf)
+        path = await begin(console, FREEZE)
 
         async def over() -> bool:
             return drills.current is None
