@@ -9,12 +9,15 @@ DEV := @$(PYTHON) local/bootstrap.py dev
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs lock format
+.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## Start the whole stack and wait until it is ready
+	@$(ON_STACK)
+
+restart: ## Start the services again with the code of this folder; only one with NAME=payments
 	@$(ON_STACK)
 
 down: ## Stop the stack and keep the data
@@ -74,7 +77,7 @@ bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
-docs: ## Write docs/openapi, docs/events, docs/asyncapi.json and docs/problems.md from the code
+docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md and deploy/dashboards from the code
 	$(DEV)
 	@$(RUN) documents
 
@@ -94,6 +97,7 @@ lock: ## Choose and pin the newest versions that requirements/*.in and local/jgo
 	cd local && ../.venv/bin/jgo lock
 
 up-local = $(LOCAL) up
+restart-local = $(LOCAL) restart $(NAME)
 down-local = $(LOCAL) down
 reset-local = $(LOCAL) reset
 ps-local = $(LOCAL) ps
@@ -119,9 +123,10 @@ Or watch three orders, event by event: make demo
 
 endef
 export WELCOME
-up-compose = docker compose up --build --detach --wait && echo "$$WELCOME"
-down-compose = docker compose down
-reset-compose = docker compose down --volumes
+up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
+restart-compose = docker compose up --build --detach --wait $(NAME)
+down-compose = COMPOSE_PROFILES=observability docker compose down
+reset-compose = COMPOSE_PROFILES=observability docker compose down --volumes
 ps-compose = docker compose ps
 logs-compose = docker compose logs --follow --tail 50 $(NAME)
 demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "saga": 4,
     "latency": 4,
     "poison": 4,
+    "soak": 4,
 }
 
 

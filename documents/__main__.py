@@ -11,11 +11,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(*, check: Annotated[bool, typer.Option(help="Write nothing; fail if a document differs.")] = False) -> None:
-    """Write the documents in docs/ that follow from the code."""
+    """Write the files in docs/ and deploy/ that follow from the code."""
     if not check:
-        folder.write(folder.DOCS)
-    elif found := folder.drift(folder.DOCS):
-        typer.echo("\n".join([*(f"docs/{line}" for line in found), "Run `make docs`."]), err=True)
+        folder.write(folder.PROJECT)
+    elif found := folder.drift(folder.PROJECT):
+        typer.echo("\n".join([*found, "Run `make docs`."]), err=True)
         raise typer.Exit(1)
 
 

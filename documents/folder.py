@@ -1,38 +1,44 @@
-"""The folder `docs/`: writes the generated documents, or finds those that differ from the code."""
+"""The generated files of the project: writes them, or finds those that differ from the code."""
 
+from collections.abc import Collection
 from pathlib import Path
 
-from documents import events, openapi
+from documents import dashboards, events, openapi
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+PROJECT = Path(__file__).resolve().parent.parent
+DOCS = PROJECT / "docs"
+
+# Folders in which every file with the suffix is generated.
+_WHOLE = ((f"docs/{events.SCHEMAS}", events.SUFFIX), (dashboards.FOLDER, dashboards.SUFFIX))
 
 
 def files() -> dict[str, str]:
-    """All generated documents, by their paths under `docs/`."""
-    return events.files() | openapi.files()
+    """All generated files, by their paths in the project."""
+    return {f"docs/{path}": text for path, text in (events.files() | openapi.files()).items()} | dashboards.files()
 
 
-def drift(docs: Path) -> list[str]:
-    """Describe each document that differs from the code, is missing, or belongs to an event that no longer exists."""
+def drift(project: Path) -> list[str]:
+    """Describe each file that differs from the code, is missing, or belongs to something that no longer exists."""
     wanted = files()
-    missing = [path for path in wanted if not (docs / path).exists()]
-    differ = [path for path in wanted if path not in missing and (docs / path).read_bytes() != wanted[path].encode()]
+    missing = [path for path in wanted if not (project / path).exists()]
+    differ = [path for path in wanted if path not in missing and (project / path).read_bytes() != wanted[path].encode()]
     return [
         *(f"{path} is missing" for path in missing),
         *(f"{path} differs from the code" for path in differ),
-        *(f"{path} belongs to no event" for path in _stale(docs)),
+        *(f"{path} belongs to nothing in the code" for path in _stale(project, wanted)),
     ]
 
 
-def write(docs: Path) -> None:
-    """Write all documents, and delete the schemas of events that no longer exist."""
-    for path, text in files().items():
-        (docs / path).parent.mkdir(parents=True, exist_ok=True)
-        (docs / path).write_bytes(text.encode())
-    for path in _stale(docs):
-        (docs / path).unlink()
+def write(project: Path) -> None:
+    """Write all files, and delete those that belong to something that no longer exists."""
+    wanted = files()
+    for path, text in wanted.items():
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).write_bytes(text.encode())
+    for path in _stale(project, wanted):
+        (project / path).unlink()
 
 
-def _stale(docs: Path) -> list[str]:
-    found = sorted(path.relative_to(docs).as_posix() for path in (docs / events.SCHEMAS).glob(f"*{events.SUFFIX}"))
-    return [path for path in found if path not in events.files()]
+def _stale(project: Path, wanted: Collection[str]) -> list[str]:
+    found = [path for folder, suffix in _WHOLE for path in sorted((project / folder).glob(f"*{suffix}"))]
+    return [name for path in found if (name := path.relative_to(project).as_posix()) not in wanted]

@@ -12,7 +12,11 @@ import typer
 
 from local import config, nginx, stack
 from local import demo as demonstration
+from local.aspire import Aspire
+from local.console import Viewers
 from local.problem import Problem
+
+RESTART = "Services keep the code with which they started; to change that: make restart"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The whole stack on this machine, without Docker.")
 
@@ -24,9 +28,19 @@ def up(
     """Start everything that is not running, and return when it is ready."""
     chosen = _wanted_stack()
     started = chosen.up([name for name in only.split(",") if name])
-    typer.echo(f"Started {', '.join(started)}." if started else "Already running.")
+    typer.echo(f"Started {', '.join(started)}." if started else f"Already running. {RESTART}")
     if not only:
         typer.echo(_welcome(chosen.ports))
+        if "aspire" in chosen.names:
+            typer.echo(f"The Aspire dashboard: http://127.0.0.1:{config.load().aspire_port}")
+
+
+@app.command()
+def restart(
+    names: Annotated[list[str] | None, typer.Argument(help="Services. Default: all.")] = None,
+) -> None:
+    """Start services again, one after the other, with the code that is in this folder now."""
+    typer.echo(f"Restarted {', '.join(_running_stack().restart(names or []))}.")
 
 
 @app.command()
@@ -123,8 +137,15 @@ def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
         kafka_heap=settings.kafka_heap,
         limits=settings.limits,
         admin_password=settings.admin_password,
-        console={},
+        viewers=_viewers(settings),
     )
+
+
+def _viewers(settings: config.Settings) -> Viewers:
+    if settings.see != "aspire":
+        return Viewers()
+    aspire = Aspire(_root(settings) / "aspire", settings.aspire_port, cache=stack.HOME / "cache")
+    return Viewers({"CONSOLE_FORWARD_OTLP_ENDPOINT": aspire.endpoint}, (aspire,))
 
 
 def _root(settings: config.Settings) -> Path:

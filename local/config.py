@@ -1,6 +1,6 @@
 """The settings of the embedded stack, read once from the environment."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     users_port: Port = 8084
     products_port: Port = 8085
     console_port: Port = 8086
+    see: Literal["", "aspire"] = ""
+    """One more viewer of traces: the Aspire dashboard, which the first use downloads from npm."""
+    aspire_port: Annotated[int, Field(ge=1, le=65533)] = 18888
+    """The port of its page. The next two are for traces."""
     gateway_port: Port | None = None
     admin_password: str = "password"
     """The password of `admin`. The gateway is open to the network: change the password if others can reach it."""

@@ -4,10 +4,19 @@ What must stay true: no other program needs it. The stack runs also if it dies.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from local import ports, services
-from local.process import Program
+from local.process import Engine, Program
+
+
+@dataclass(frozen=True)
+class Viewers:
+    """How people see a stack: the console with further settings, and programs that start before it."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[Engine, ...] = ()
 
 
 class Console:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from local import nginx, ports, services, supervisor
-from local.console import Console, places
+from local.console import Console, Viewers, places
 from local.files import locked
 from local.kafka import Kafka
 from local.postgres import Postgres
@@ -62,7 +62,7 @@ class Stack:
     """A stack called `name`, with all its files below `root`.
 
     `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO. The console runs only if `console` has its further settings; they may be empty.
+    the stack is logged at level INFO. The console runs only if there are `viewers`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Stack:
         postgres_settings: Mapping[str, str] | None = None,
         limits: Mapping[str, str] | None = None,
         admin_password: str = "password",
-        console: Mapping[str, str] | None = None,
+        viewers: Viewers | None = None,
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
@@ -86,7 +86,7 @@ class Stack:
             postgres=where.postgres,
             kafka=where.kafka,
             auth=where.auth,
-            console=None if console is None else where.console,
+            console=where.console if viewers else None,
             admin_password=admin_password,
         )
         upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{asdict(where)[name]}" for name in nginx.UPSTREAMS}
@@ -94,7 +94,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "console": () if console is None else (self._console(console, admin_password),),
+            "viewers": (*viewers.others, self._console(viewers.settings, admin_password)) if viewers else (),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
@@ -130,6 +130,24 @@ class Stack:
                 self._undo(missing, was_running=was_running)
                 raise
         return [engine.name for engine in missing]
+
+    def restart(self, names: Collection[str] = ()) -> list[str]:
+        """Start services again, one after the other, with the code of today (default: all). Runs the jobs first.
+
+        Returns their names. Raises `Problem` if a name is not that of a service, or if one does not become ready.
+        """
+        own = [one.name for group in ("services", "viewers") for one in self._groups.get(group, ())]
+        if unknown := set(names).difference(own):
+            raise Problem(f"Not a service: {', '.join(sorted(unknown))}. The services are {', '.join(own)}.")
+        with locked(self.root / "lock"):
+            for job in self._jobs:
+                self._run(job)
+            chosen = [name for name in own if name in (names or own)]
+            for name in chosen:
+                self.supervisor.stop_program(name)
+                self.supervisor.start_program(name)
+                self._wait_started(self._engines[name])
+        return chosen
 
     def down(self) -> None:
         """Stop everything in reverse order, also the processes that an earlier supervisord left behind."""

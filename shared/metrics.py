@@ -38,9 +38,6 @@ LOOP_LAG = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 30),
 )
 BUILD = Gauge("build_info", "1, with the release that runs", ["version", "python_version"])
-TELEMETRY_DROPPED = Counter(
-    "telemetry_dropped_total", "Spans and log lines that were not kept, because a queue was full", ["what"]
-)
 
 OUTBOX_PUBLISHED = Counter("outbox_published_total", "Outbox rows that Kafka has acknowledged")
 OUTBOX_OLDEST = Gauge(

@@ -5,57 +5,55 @@ What must stay true: the arithmetic is Prometheus' own (`promql/functions.go`, `
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 Points: TypeAlias = Sequence[tuple[float, float]]
-Function: TypeAlias = Callable[[Points, float, float], float | None]
-"""A function of the samples between two times, the first of which is not included. None if there is no result."""
+
+
+class Growth(NamedTuple):
+    """How a counter grew between its first and its last sample in a range."""
+
+    first_at: float
+    last_at: float
+    samples: int
+    first: float
+    grown: float
+
+
+def growth(points: Points) -> Growth | None:
+    """The growth over some samples. None if there are fewer than two. A smaller value means a restart from 0."""
+    if len(points) < 2:
+        return None
+    (first_at, first), (last_at, last) = points[0], points[-1]
+    return Growth(first_at, last_at, len(points), first, last - first + resets([value for _, value in points]))
+
+
+def resets(values: Sequence[float]) -> float:
+    """What the counter had when it was set back to 0, all times together."""
+    return sum(before for before, after in pairwise(values) if after < before)
+
+
+def increase(found: Growth, start: float, end: float, per: float = 1.0) -> float:
+    """By how much a counter grew, extrapolated to the ends of the range, for each `1 / per` of it."""
+    sampled = found.last_at - found.first_at
+    between = sampled / (found.samples - 1)
+    to_start, to_end = found.first_at - start, end - found.last_at
+    if to_start >= between * 1.1:
+        to_start = between / 2
+    if found.grown > 0 and found.first >= 0:
+        to_start = min(to_start, sampled * (found.first / found.grown))  # a counter was never below 0
+    if to_end >= between * 1.1:
+        to_end = between / 2
+    return found.grown * ((sampled + to_start + to_end) / sampled / per)
+
 
 _TOLERANCE = 1e-12
 
-
-def increase(points: Points, start: float, end: float) -> float | None:
-    """By how much a counter grew, extrapolated to the ends of the range. A smaller value means a restart from 0."""
-    return _grown(points, start, end, 1.0)
-
-
-def rate(points: Points, start: float, end: float) -> float | None:
-    """The increase for each second."""
-    return _grown(points, start, end, end - start)
-
-
-def _grown(points: Points, start: float, end: float, per: float) -> float | None:
-    if len(points) < 2:
-        return None
-    first_at, first = points[0]
-    last_at, last = points[-1]
-    grown, before = last - first, first
-    for _, value in points:
-        if value < before:
-            grown += before
-        before = value
-    sampled = last_at - first_at
-    between = sampled / (len(points) - 1)
-    to_start, to_end = first_at - start, end - last_at
-    if to_start >= between * 1.1:
-        to_start = between / 2
-    if grown > 0 and first >= 0:
-        to_start = min(to_start, sampled * (first / grown))  # a counter was never below 0
-    if to_end >= between * 1.1:
-        to_end = between / 2
-    return grown * ((sampled + to_start + to_end) / sampled / per)
-
-
-def _simple(combine: Callable[[list[float]], float]) -> Function:
-    return lambda points, _start, _end: combine([value for _, value in points]) if points else None
-
-
-FUNCTIONS: dict[str, Function] = {
-    "increase": increase,
-    "rate": rate,
-    "max_over_time": _simple(max),
-    "min_over_time": _simple(min),
-    "avg_over_time": _simple(lambda values: math.fsum(values) / len(values)),
+OVER_TIME: dict[str, Callable[[list[float]], float]] = {
+    "max_over_time": max,
+    "min_over_time": min,
+    "avg_over_time": lambda values: math.fsum(values) / len(values),
 }
 
 

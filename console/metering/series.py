@@ -12,15 +12,16 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from console.metering import exposition, promql
+from console.metering import exposition, promql, ranges
 from console.metering.language import BadExpression
 from console.metering.promql import Line, Sample
+from console.metering.ranges import Growth
 
 WINDOW_SECONDS = 7200.0
 MAX_SERIES = 20_000
 MAX_BYTES = 64_000_000
 _MAX_LABEL_BYTES = 2_000
-_SERIES_BYTES = 1_000
+_SERIES_BYTES = 1_500
 """What a series costs beside its samples: its labels, the texts they come from, and its place in the index."""
 _CHANGE_BYTES = 12
 _TRIM_EVERY = 32
@@ -63,6 +64,23 @@ class Track:
             if not math.isnan(value):
                 found.append((self.clock.time_of(scrape), value))
         return found
+
+    def growth(self, after: float, until: float) -> Growth | None:
+        """How the counter grew in the samples of `between`. Costs as much as there are changes, not samples."""
+        clock, scrapes = self.clock, self.scrapes
+        first, last = clock.first_after(after), clock.last_until(until)
+        if last is None or not scrapes or last <= first:
+            return None
+        start = 0
+        if first > scrapes[0]:
+            start = bisect_right(scrapes, first) - 1
+        else:
+            first = scrapes[0]
+        values = self.values[start : bisect_right(scrapes, last, start)]
+        if last <= first or any(map(math.isnan, values)):
+            return ranges.growth(self.between(after, until))
+        grown = values[-1] - values[0] + ranges.resets(values) if len(values) > 1 else 0.0
+        return Growth(clock.time_of(first), clock.time_of(last), last - first + 1, values[0], grown)
 
     def forget(self, before_scrape: int) -> int:
         """Drop the changes that no scrape since `before_scrape` needs. Returns how many."""

@@ -39,13 +39,14 @@ class Files:
         return sum(_size(path) for path in self.folder.glob(f"{PREFIX}*"))
 
     def set_aside(self, path: Path) -> None:
-        """Rename a broken file. Only the newest broken file is kept."""
+        """Rename a broken file. Only the newest broken file is kept. Does nothing if that was done already."""
+        if not path.exists():
+            return
         for old in self.folder.glob(f"{PREFIX}*{BROKEN}"):
             _remove(old)
         for side in SIDES:
             path.with_name(path.name + side).unlink(missing_ok=True)
-        if path.exists():
-            path.replace(path.with_name(path.name + BROKEN))
+        path.replace(path.with_name(path.name + BROKEN))
 
     def drop_old(self, current: Path | None, limits: Limits) -> None:
         """Delete files, oldest first, until one more full file fits. Delete files that were last written too long ago.

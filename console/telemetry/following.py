@@ -14,7 +14,7 @@ from pathlib import Path
 from console.telemetry.records import Position
 
 LINE_BYTES = 64 * 1024
-READ_BYTES = 256 * 1024
+READ_BYTES = 512 * 1024
 FIRST_BYTES = 1_000_000
 """So much is read of a file that is there when the store is new."""
 BEHIND_BYTES = 16_000_000

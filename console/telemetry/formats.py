@@ -38,7 +38,7 @@ _CONTINUED = ("\t", " ", "Caused by: ")
 
 def parse(raw: bytes, service: str, now_ns: int, before: Line | None = None) -> Line:
     """The line of a log. `before` is the line before it, whose time and level a line of a stack trace takes."""
-    text = raw.decode("utf-8", "replace")
+    text = raw.decode("utf-8", "replace").removesuffix("\r")
     if text.startswith("{"):
         try:
             found = orjson.loads(text)

@@ -6,6 +6,7 @@ is counted as dropped.
 
 import asyncio
 from dataclasses import dataclass
+from io import BytesIO
 
 import aiohttp
 import structlog
@@ -84,7 +85,8 @@ class Forwarder:
     async def _send(self, session: aiohttp.ClientSession, body: Body) -> Failure | None:
         try:
             headers = {"Content-Type": "application/x-protobuf"}
-            async with session.post(self._url, data=body.content, headers=headers, allow_redirects=False) as answer:
+            content = BytesIO(body.content)
+            async with session.post(self._url, data=content, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return Failure(repr(error)[:500], passes=True)

@@ -20,7 +20,7 @@ from shared.process.loop import Beat, repeat
 log = structlog.get_logger()
 
 PAUSE_SECONDS, BUSY_SECONDS = 0.25, 0.1
-LINES, LINES_OF_FILE, BYTES = 1000, 500, 500_000
+LINES, LINES_OF_FILE, BYTES = 2000, 1000, 1_000_000
 """So much is read in one turn, and so many lines of one file."""
 FILES = 200
 LOOK_SECONDS = 1.0
@@ -48,7 +48,7 @@ class Tail:
     async def _turn(self) -> float:
         if self._saved is None:
             self._saved = self._telemetry.positions()
-        if self._saved is None or not self._telemetry.has_room_for_lines(LINES, 16 * BYTES):
+        if self._saved is None or not self._telemetry.has_room_for_lines(LINES, 8 * BYTES):
             return PAUSE_SECONDS
         lines, positions, lost = await asyncio.to_thread(partial(self._read, self._saved))
         self._telemetry.add_lines(lines, positions)

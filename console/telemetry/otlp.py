@@ -4,6 +4,7 @@ Names of attributes follow OpenTelemetry's semantic conventions.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -17,6 +18,10 @@ KINDS = ("internal", "internal", "server", "client", "producer", "consumer")
 STATUSES = ("unset", "ok", "error")
 KEPT_OF_RESOURCE = "service.instance.id"
 TEXT_CHARACTERS = 4096
+GROUPS, SPANS = 2000, 20_000
+"""A body of 4 MB could have two million empty spans, which would cost a gigabyte as objects."""
+PARTS = 128
+"""So many attributes, links and events of one span are read."""
 
 
 class Malformed(Exception):
@@ -29,6 +34,9 @@ def decode(body: bytes) -> list[Span]:
         request = ExportTraceServiceRequest.FromString(body)
     except (DecodeError, RecursionError) as error:
         raise Malformed("the body is no ExportTraceServiceRequest") from error
+    groups = len(request.resource_spans) + sum(len(resource.scope_spans) for resource in request.resource_spans)
+    if groups > GROUPS or sum(len(s.spans) for r in request.resource_spans for s in r.scope_spans) > SPANS:
+        raise Malformed(f"more than {SPANS} spans or {GROUPS} resources and scopes")
     spans: list[Span] = []
     for resource in request.resource_spans:
         about = _attributes(resource.resource.attributes)
@@ -43,7 +51,7 @@ def _span(service: str, common: dict[str, Scalar], span: trace_pb2.Span) -> Span
     attributes = common | _attributes(span.attributes)
     if span.status.message:
         attributes["otel.status_description"] = span.status.message
-    for event in span.events:
+    for event in span.events[:PARTS]:
         if event.name == "exception":
             attributes |= _attributes(event.attributes)
     return Span(
@@ -57,7 +65,7 @@ def _span(service: str, common: dict[str, Scalar], span: trace_pb2.Span) -> Span
         span.end_time_unix_nano,
         _of(STATUSES, span.status.code),
         attributes,
-        [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
+        [(link.trace_id.hex(), link.span_id.hex()) for link in span.links[:PARTS]],
     )
 
 
@@ -67,7 +75,7 @@ def _of(names: Sequence[str], number: int) -> str:
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Scalar]:
-    return {pair.key: _value(pair.value) for pair in pairs}
+    return {pair.key: _value(pair.value) for pair in islice(pairs, PARTS)}
 
 
 def _value(value: AnyValue) -> Scalar:

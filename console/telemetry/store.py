@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 QUEUE_ROWS, QUEUE_BYTES = 20_000, 16_000_000
-BATCH_ROWS, BATCH_BYTES = 2_000, 1_000_000
+BATCH_ROWS, BATCH_BYTES = 2_000, 2_000_000
 PAUSE_SECONDS = 0.25
 IDLE_SECONDS = 10.0
 """So often an idle store looks for files that are too old."""
@@ -170,17 +171,20 @@ class Telemetry:
         )
 
     async def _turn(self) -> float:
-        if not self._opened.is_set():
-            await self._in_writer(self._writer.open)
-            self._opened.set()
+        await self._open()
         if self._batch is None:
             self._batch = self._take()
+        more = len(self._spans) + len(self._lines) > 0
         if self._batch.spans or self._batch.lines or time.monotonic() - self._written_at > IDLE_SECONDS:
             await self._store(self._batch)
         self._batch = None
         self._log_drops()
-        full = max(len(self._spans), len(self._lines)) >= BATCH_ROWS
-        return 0.0 if full else PAUSE_SECONDS
+        return 0.0 if more else PAUSE_SECONDS
+
+    async def _open(self) -> None:
+        if not self._opened.is_set():
+            await self._in_writer(self._writer.open)
+            self._opened.set()
 
     def _take(self) -> Batch:
         return Batch(
@@ -203,6 +207,8 @@ class Telemetry:
 
     async def _store_rest(self) -> None:
         """One attempt per batch."""
+        with suppress(sqlite3.Error, OSError):
+            await self._open()
         self._attempts = ATTEMPTS
         while self._opened.is_set() and (batch := self._batch or self._take()) != Batch():
             self._batch = None

@@ -8,6 +8,7 @@ from uuid import UUID
 import orjson
 import pytest
 
+from local.problem import Problem
 from tests.acceptance.checker import header
 from tests.acceptance.conftest import System
 
@@ -109,3 +110,16 @@ async def test_kafka_has_all_events_of_an_order_with_their_headers(system: Syste
         assert header(record, "ce_time").endswith("Z")
         assert header(record, "content-type") == "application/json"
         assert str(orjson.loads(record.value or b"")["order_id"]) == key
+
+
+async def test_a_restart_starts_the_chosen_services_again_and_the_others_stay(system: System) -> None:
+    before = {name: process["pid"] for name, process in system.stack.supervisor.processes().items()}
+    assert await asyncio.to_thread(system.stack.restart, ["payments"]) == ["payments"]
+
+    after = {name: process["pid"] for name, process in system.stack.supervisor.processes().items()}
+    assert [name for name in before if after[name] != before[name]] == ["payments"]
+    with pytest.raises(Problem, match="Not a service: kafka"):
+        system.stack.restart(["kafka"])
+    async with system.customers() as client:
+        placed = await client.place(order("burger", 1))
+        assert (await client.get(placed.answer["id"], wait=10)).answer["status"] == "CONFIRMED"

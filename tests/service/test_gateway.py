@@ -1306,6 +1306,14 @@ async def test_without_the_console_its_pages_are_a_clear_problem_and_the_shop_wo
     assert (await shop.ask("GET /v1/orders")).status == 200
 
 
+async def test_the_gateway_starts_although_the_name_of_the_console_has_no_address(tmp_path: Path) -> None:
+    async with opened(tmp_path, CONSOLE_UPSTREAM="console.invalid:8086") as shop:
+        for upstream in shop.upstreams.values():
+            await upstream.reset()
+        assert (await shop.ask("GET /v1/orders")).status == 200
+        assert (await shop.ask("GET /console/", token=None)).problem == "unavailable"
+
+
 async def test_while_auth_is_down_the_console_is_reached(shop: Shop) -> None:
     await shop.auth.stop()
     assert (await shop.ask("GET /console/", token=None)).status == 200

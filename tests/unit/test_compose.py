@@ -220,8 +220,8 @@ def test_grafana_finds_the_dashboards_and_what_they_read() -> None:
 def test_the_collector_reads_the_logs_of_exactly_these_containers() -> None:
     collector = document("collector.yaml")
     assert LGTM["environment"]["OTELCOL_EXTRA_ARGS"].removeprefix("--config=file:") in mounted()
-    reader = collector["receivers"]["filelog/containers"]
-    assert "filelog/containers" in collector["service"]["pipelines"]["logs"]["receivers"]
+    reader = collector["receivers"]["file_log/containers"]
+    assert "file_log/containers" in collector["service"]["pipelines"]["logs"]["receivers"]
     assert "/var/lib/docker/containers:/var/lib/docker/containers:ro" in LGTM["volumes"]
     labels = CONTAINERS["orders"]["logging"]["options"]["labels"].split(",")
     assert [label for label in labels if f'attrs["{label}"]' in str(reader["operators"])] == labels

@@ -1,6 +1,7 @@
 """The alert rules: each fires when it must, in the console as in Prometheus, and each has a runbook."""
 
 import importlib
+import json
 import pkgutil
 import re
 from collections import Counter
@@ -78,9 +79,23 @@ def names(expression: str) -> set[str]:
     return {node.name for node in language.walk(language.parse(expression)) if isinstance(node, Selector)}
 
 
-def test_every_metric_of_a_rule_exists() -> None:
-    wanted = {name for rule in RULES for name in names(rule.expr)}
-    assert wanted <= defined()
+EXPRESSIONS = sorted(
+    target["expr"].replace("$service", "orders")
+    for path in (ROOT / "deploy" / "dashboards").glob("*.json")
+    for panel in json.loads(path.read_text())["panels"]
+    for target in panel["targets"]
+)
+
+
+def test_every_metric_of_a_rule_or_a_dashboard_exists() -> None:
+    wanted = {name for expression in [*EXPRESSIONS, *(rule.expr for rule in RULES)] for name in names(expression)}
+    assert len(wanted) > 40
+    assert wanted - defined() == set()
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_prometheus_parser_accepts_the_expressions_of_dashboards(expression: str) -> None:
+    promql_parser.parse(expression)
 
 
 def anchors() -> set[str]:

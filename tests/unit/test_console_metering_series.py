@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from console.metering import exposition
+from console.metering import exposition, ranges
 from console.metering.series import WINDOW_SECONDS, Series
 
 
@@ -31,13 +31,14 @@ def test_a_sample_older_than_five_minutes_is_not_found() -> None:
     assert value(series, "a", 300.0) is None
 
 
-def test_random_samples_are_found_again_whatever_changes() -> None:
+@pytest.mark.parametrize("gaps", [0.0, 0.001, 0.1])
+def test_random_samples_are_found_again_whatever_changes(gaps: float) -> None:
     """The stored changes mean the same as all samples, also after old ones were dropped."""
     chosen = random.Random(3)
     series, truth = Series(), dict[str, list[tuple[float, float]]]()
     for n in range(3000):
         at = 5.0 * n
-        lines = [(f"m{i}", str(chosen.choice([1, 1, 1, 2, 3]))) for i in range(4) if chosen.random() > 0.1]
+        lines = [(f"m{i}", str(chosen.choice([1, 1, 1, 2, 3]))) for i in range(4) if chosen.random() > gaps]
         series.add("t", at, lines)
         for name, text in lines:
             truth.setdefault(name, []).append((at, float(text)))
@@ -49,6 +50,7 @@ def test_random_samples_are_found_again_whatever_changes() -> None:
             wanted = [v for at, v in samples if after < at <= until]
             (track,) = series.select(name)
             assert [v for _, v in track.between(after, until)] == wanted
+            assert track.growth(after, until) == ranges.growth(track.between(after, until))
 
 
 def test_samples_older_than_the_window_are_dropped_and_ended_series_with_them() -> None:

@@ -66,7 +66,7 @@ BY_NAME = pytest.mark.parametrize("event", EVENTS, ids=lambda e: e.__name__)
 
 
 def test_the_documents_match_the_contracts() -> None:
-    assert folder.drift(folder.DOCS) == [], "run `make docs`"
+    assert folder.drift(folder.PROJECT) == [], "run `make docs`"
 
 
 def test_writing_the_documents_again_changes_nothing(tmp_path: Path) -> None:
@@ -78,12 +78,14 @@ def test_writing_the_documents_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_check_reports_differences_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "DOCS", tmp_path)
+    monkeypatch.setattr(folder, "PROJECT", tmp_path)
     folder.write(tmp_path)
-    (tmp_path / "events" / "OrderCreated.schema.json").write_text("{}")
-    (tmp_path / "events" / "OrderForgotten.schema.json").write_text("{}")
-    (tmp_path / "events" / "README.md").write_text("not ours")
-    (tmp_path / "asyncapi.json").unlink()
+    (tmp_path / "docs" / "events" / "OrderCreated.schema.json").write_text("{}")
+    (tmp_path / "docs" / "events" / "OrderForgotten.schema.json").write_text("{}")
+    (tmp_path / "docs" / "events" / "README.md").write_text("not ours")
+    (tmp_path / "docs" / "asyncapi.json").unlink()
+    (tmp_path / "deploy" / "dashboards" / "shop.json").write_text("{}")
+    (tmp_path / "deploy" / "dashboards" / "forgotten.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
 
     result = check()
@@ -92,13 +94,15 @@ def test_check_reports_differences_and_writes_nothing(tmp_path: Path, monkeypatc
     assert result.stderr.splitlines() == [
         "docs/asyncapi.json is missing",
         "docs/events/OrderCreated.schema.json differs from the code",
-        "docs/events/OrderForgotten.schema.json belongs to no event",
+        "deploy/dashboards/shop.json differs from the code",
+        "docs/events/OrderForgotten.schema.json belongs to nothing in the code",
+        "deploy/dashboards/forgotten.json belongs to nothing in the code",
         "Run `make docs`.",
     ]
     assert sorted(tmp_path.rglob("*")) == before
     folder.write(tmp_path)
     assert check().exit_code == 0
-    assert (tmp_path / "events" / "README.md").exists()
+    assert (tmp_path / "docs" / "events" / "README.md").exists()
 
 
 def check() -> Any:

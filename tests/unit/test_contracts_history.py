@@ -16,7 +16,7 @@ from documents import events as documents
 from documents import folder
 from documents.compatibility import breaks
 
-ROOT = folder.DOCS.parent
+ROOT = folder.PROJECT
 FOLDER = f"docs/{documents.SCHEMAS}"
 SETTLED: dict[str, str] = {}  # an accepted break, as this test reports it, and why no reader failed
 GIT = shutil.which("git") or ""

@@ -10,6 +10,8 @@ import pytest
 
 from local import __main__ as local
 from local import bootstrap, config, nginx, stack, supervisor
+from local.aspire import Aspire
+from local.console import Viewers
 from local.problem import Problem
 from local.services import services
 from local.stack import Ports, Stack
@@ -89,7 +91,7 @@ def test_a_stack_without_the_console_traces_nothing(tmp_path: Path) -> None:
 
 
 def test_the_console_starts_after_the_services_and_before_the_gateway(tmp_path: Path) -> None:
-    stack = Stack("test", tmp_path, Ports(), console={})
+    stack = Stack("test", tmp_path, Ports(), viewers=Viewers())
     assert stack.names[-3:] == ["products", "console", "gateway"]
     for name in Ports().services:
         assert program(stack, name)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:8086/otlp"
@@ -98,7 +100,9 @@ def test_the_console_starts_after_the_services_and_before_the_gateway(tmp_path: 
 
 def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(tmp_path: Path) -> None:
     chosen = Ports(*range(1, 11))
-    found = program(Stack("test", tmp_path, chosen, console={"CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x"}), "console")
+    found = program(
+        Stack("test", tmp_path, chosen, viewers=Viewers({"CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x"})), "console"
+    )
     services = ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in chosen.services.items())
     assert found == {
         "PYTHONUNBUFFERED": "1",
@@ -114,13 +118,43 @@ def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(t
     }
 
 
-def test_make_up_runs_the_console_and_names_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "HOME", tmp_path)
     monkeypatch.setenv("CONSOLE_PORT", "1234")
     monkeypatch.setenv("GATEWAY_PORT", "1235")
     wanted = local._wanted_stack()
     assert program(wanted, "console")["CONSOLE_PORT"] == "1234"
     assert "http://127.0.0.1:1235/console/" in local._welcome(wanted.ports)
     assert "http://127.0.0.1:1234/console/" in local._welcome(wanted.ports)
+
+
+def test_aspire_starts_before_the_console_which_forwards_traces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "HOME", tmp_path)
+    monkeypatch.setenv("SEE", "aspire")
+    monkeypatch.setenv("ASPIRE_PORT", "2000")
+    wanted = local._wanted_stack()
+    assert wanted.names[-4:] == ["products", "aspire", "console", "gateway"]
+    forward = program(wanted, "console")["CONSOLE_FORWARD_OTLP_ENDPOINT"]
+    assert forward == "http://127.0.0.1:2002"
+    assert f"--ASPIRE_DASHBOARD_OTLP_HTTP_ENDPOINT_URL={forward}" in wanted.program("aspire").command
+
+
+def test_without_npm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Problem, match=r"needs npm.*Install Node.js"):
+        Aspire(tmp_path / "aspire", 2000, cache=tmp_path / "cache").prepare()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SEE=aspire is for Linux")
+def test_another_archive_of_aspire_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "npm").write_text('#!/bin/sh\necho evil > "$4/aspire.tgz"\n')
+    (tmp_path / "npm").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Problem, match="another SHA-512"):
+        Aspire(tmp_path / "aspire", 2000, cache=tmp_path / "cache").prepare()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["aspire-13.5.4.lock"]
 
 
 @pytest.mark.parametrize(
