@@ -78,6 +78,7 @@ def services(
                 "HOST": ports.LOOPBACK,
                 "PORT": str(port),
                 "INSTANCE_ID": f"{name}-1",
+                "FAILURE_FLAGS": "true",  # for drills; only here, never where customers are
                 "DATABASE_URL": _database(f"{name}_user", name, postgres),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
                 **_kafka(kafka),
