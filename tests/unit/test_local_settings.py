@@ -67,10 +67,7 @@ def test_parts_of_every_service_can_be_made_to_fail() -> None:
 
 def test_orders_places_canaries_only_if_a_console_looks_at_them() -> None:
     where = Ports()
-    made = {
-        console: services.services(where.services, postgres=3, kafka=4, auth=5, console=console)
-        for console in (None, 6)
-    }
+    made = {console: services(where.services, postgres=3, kafka=4, auth=5, console=console) for console in (None, 6)}
     found = {
         console: [one.name for one in of if "CANARY_SECONDS" in one.program().environment]
         for console, of in made.items()
