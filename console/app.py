@@ -14,7 +14,12 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from console.account import Account
+from console.books import Books
 from console.config import Settings
+from console.drills.drill import Pace
+from console.drills.keeper import Drills
+from console.drills.supervisord import Supervisord
 from console.identity import Identity
 from console.journal import Journal
 from console.metering.alerts import Alerts
@@ -64,8 +69,10 @@ def collecting(settings: Settings) -> Sources:
     return Sources(telemetry, series, alerts, Receiver(telemetry, forwarder), tasks)
 
 
-def create_app(settings: Settings, read: Sources, clock: Callable[[], float] = time.time) -> web.Application:
-    """Create the application. It opens nothing before it starts."""
+def create_app(
+    settings: Settings, read: Sources, clock: Callable[[], float] = time.time, pace: Pace | None = None
+) -> web.Application:
+    """Create the application. It opens nothing before it starts. `pace` is how long the parts of a drill take."""
     app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
     app[TASKS] = Tasks()
     app[sources.SETTINGS], app[sources.CLOCK] = settings, clock
@@ -79,24 +86,46 @@ def create_app(settings: Settings, read: Sources, clock: Callable[[], float] = t
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz)
     app.router.add_get("/metrics", _metrics)
-    app.cleanup_ctx.append(lambda started: _lifespan(started, read))
+    app.cleanup_ctx.append(lambda started: _lifespan(started, read, pace))
     return app
 
 
-async def _lifespan(app: web.Application, read: Sources) -> AsyncIterator[None]:
+async def _lifespan(app: web.Application, read: Sources, pace: Pace | None) -> AsyncIterator[None]:
     settings, clock, tasks = app[sources.SETTINGS], app[sources.CLOCK], app[TASKS]
     async with AsyncExitStack() as stack:
         store = Store(settings.data_folder)
         stack.callback(store.close)
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        sessions = Sessions(store, Identity(settings.auth_url, http), clock)
+        identity = Identity(settings.auth_url, http)
+        sessions = Sessions(store, identity, clock)
         await sessions.load()
         app[sources.SESSIONS] = sessions
         app[sources.SERVICES] = Services(settings.targets, http, clock)
         app[sources.JOURNAL] = Journal(store, clock)
-        for name, loop in {"sessions": sessions.run, **read.tasks}.items():
+        app[sources.BOOKS] = books = _books(settings, http, identity, clock)
+        app[sources.DRILLS] = drills = _drills(settings, store, http, clock, pace)
+        more = {name: one.run for name, one in (("books", books), ("drills", drills)) if one is not None}
+        for name, loop in {"sessions": sessions.run, **read.tasks, **more}.items():
             stack.push_async_callback(tasks.start(name, loop))
         yield
+
+
+def _books(
+    settings: Settings, http: aiohttp.ClientSession, identity: Identity, clock: Callable[[], float]
+) -> Books | None:
+    password = settings.admin_password.get_secret_value()
+    if not password:
+        return None
+    # Its own client: each range of orders is another address, and pages must not lose what they last saw.
+    return Books(Services(settings.targets, http, clock), Account(identity, password, clock), clock)
+
+
+def _drills(
+    settings: Settings, store: Store, http: aiohttp.ClientSession, clock: Callable[[], float], pace: Pace | None
+) -> Drills | None:
+    if not settings.supervisor_socket:
+        return None
+    return Drills(store, Supervisord(settings.supervisor_socket), settings.targets, http, clock, pace)
 
 
 async def _healthz(_: web.Request) -> web.Response:

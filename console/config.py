@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CONSOLE_"
@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     forward_otlp_endpoint: str = ""
     supervisor_socket: str = ""
     """The socket of supervisord, only in the embedded stack. Empty: processes cannot be killed from the console."""
+    admin_password: SecretStr = SecretStr("")
+    """The password with which the console itself logs in as `admin`, to compare the books. Empty: it does not."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property

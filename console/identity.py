@@ -45,9 +45,12 @@ class Identity:
         self._verifier = Verifier(self._keys)
 
     async def log_in(self, username: str, password: str, address: str) -> Tokens:
-        """Raises `Unauthenticated`, `TooMany`, or `Unavailable`. auth counts the guesses of each `address`."""
+        """Raises `Unauthenticated`, `TooMany`, or `Unavailable`.
+
+        auth counts the guesses of each `address`. An empty one is the console's own.
+        """
         body = {"username": username, "password": password}
-        return await self._tokens("login", body, {"X-Real-IP": address})
+        return await self._tokens("login", body, {"X-Real-IP": address} if address else {})
 
     async def refresh(self, refresh_token: str) -> Tokens:
         """Exchange a refresh token. Raises `Unauthenticated` if its session is over, or `Unavailable`."""

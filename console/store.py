@@ -25,6 +25,9 @@ create table if not exists actions (
 create table if not exists outcomes (
   action_id integer primary key references actions, at real not null, outcome text not null
 );
+create table if not exists drills (
+  id integer primary key, program text not null, kind text not null, ended_at real, result blob not null
+);
 create trigger if not exists actions_stay before update on actions begin select raise(abort, 'append only'); end;
 create trigger if not exists actions_remain before delete on actions begin select raise(abort, 'append only'); end;
 create trigger if not exists outcomes_stay before update on outcomes begin select raise(abort, 'append only'); end;

@@ -43,12 +43,16 @@ class Console:
         return ports.is_ok(self.ports[0], "/readyz")
 
 
-def places(chosen: Mapping[str, int], logs: Path, supervisor: Path) -> dict[str, str]:
-    """Where a console finds the services on the `chosen` ports, their logs, and the socket of supervisord."""
+def places(chosen: Mapping[str, int], logs: Path, supervisor: Path, admin_password: str) -> dict[str, str]:
+    """Where a console finds the services on the `chosen` ports, their logs, and the socket of supervisord.
+
+    It compares the books of the services as the administrator.
+    """
     urls = {name: f"http://{ports.LOOPBACK}:{port}" for name, port in chosen.items()}
     return {
         "CONSOLE_SERVICES": ",".join(f"{name}={url}" for name, url in urls.items()),
         "CONSOLE_AUTH_URL": urls["auth"],
         "CONSOLE_LOG_FOLDER": str(logs),
         "CONSOLE_SUPERVISOR_SOCKET": str(supervisor),
+        "CONSOLE_ADMIN_PASSWORD": admin_password,
     }

@@ -67,7 +67,7 @@ def services(
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{ports.LOOPBACK}:{console}/otlp"} if console else {}
     extra = {
         "auth": {"ADMIN_PASSWORD": admin_password},
-        "orders": {"REQUIRE_TOKEN": "false"},
+        "orders": {"REQUIRE_TOKEN": "false", **({"CANARY_SECONDS": "60"} if console else {})},
         "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
     }
     return tuple(
@@ -78,6 +78,7 @@ def services(
                 "HOST": ports.LOOPBACK,
                 "PORT": str(port),
                 "INSTANCE_ID": f"{name}-1",
+                "FAILURE_FLAGS": "true",  # for drills; only here, never where customers are
                 "DATABASE_URL": _database(f"{name}_user", name, postgres),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
                 **_kafka(kafka),

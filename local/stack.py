@@ -94,7 +94,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "viewers": (*viewers.others, self._console(viewers.settings)) if viewers else (),
+            "viewers": (*viewers.others, self._console(viewers.settings, admin_password)) if viewers else (),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
@@ -177,8 +177,9 @@ class Stack:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
 
-    def _console(self, more: Mapping[str, str]) -> Console:
-        found = places(self.ports.services, supervisor.logs(self.root), supervisor.socket(self.root))
+    def _console(self, more: Mapping[str, str], admin_password: str) -> Console:
+        logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
+        found = places(self.ports.services, logs, socket, admin_password)
         return Console(self.root / "console", self.ports.console, found | dict(more))
 
     def _up(self) -> set[str]:

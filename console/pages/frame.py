@@ -26,6 +26,9 @@ NAV = (
     ("traces", "/console/traces", "Traces"),
     ("logs", "/console/logs", "Logs"),
     ("charts", "/console/charts", "Charts"),
+    ("books", "/console/books", "Books"),
+    ("flags", "/console/flags", "Flags"),
+    ("drills", "/console/drills", "Drills"),
     ("actions", "/console/actions", "Actions"),
 )
 

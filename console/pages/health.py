@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 
 from console.pages import frame, promises
-from console.pages.sources import ALERTS, CLOCK, SERIES, TELEMETRY
+from console.pages.sources import ALERTS, BOOKS, CLOCK, SERIES, TELEMETRY
 
 routes = web.RouteTableDef()
 
@@ -19,7 +19,7 @@ async def root(_: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     health, lanes = await asyncio.gather(frame.ask(request, "health"), frame.ask(request, "lanes"))
     app, now = request.app, request.app[CLOCK]()
-    lines = promises.all_of(health, lanes, app[SERIES], app[ALERTS], now)
+    lines = promises.all_of(health, lanes, promises.Metrics(app[SERIES], now), app[ALERTS], app[BOOKS])
     return frame.page(
         request,
         "health.html",

@@ -88,7 +88,7 @@ def keys(answer: Answer) -> list[Key]:
 @routes.get("/console/parked/{service}")
 async def choose(request: web.Request) -> web.Response:
     """Some parked events of one service, and the forms to treat them."""
-    service = known(request)
+    service = writing.known(request)
     query: dict[str, object] = {name: request.query[name] for name in FILTERS if request.query.get(name)}
     [found] = await frame.ask(request, "parked", query | {"limit": writing.MOST_IDS}, [service])
     chosen = [] if found.missing else found.body["parked"]
@@ -107,7 +107,7 @@ async def choose(request: web.Request) -> web.Response:
 @routes.get("/console/parked/{service}/{id:[0-9]{1,18}}")
 async def event(request: web.Request) -> web.Response:
     """One parked event, with its headers and value."""
-    service, found = known(request), await _event(request)
+    service, found = writing.known(request), await _event(request)
     return frame.page(
         request,
         "event.html",
@@ -125,15 +125,15 @@ async def event(request: web.Request) -> web.Response:
 async def value(request: web.Request) -> web.Response:
     """The whole value of a parked event, as a file."""
     found = await _event(request)
-    return download(str(found.body["value"] or ""), f"{known(request)}-{found.body['id']}.txt")
+    return download(str(found.body["value"] or ""), f"{writing.known(request)}-{found.body['id']}.txt")
 
 
 @routes.post("/console/parked/{service}/dry-run")
 async def rehearse(request: web.Request) -> web.Response:
     """Show what a replay would change."""
-    service, ids = known(request), writing.ids(request)
+    service, ids = writing.known(request), writing.ids(request)
     body: dict[str, object] = {"ids": ids, "dry_run": True, "reason": "dry run"}
-    found = done(await writing.post(request, "dry run", service, "replay", body, _subject(request)))
+    found = writing.done(await writing.post(request, "dry run", service, "replay", body, _subject(request)))
     expected = request[FORM].get("expected", "")
     return frame.page(
         request, "rehearsal.html", here="parked", service=service, found=found.body, ids=ids, expected=expected
@@ -156,36 +156,19 @@ async def drop(request: web.Request) -> web.Response:
 
 
 async def _repair(request: web.Request, action: str) -> web.Response:
-    service, ids = known(request), writing.ids(request)
+    service, ids = writing.known(request), writing.ids(request)
     body: dict[str, object] = {"ids": ids, "reason": writing.reason(request), "per_second": writing.rate(request)}
-    found = done(await writing.post(request, action, service, action, body, _subject(request)))
+    found = writing.done(await writing.post(request, action, service, action, body, _subject(request)))
     if "repair" not in found.body:
         raise Conflict("none of these events is parked any more; nothing was done")
     return frame.back_to(f"/console/repairs/{service}/{int(found.body['repair'])}")
 
 
 async def _event(request: web.Request) -> Answer:
-    [found] = await frame.ask(request, f"parked/{int(request.match_info['id'])}", only=[known(request)])
+    [found] = await frame.ask(request, f"parked/{int(request.match_info['id'])}", only=[writing.known(request)])
     if found.missing:
         raise NotFound if found.status == 404 else Unavailable(f"{found.service}: {found.problem}")
     return found
-
-
-def done(found: Answer) -> Answer:
-    """The answer to a write. Raises `Conflict` if the service refused, `Unavailable` if the outcome is unknown."""
-    if not found.problem:
-        return found
-    if 400 <= found.status < 500:
-        raise Conflict(f"{found.service} {found.problem}; nothing was done")
-    raise Unavailable(f"{found.service}: {found.problem}. Look at the repairs: it may have been accepted")
-
-
-def known(request: web.Request) -> str:
-    """The service of the path. Raises `NotFound`."""
-    service = request.match_info["service"]
-    if service not in request.app[SERVICES].targets:
-        raise NotFound("there is no such service")
-    return service
 
 
 def _expected(service: str, chosen: Sequence[dict[str, Any]]) -> str:

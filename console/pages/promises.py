@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from console.books import Books
 from console.metering.alerts import Alerts
 from console.metering.series import Series
 from console.pages import text
@@ -51,11 +52,12 @@ class Metrics:
 
 
 def all_of(
-    health: Sequence[Answer], lanes: Sequence[Answer], series: Series, alerts: Alerts, now: float
+    health: Sequence[Answer], lanes: Sequence[Answer], metrics: Metrics, alerts: Alerts, books: Books | None
 ) -> list[Promise]:
-    """One promise a line, the broken ones first."""
-    metrics = Metrics(series, now)
+    """One promise a line, the broken ones first. Without `books`, nothing is promised about them."""
+    now = metrics.now
     found = [
+        *([_books(books, now)] if books is not None else []),
         *_of_metrics(metrics),
         *_of_health(health, now),
         *_of_lanes(lanes, now),
@@ -185,6 +187,19 @@ def _each(
     if late:
         return Promise(id_, name, "unknown", seen, "no answer from " + ", ".join(late), link, how)
     return Promise(id_, name, "kept", seen, f"{len(found)} services", link, how)
+
+
+def _books(books: Books, now: float) -> Promise:
+    last, how, name, link = books.last, "GET /admin/books of each service", "The books balance", "/console/books"
+    seen = "-" if last is None else "seen " + text.span(max(0.0, now - last.at)) + " ago"
+    if last is None or not books.fresh:
+        return Promise("books", name, "unknown", seen, books.problem or "not compared lately", link, how)
+    if last.agree:
+        detail = f"orders {last.first} to {last.last}: the services agree"
+        return Promise("books", name, "kept", seen, detail, link, how)
+    differences = ", ".join(f"{value} {what}" for what, value in last.differences.items() if value)
+    age = text.span(text.seconds_since(books.differ_since, now))
+    return Promise("books", name, "broken", age, f"the services differ by {differences}", link, how)
 
 
 def _targets(health: Sequence[Answer], metrics: Metrics) -> Promise:

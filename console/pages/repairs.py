@@ -2,8 +2,7 @@
 
 from aiohttp import web
 
-from console.pages import frame
-from console.pages.parked import known
+from console.pages import frame, writing
 from console.pages.sources import SERVICES
 from shared.errors import NotFound
 
@@ -12,7 +11,7 @@ routes = web.RouteTableDef()
 
 @routes.get("/console/repairs/{service}/{id:[0-9]{1,18}}")
 async def show(request: web.Request) -> web.Response:
-    service, id_ = known(request), int(request.match_info["id"])
+    service, id_ = writing.known(request), int(request.match_info["id"])
     [found] = await frame.ask(request, f"repairs/{id_}", only=[service])
     if found.status == 404:
         raise NotFound

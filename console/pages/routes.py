@@ -3,7 +3,11 @@
 from console.pages import (
     actions,
     alerts,
+    books,
     charts,
+    drills,
+    flags,
+    guarantees,
     health,
     lanes,
     login,
@@ -19,4 +23,5 @@ from console.pages import (
 ALL = [
     *(login.routes, health.routes, orders.routes, search.routes, parked.routes, repairs.routes, lanes.routes),
     *(alerts.routes, traces.routes, logs.routes, charts.routes, actions.routes, static.routes),
+    *(books.routes, flags.routes, drills.routes, guarantees.routes),
 ]

@@ -7,7 +7,9 @@ from typing import TypeVar
 import structlog
 from aiohttp import web
 
+from console.books import Books
 from console.config import Settings
+from console.drills.keeper import Drills
 from console.journal import Journal
 from console.metering.alerts import Alerts
 from console.metering.series import Series
@@ -30,6 +32,10 @@ JOURNAL = web.AppKey("JOURNAL", Journal)
 TELEMETRY = web.AppKey("TELEMETRY", Telemetry)
 SERIES = web.AppKey("SERIES", Series)
 ALERTS = web.AppKey("ALERTS", Alerts)
+BOOKS: web.AppKey[Books | None] = web.AppKey("BOOKS")
+"""None: the console has no password."""
+DRILLS: web.AppKey[Drills | None] = web.AppKey("DRILLS")
+"""None: this is not the embedded stack."""
 CLOCK: web.AppKey[Callable[[], float]] = web.AppKey("CLOCK")
 
 

@@ -9,7 +9,7 @@ from console.pages import frame
 from console.pages.guard import FORM
 from console.pages.sources import JOURNAL, SERVICES, SESSIONS
 from console.services import Answer
-from shared.errors import Invalid
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
 
 MOST_IDS = 1000
 
@@ -40,9 +40,29 @@ async def post(
 
 
 def summary(found: Answer) -> str:
-    if "repair" in found.body:
-        return f"accepted as repair {found.body['repair']}"
-    return f"{found.body.get('chosen', 0)} events chosen; nothing was changed"
+    body = found.body
+    if "repair" in body:
+        return f"accepted as repair {body['repair']}"
+    if "chosen" in body:
+        return f"{body['chosen']} events chosen; nothing was changed"
+    return f"done, as {body['id']}" if "id" in body else "done"
+
+
+def done(found: Answer, look_at: str = "the repairs: it may have been accepted") -> Answer:
+    """The answer to a write. Raises `Conflict` if the service refused, `Unavailable` if the outcome is unknown."""
+    if not found.problem:
+        return found
+    if 400 <= found.status < 500:
+        raise Conflict(f"{found.service} {found.problem}; nothing was done")
+    raise Unavailable(f"{found.service}: {found.problem}. Look at {look_at}")
+
+
+def known(request: web.Request) -> str:
+    """The service of the path. Raises `NotFound`."""
+    service = request.match_info["service"]
+    if service not in request.app[SERVICES].targets:
+        raise NotFound("there is no such service")
+    return service
 
 
 def ids(request: web.Request) -> list[int]:

@@ -288,10 +288,11 @@ async def books(request: web.Request, wanted: Range) -> web.Response:
 @routes.get("/admin/flags")
 @operation(Access.ADMIN, {200: None})
 async def flags(request: web.Request) -> web.Response:
-    """The failure flags that are set in this process, and those that it knows."""
-    found = request.app[BACKEND].flags
-    active = [{"id": id_, **asdict(flag)} for id_, flag in found.active().items()]
-    return responses.json({"service": request.app[BACKEND].name, "allowed": found.allowed, "flags": active})
+    """The failure flags that are set in this process, those that it knows, and the types of events that it handles."""
+    backend = request.app[BACKEND]
+    active = [{"id": id_, **asdict(flag)} for id_, flag in backend.flags.active().items()]
+    types = sorted(model.__name__ for model in backend.handling.handlers.by_type) if backend.handling else []
+    return responses.json({"service": backend.name, "allowed": backend.flags.allowed, "types": types, "flags": active})
 
 
 @routes.post("/admin/flags")

@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
-from local.nginx import UPSTREAMS
+from local.nginx import SERVICES
 from tests.acceptance.client import Client
 from tests.acceptance.conftest import System
 from tests.acceptance.people import PASSWORD, Person, administrator, new_user
@@ -169,7 +169,7 @@ async def opened_shop(system: System) -> AsyncIterator[Shop]:
 
 async def documented(client: Client) -> set[tuple[str, str, str]]:
     """Every operation of every service, read from their documents."""
-    documents = {service: (await client.ask(f"/openapi/{service}.json")).answer for service in UPSTREAMS}
+    documents = {service: (await client.ask(f"/openapi/{service}.json")).answer for service in SERVICES}
     return {
         (service, verb.upper(), path)
         for service, document in documents.items()

@@ -28,7 +28,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from documents.folder import DOCS
-from local.nginx import UPSTREAMS
+from local.nginx import SERVICES
 from shared.web import problems, tokens
 from shared.web.fields import MAX_ID
 from tests.acceptance.client import ANSWER_SECONDS
@@ -90,7 +90,7 @@ class Operation:
 
 @cache
 def operations() -> list[Operation]:
-    documents = {name: json.loads((DOCS / "openapi" / f"{name}.json").read_text()) for name in UPSTREAMS}
+    documents = {name: json.loads((DOCS / "openapi" / f"{name}.json").read_text()) for name in SERVICES}
     return [
         Operation(name, path, method.upper(), described, document["components"])
         for name, document in documents.items()

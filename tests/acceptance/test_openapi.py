@@ -22,7 +22,7 @@ from schemathesis.core.failures import Failure, ResponseTimeExceeded
 from schemathesis.engine import Status, events, from_schema
 from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER
 
-from local.nginx import UPSTREAMS
+from local.nginx import SERVICES
 from migrations.seed import CATALOGUE
 from tests.acceptance.client import ANSWER_SECONDS
 from tests.acceptance.conftest import System
@@ -152,7 +152,7 @@ def refresh_tokens(system: System) -> list[str]:
 
 
 @pytest.mark.parametrize("who", [administrator, two_users])
-@pytest.mark.parametrize("name", UPSTREAMS)
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_service_answers_as_its_document_describes(
     name: str, who: Any, fuzzed_system: System, tmp_path: Path
 ) -> None:

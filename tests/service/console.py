@@ -15,9 +15,15 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from console.app import Sources, create_app
 from console.config import Settings
+from console.drills.drill import Pace
 from tests.tokens import Mint
 
 SERVICES = ("orders", "inventory", "payments")
+BOOKS = {
+    "orders": {"first": 1, "last": 9, "count": 7, "units": 8, "cents": 5950},
+    "inventory": {"count": 7, "units": 8},
+    "payments": {"count": 7, "cents": 5950},
+}
 ADMIN_LOGIN = {"username": "admin", "password": "right"}
 PARKED_AT = "2026-01-31T12:00:00.500000+00:00"
 EVENT_ID = "019c1430-0000-7000-8000-000000000001"
@@ -185,6 +191,7 @@ class Service:
         self.name, self._accounts = name, accounts
         self.hanging = self.failing = False
         self.posted: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[tuple[str, dict[str, str]]] = []
         self.answers: dict[str, Any] = {
             "health": {
                 "service": name,
@@ -204,6 +211,8 @@ class Service:
             },
             "parked": {"events": 0, "keys": 0, "oldest": None, "causes": [], "parked": []},
             "repairs": {"repairs": []},
+            "flags": {"service": name, "allowed": {}, "types": [], "flags": []},
+            "books": {"service": name, "books": dict(BOOKS[name])},
             "timeline/17": {"service": name, "row": None, "events": []},
             "replay": {"chosen": 1, "repair": 5},
             "drop": {"chosen": 1, "repair": 6},
@@ -227,6 +236,7 @@ class Service:
         if not self._accounts.is_valid(token):
             return web.json_response({"detail": "the token has expired"}, status=401)
         path = request.match_info["path"]
+        self.asked.append((path, dict(request.query)))
         if request.method == "POST":
             body = await request.json()
             self.posted.append((path, body))
@@ -297,13 +307,14 @@ class Shop:
         self.services = {name: Service(name, self.accounts) for name in SERVICES}
         self.telemetry, self.series, self.alerts = Telemetry(), Series(), Alerts()
         self.cookies = CookieJar(unsafe=True)
+        self.pace: Pace | None = None
         self.settings: Settings
         self.client: TestClient[Any, Any]
 
     async def start(self) -> None:
         """Start the console, or start it again."""
         read = Sources(self.telemetry, self.series, self.alerts)
-        app = create_app(self.settings, read, self.clock)
+        app = create_app(self.settings, read, self.clock, self.pace)
         self.client = TestClient(TestServer(app), cookie_jar=self.cookies)
         await self.client.start_server()
         self.origin = str(self.client.make_url("/")).rstrip("/")
@@ -346,8 +357,10 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(folder: Path) -> AsyncIterator[Shop]:
+async def shop(folder: Path, pace: Pace | None = None, **changes: Any) -> AsyncIterator[Shop]:
+    """A console with these changes of its settings, which is closed at the end. `pace` is that of its drills."""
     made = Shop(folder)
+    made.pace = pace
     async with AsyncExitStack() as stack:
         addresses = []
         for name, service in made.services.items():
@@ -361,9 +374,8 @@ async def shop(folder: Path) -> AsyncIterator[Shop]:
         auth.router.add_post("/auth/logout", made.accounts.log_out)
         auth.router.add_get("/auth/jwks.json", made.accounts.keys)
         server = await stack.enter_async_context(TestServer(auth))
-        made.settings = Settings(
-            data_folder=folder, auth_url=str(server.make_url("/")).rstrip("/"), services=",".join(addresses)
-        )
+        places = {"auth_url": str(server.make_url("/")).rstrip("/"), "services": ",".join(addresses)}
+        made.settings = Settings(data_folder=folder, **places | changes)
         await made.start()
         try:
             yield made

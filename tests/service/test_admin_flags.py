@@ -83,6 +83,7 @@ async def test_payments_has_flags_of_its_provider(serve: Serve, mint: Mint) -> N
     payments = await serve("payments", failure_flags=True)
     found = await shown(payments, mint, "flags")
     assert found["allowed"].keys() == {"fail_handler", *FLAGS}
+    assert found["types"] == ["InventoryReserved", "OrderCancelled"]
 
 
 async def test_a_flag_makes_the_provider_decline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,11 @@ PAGES = (
     "/console/charts",
     "/console/charts/parked.json",
     "/console/actions",
+    "/console/books",
+    "/console/flags",
+    "/console/drills",
+    "/console/drills/1",
+    "/console/guarantees",
     "/console/nothing",
 )
 ALONE = (
@@ -37,11 +42,18 @@ ALONE = (
     "/console/runbooks/parked-events",
     "/console/charts",
     "/console/charts/parked.json",
+    "/console/books",
+    "/console/drills",
+    "/console/drills/1",
+    "/console/guarantees",
 )
 POSTS = (
     "/console/parked/orders/dry-run",
     "/console/parked/orders/replay",
     "/console/parked/orders/drop",
+    "/console/flags/orders",
+    "/console/flags/orders/1/end",
+    "/console/drills",
     "/console/logout",
 )
 REPLAY = {"ids": "4", "reason": "mended", "per_second": "50"}

@@ -18,8 +18,9 @@ ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-# These differ: each stack has its own addresses, and the copies of a container have different names.
-DIFFERENT = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED"}
+# These differ: each stack has its own addresses, and the copies of a container have different names. Only the embedded
+# stack, which is for trying things, lets administrators make parts of a service fail.
+DIFFERENT = {"HOST", "INSTANCE_ID", "PYTHONUNBUFFERED", "FAILURE_FLAGS"}
 SERVICES = Ports().services
 CONTAINERS: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 LGTM = CONTAINERS["lgtm"]
@@ -98,6 +99,10 @@ def test_a_service_has_the_same_settings(name: str) -> None:
         assert url.startswith(f"postgresql://{name}_user:{password}@")
 
 
+def test_failure_flags_are_switched_on_in_no_container() -> None:
+    assert "FAILURE_FLAGS" not in COMPOSE
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_reached_at_its_port_from_this_machine_and_by_the_gateway(name: str) -> None:
     port, gateway = SERVICES[name], section("gateway")
@@ -142,7 +147,7 @@ def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
 
 
 def test_the_console_has_the_settings_of_the_embedded_stack() -> None:
-    embedded = Console(ROOT, 8086, places(SERVICES, Path("x"), Path("x"))).program()
+    embedded = Console(ROOT, 8086, places(SERVICES, Path("x"), Path("x"), "password")).program()
     found: dict[str, str] = CONTAINERS["console"]["environment"]
     assert [*CONTAINERS["console"]["command"][1:]] == [*embedded.command[1:]]
     assert embedded.environment.keys() - found.keys() == {
@@ -150,6 +155,8 @@ def test_the_console_has_the_settings_of_the_embedded_stack() -> None:
         "CONSOLE_SUPERVISOR_SOCKET",  # Here Docker starts a killed process again.
     }
     assert found["CONSOLE_PORT"] == found["PORT"] == embedded.environment["CONSOLE_PORT"]
+    assert found["CONSOLE_ADMIN_PASSWORD"] == environment("auth")["ADMIN_PASSWORD"]
+    assert default(found["CONSOLE_ADMIN_PASSWORD"]) == embedded.environment["CONSOLE_ADMIN_PASSWORD"]
     assert found["CONSOLE_AUTH_URL"] == f"http://auth:{SERVICES['auth']}"
     assert found["CONSOLE_SERVICES"] == ",".join(f"{name}=http://{name}:{port}" for name, port in SERVICES.items())
 
@@ -194,12 +201,12 @@ def test_all_mounted_files_of_observability_exist_and_are_read_only() -> None:
     assert {volume[-3:] for volume in LGTM["volumes"] if volume.startswith((".", "/"))} == {":ro"}
 
 
-def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
+def test_prometheus_scrapes_every_service_and_the_console_and_reads_the_rules() -> None:
     prometheus = document("prometheus.yaml")
     assert set(prometheus["rule_files"]) <= mounted().keys()
     (job,) = prometheus["scrape_configs"]
     found = {config["labels"]["service"]: config["targets"] for config in job["static_configs"]}
-    assert found == {name: [f"{name}:{port}"] for name, port in SERVICES.items()}
+    assert found == {name: [f"{name}:{port}"] for name, port in (SERVICES | {"console": Ports().console}).items()}
 
 
 def test_grafana_finds_the_dashboards_and_what_they_read() -> None:

@@ -118,7 +118,8 @@ def test_a_runbook_says_what_it_means_who_notices_where_to_look_and_what_to_do(a
 
 @BY_RULE
 def test_symptoms_page_and_causes_inform(rule: rules.Rule) -> None:
-    assert rule.severity == ("info" if rule.name in {"RowsInDefaultPartition", "TelemetryDropped"} else "page")
+    causes = {"RowsInDefaultPartition", "TelemetryDropped", "BooksUnchecked"}
+    assert rule.severity == ("info" if rule.name in causes else "page")
 
 
 def test_a_parked_event_fires_its_alert_at_the_first_evaluation_after_the_scrape() -> None:

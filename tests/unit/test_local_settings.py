@@ -61,7 +61,21 @@ def test_a_service_finds_its_database_and_the_keys_that_sign_tokens() -> None:
     assert found["AUTH_JWKS_URL"] == "http://127.0.0.1:5/auth/jwks.json"
 
 
-def test_only_auth_gets_the_administrators_password() -> None:
+def test_parts_of_every_service_can_be_made_to_fail() -> None:
+    assert {environment(name).get("FAILURE_FLAGS") for name in Ports().services} == {"true"}
+
+
+def test_orders_places_canaries_only_if_a_console_looks_at_them() -> None:
+    where = Ports()
+    made = {console: services(where.services, postgres=3, kafka=4, auth=5, console=console) for console in (None, 6)}
+    found = {
+        console: [one.name for one in of if "CANARY_SECONDS" in one.program().environment]
+        for console, of in made.items()
+    }
+    assert found == {None: [], 6: ["orders"]}
+
+
+def test_of_the_services_only_auth_gets_the_administrators_password() -> None:
     assert [name for name in Ports().services if "ADMIN_PASSWORD" in environment(name)] == ["auth"]
 
 
@@ -109,6 +123,7 @@ def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(t
         "CONSOLE_AUTH_URL": f"http://127.0.0.1:{chosen.auth}",
         "CONSOLE_LOG_FOLDER": f"{tmp_path}/logs",
         "CONSOLE_SUPERVISOR_SOCKET": str(supervisor.socket(tmp_path)),
+        "CONSOLE_ADMIN_PASSWORD": "password",
         "CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x",
     }
 
