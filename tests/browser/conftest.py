@@ -23,8 +23,8 @@ from tests.browser.shop import Shop
 if TYPE_CHECKING:
     from playwright.async_api import Browser, ConsoleMessage, Page
 
-ENVIRONMENT = {"FAILURE_FLAGS": "true", "ORDER_DEADLINE_SECONDS": "3600"}
-"""So that handlers can be made to fail, and no order ends by itself while a test looks at it."""
+ORDER_SECONDS = "3600"
+"""No order ends by itself while a test looks at it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,10 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def system(run_folder: Path, request: pytest.FixtureRequest) -> System:
-    """The stack of all browser tests. Its services have failure flags."""
+    """The stack of all browser tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setitem(os.environ, name, value)
+        patch.setitem(os.environ, "ORDER_DEADLINE_SECONDS", ORDER_SECONDS)
         system = running_system("browser", run_folder, request, Viewers())
     system.mint = system.mint or asyncio.run(auth_mint(system.database_url))
     return system

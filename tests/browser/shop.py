@@ -55,6 +55,19 @@ class Shop:
             assert answer.status < 300, found
             return found
 
+    async def treat(self, service: str, action: str, parked_id: int) -> int:
+        """Replay or drop a parked event, and wait for the end. Returns the number of the repair.
+
+        A replay that is still under way would fail by the flag of the next test.
+        """
+        repair = (await self.do(service, action, ids=[parked_id], reason="a test"))["repair"]
+
+        async def is_over() -> Any:
+            return (await self.admin(service, f"repairs/{repair}"))["ended_at"]
+
+        await eventually(is_over, seconds=60, pause=0.1)
+        return int(repair)
+
     @asynccontextmanager
     async def failing(self, service: str, type_: str, reason: str = "a test") -> AsyncIterator[None]:
         """The handler of an event type fails until the end of the block."""

@@ -48,6 +48,10 @@ class Found:
             f"/traces/{self.trace_id}",
             f"/logs?key={self.blocked_id}",
             "/charts",
+            "/books",
+            "/flags",
+            "/drills",
+            "/guarantees",
             "/actions",
         ]
 
@@ -56,16 +60,16 @@ class Found:
 async def furnished(shop: Shop, tab: Tab) -> AsyncIterator[Found]:
     """A shop with something on every page."""
     repaired, blocked = [await _blocked(shop) for _ in range(2)]
-    repair = await shop.do("orders", "replay", ids=[repaired[1]], reason="a test")
+    repair_id = await shop.treat("orders", "replay", repaired[1])
     await tab.open(f"/orders/{blocked[0]}")
     traces = tab.page.locator("#traces a")
     while not await traces.count():
         await tab.page.wait_for_timeout(300)
         await tab.page.reload()
     try:
-        yield Found(repaired[0], *blocked, repair["repair"], await traces.first.inner_text())
+        yield Found(repaired[0], *blocked, repair_id, await traces.first.inner_text())
     finally:
-        await shop.do("orders", "replay", ids=[blocked[1]], reason="the test is over")
+        await shop.treat("orders", "replay", blocked[1])
 
 
 async def _blocked(shop: Shop) -> tuple[int, int]:

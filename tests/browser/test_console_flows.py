@@ -116,22 +116,31 @@ async def test_a_failed_handler_is_seen_repaired_and_over(
     await alerts.open("/alerts")
     alert = alerts.page.locator("#firing tr", has_text="orders has parked events")
     await expect(alert).to_have_count(0, timeout=SOON)
-    page = tab.page
-    async with the_shop.failing("orders", "PaymentSucceeded"):
-        order_id = await the_shop.place()
-        await the_shop.parked("orders", key=order_id)
-        began = time.monotonic()
-        await tab.open("/parked")
-        row = page.locator("tr", has=page.get_by_role("link", name=str(order_id), exact=True))
-        await expect(row).to_contain_text("stops its key")
-        await expect(page.get_by_role("heading", name="orders: PaymentSucceeded")).to_be_visible()
-        await expect(alert).to_contain_text("firing", timeout=SOON)  # the page updates itself
-        system.measure("alert of a parked key", time.monotonic() - began)
+    page, form = tab.page, tab.page.locator("#set-orders")
+    await tab.open("/flags")
+    await form.get_by_label("Event type, for handlers").select_option("PaymentSucceeded")
+    await form.get_by_label("Reason").fill("a drill in a browser")
+    await form.get_by_role("button", name="Set in orders").click()
+    await expect(page.locator("#active tr", has_text="a drill in a browser")).to_be_visible()
+
+    order_id = await the_shop.place()
+    await the_shop.parked("orders", key=order_id)
+    began = time.monotonic()
+    await tab.open("/parked")
+    row = page.locator("tr", has=page.get_by_role("link", name=str(order_id), exact=True))
+    await expect(row).to_contain_text("stops its key")
+    await expect(page.get_by_role("heading", name="orders: PaymentSucceeded")).to_be_visible()
+    await expect(alert).to_contain_text("firing", timeout=SOON)  # the page updates itself
+    system.measure("alert of a parked key", time.monotonic() - began)
+    await tab.open("/flags")
+    await page.locator("#active").get_by_role("button", name="of orders").click()
+    await expect(page.locator("#none")).to_contain_text("No flag is set")
     await alert.get_by_role("link", name="Runbook").click()
     await expect(alerts.page.get_by_role("heading", level=1)).to_contain_text("key parked")
     await alerts.open("/alerts")
     await expect(alert).to_have_count(1)
 
+    await tab.open("/parked")
     await row.get_by_role("link", name="Replay or drop").click()
     await page.get_by_role("button", name="Dry run").click()
     await expect(page.get_by_role("heading", name="Table orders: 1 updated")).to_be_visible()
@@ -253,7 +262,7 @@ async def test_a_hostile_event_of_a_megabyte_is_shown_harmlessly(
     await (await download.value).save_as(tmp_path / "value")
     assert (tmp_path / "value").stat().st_size > 950_000
     for service, row in zip(("inventory", "payments"), rows, strict=True):
-        await the_shop.do(service, "drop", ids=[row["id"]], reason="the test is over")
+        await the_shop.treat(service, "drop", row["id"])
 
 
 async def test_a_form_of_an_ended_session_does_nothing(open_tab: OpenTab, the_shop: Shop) -> None:
@@ -284,7 +293,7 @@ async def test_a_form_of_an_ended_session_does_nothing(open_tab: OpenTab, the_sh
     await expect(page).to_have_url(f"{tab.root}/")
     await replay(older)
     assert (await the_shop.admin("inventory", f"parked/{parked['id']}"))["resolved_at"] is None
-    await the_shop.do("inventory", "replay", ids=[parked["id"]], reason="the test is over")
+    await the_shop.treat("inventory", "replay", parked["id"])
 
 
 async def test_another_site_can_neither_post_nor_frame_the_console(tab: Tab, the_shop: Shop) -> None:
@@ -318,6 +327,17 @@ async def test_pages_can_be_read_without_scripts(open_tab: OpenTab, session: Any
     await tab.open("/charts")
     await expect(tab.page.locator("#chart-memory table")).to_contain_text("orders")
     await expect(tab.page.get_by_label("Pause updates")).to_be_hidden()
+
+
+@pytest.mark.timeout(300)  # a drill may take three minutes
+async def test_a_drill_kills_payments_and_nothing_is_lost(tab: Tab) -> None:
+    page = tab.page
+    await tab.open("/drills")
+    await page.get_by_label("Reason, then choose a program below").fill("a drill in a browser")
+    await page.get_by_role("button", name="kill -9 payments").click()
+    await expect(page.locator("#outcome")).to_contain_text("No order was lost or doubled", timeout=200_000)
+    await expect(page.locator("#times")).to_contain_text("Ready again after")
+    await expect(page.locator("#promise")).to_contain_text("Test:")
 
 
 async def reload_until(page: Any, wanted: Any, seconds: float = 60.0) -> None:
