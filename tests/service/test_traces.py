@@ -125,7 +125,7 @@ async def test_a_charge_that_is_undone_after_the_end_of_the_order_is_in_its_trac
     async def undone() -> list[str]:
         return [s.name for s in exporter.get_finished_spans() if s.name in {"refund", "void"}]
 
-    name, *_ = await eventually(undone)
+    name, *_ = await eventually(undone, seconds=60.0)  # the next call waits for the pause after the last one
     root = spans.named(exporter, "POST /v1/orders").get_span_context()
     assert f"    {name}" in [line[2:] for line in spans.tree(exporter, root.trace_id)]
 
