@@ -8,16 +8,12 @@ Attribute names are those of OpenTelemetry's semantic conventions 1.44; all of t
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-    from opentelemetry.trace import Link, SpanContext, Tracer
-    from opentelemetry.trace import Span as SdkSpan
+from random import getrandbits
+from typing import Literal, NamedTuple
 
 Kind = Literal["INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]
 
@@ -55,29 +51,52 @@ class Rate:
         return True
 
 
+class Ended(NamedTuple):
+    """A span as it is exported. Ids are hexadecimal, times are nanoseconds since 1970."""
+
+    name: str
+    kind: Kind
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, str | int | float]
+    links: Sequence[str]
+    """Traceparents."""
+    failed: bool
+
+
 class Span:
     """A part of a sampled trace that is not ended yet. One that is never ended is never exported."""
 
-    __slots__ = ("_span", "traceparent")
+    __slots__ = ("_attributes", "_links", "_span_id", "_what", "traceparent")
 
-    def __init__(self, span: "SdkSpan") -> None:
-        self._span = span
-        context = span.get_span_context()
-        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+    def __init__(
+        self,
+        what: tuple[str, Kind, str, str | None, int],
+        attributes: dict[str, str | int | float],
+        links: Sequence[str],
+    ) -> None:
+        """`what` is the name, the kind, the id of the trace, that of the parent, and the time of the begin."""
+        self._what, self._attributes, self._links = what, attributes, links
+        self._span_id = f"{getrandbits(64) | 1:016x}"
+        self.traceparent = f"00-{what[2]}-{self._span_id}-01"
 
     def set(self, name: str, value: str | float) -> None:
         """Set an attribute."""
-        self._span.set_attribute(name, value)
+        self._attributes[name] = value
 
     def end(self, error: BaseException | str | None = None, at_ns: int | None = None) -> None:
         """Export the span. `error` is an exception, or a short name of what went wrong."""
         if error is not None:
-            from opentelemetry.trace import StatusCode  # noqa: PLC0415 - loaded only if tracing is on
-
-            name = error if isinstance(error, str) else type(error).__qualname__
-            self._span.set_attribute(ERROR_TYPE, name)
-            self._span.set_status(StatusCode.ERROR)
-        self._span.end(at_ns)
+            self._attributes[ERROR_TYPE] = error if isinstance(error, str) else type(error).__qualname__
+        name, kind, trace_id, parent_id, start_ns = self._what
+        if _export is not None:
+            end_ns = at_ns or time.time_ns()
+            failed = error is not None
+            attributes, links = self._attributes, self._links
+            _export(Ended(name, kind, trace_id, self._span_id, parent_id, start_ns, end_ns, attributes, links, failed))
 
 
 class _Work:
@@ -91,34 +110,25 @@ class _Work:
 
 
 _work: ContextVar[_Work] = ContextVar("work")
-_tracer: "Tracer | None" = None
+_export: Callable[[Ended], None] | None = None
 _rate = Rate(0.0)
 
 
-def switch_on(processor: "SpanProcessor", resource: Mapping[str, str], per_second: float) -> "TracerProvider":
-    """Make spans from now on, of `per_second` traces. `shutdown` of the result exports what is left.
-
-    `resource` describes the process, for example `service.name`.
-    """
-    global _tracer, _rate
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-
-    provider = TracerProvider(resource=Resource(resource, SCHEMA_URL), shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    _tracer, _rate = provider.get_tracer("quickbite", schema_url=SCHEMA_URL), Rate(per_second)
-    return provider
+def switch_on(export: Callable[[Ended], None], per_second: float) -> None:
+    """Make spans from now on, of `per_second` traces. `export` is called with each; it must not wait."""
+    global _export, _rate
+    _export, _rate = export, Rate(per_second)
 
 
 def switch_off() -> None:
     """Make no more spans."""
-    global _tracer  # noqa: PLW0603
-    _tracer = None
+    global _export  # noqa: PLW0603
+    _export = None
 
 
 def is_on() -> bool:
     """True if spans are made."""
-    return _tracer is not None
+    return _export is not None
 
 
 def valid(traceparent: str | None) -> str | None:
@@ -128,7 +138,7 @@ def valid(traceparent: str | None) -> str | None:
 
 def is_sampled(traceparent: str | None) -> bool:
     """True if spans of this trace are made. The text is a valid traceparent, empty, or None."""
-    return _tracer is not None and traceparent is not None and traceparent.endswith("1")
+    return _export is not None and traceparent is not None and traceparent.endswith("1")
 
 
 def ids(traceparent: str | None) -> dict[str, str]:
@@ -140,7 +150,7 @@ def ids(traceparent: str | None) -> dict[str, str]:
 
 def root(name: str, kind: Kind, attributes: Mapping[str, str | int | float]) -> Span | None:
     """Begin a new trace, if its turn has come."""
-    return _begin(name, kind, None, attributes) if _tracer is not None and _rate.passes() else None
+    return _begin(name, kind, None, attributes) if _export is not None and _rate.passes() else None
 
 
 def start(
@@ -216,21 +226,9 @@ def _begin(
     *,
     since: datetime | int | None = None,
     links: Sequence[str] = (),
-) -> Span | None:
-    if _tracer is None:
-        return None
-    from opentelemetry import trace  # noqa: PLC0415
-
-    context = trace.set_span_in_context(
-        trace.NonRecordingSpan(_context(parent) if parent else trace.INVALID_SPAN_CONTEXT)
+) -> Span:
+    trace_id, parent_id = (parent[3:35], parent[36:52]) if parent else (f"{getrandbits(128) | 1:032x}", None)
+    start_ns = (
+        time.time_ns() if since is None else int(since.timestamp() * 1e9) if isinstance(since, datetime) else since
     )
-    at_ns = int(since.timestamp() * 1e9) if isinstance(since, datetime) else since
-    found: list[Link] = [trace.Link(_context(link)) for link in links]
-    return Span(_tracer.start_span(name, context, trace.SpanKind[kind], dict(attributes), found, at_ns))
-
-
-def _context(traceparent: str) -> "SpanContext":
-    from opentelemetry import trace  # noqa: PLC0415
-
-    _, trace_id, span_id, _ = traceparent.split("-")
-    return trace.SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(1))
+    return Span((name, kind, trace_id, parent_id, start_ns), dict(attributes), links)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from shared import tracing
+from shared.process import otlp
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
@@ -17,7 +19,8 @@ TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
 def collected(per_second: float = 1000.0) -> Iterator[InMemorySpanExporter]:
     """Switch tracing on within the block, and collect its spans."""
     exporter = InMemorySpanExporter()
-    tracing.switch_on(SimpleSpanProcessor(exporter), {}, per_second)
+    processor, resource = SimpleSpanProcessor(exporter), Resource({})
+    tracing.switch_on(lambda ended: processor.on_end(otlp.readable(ended, resource)), per_second)
     try:
         yield exporter
     finally:

@@ -16,13 +16,13 @@ def spans(settings: Settings, service: str) -> Iterator[None]:
     if not settings.otel_exporter_otlp_endpoint:
         yield
         return
-    from .otlp import processor  # noqa: PLC0415 - OpenTelemetry is loaded only if it is used
+    from .otlp import sending  # noqa: PLC0415 - OpenTelemetry is loaded only if it is used
 
     resource = {"service.name": service, "service.instance.id": settings.owner}
-    sending = processor(settings.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces")
-    tracing.switch_on(sending, resource, settings.traces_per_second)
+    sender = sending(settings.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces", resource)
+    tracing.switch_on(sender.add, settings.traces_per_second)
     try:
         yield
     finally:
         tracing.switch_off()
-        sending.close()
+        sender.close()

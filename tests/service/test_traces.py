@@ -1,5 +1,6 @@
 """One order is one trace: the services run in this process, with a real Postgres and a real Kafka."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from shared import tracing
 from shared.web import database
 from tests import spans
 from tests.builders import eventually
-from tests.conftest import ServiceDatabase
+from tests.conftest import ServiceDatabase, StartBroker
 from tests.service.conftest import Client, Serve
 
 ALL_PARTS = ["api", "relay", "consumer", "worker"]
@@ -27,8 +28,9 @@ async def exporter() -> AsyncIterator[InMemorySpanExporter]:
 
 
 @pytest.fixture
-async def shop(serve: Serve, kafka: str, payments_db: ServiceDatabase) -> Shop:
-    """Start inventory, payments and orders. Returns a client of orders."""
+async def shop(serve: Serve, start_broker: StartBroker, payments_db: ServiceDatabase) -> Shop:
+    """Start inventory, payments and orders, on a broker without events of other tests. Returns a client of orders."""
+    kafka = (await asyncio.to_thread(start_broker, "traces-kafka")).address
     await topics.create(kafka, 4, 1)
     every = {"only": ALL_PARTS, "kafka_bootstrap_servers": kafka}
 
@@ -125,7 +127,7 @@ async def test_a_charge_that_is_undone_after_the_end_of_the_order_is_in_its_trac
     async def undone() -> list[str]:
         return [s.name for s in exporter.get_finished_spans() if s.name in {"refund", "void"}]
 
-    name, *_ = await eventually(undone)
+    name, *_ = await eventually(undone, seconds=60.0)  # the next call waits for the pause after the last one
     root = spans.named(exporter, "POST /v1/orders").get_span_context()
     assert f"    {name}" in [line[2:] for line in spans.tree(exporter, root.trace_id)]
 
