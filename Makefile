@@ -9,7 +9,7 @@ DEV := @$(PYTHON) local/bootstrap.py dev
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs lock format
+.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ bench: ## Run all benchmarks; only one with ARGS=name
 docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md and deploy/dashboards from the code
 	$(DEV)
 	@$(RUN) documents
+
+screenshots: ## Take the pictures of docs/seeing.md with Chromium, from a stack of its own
+	$(DEV)
+	@$(RUN) tests.browser.screenshots
 
 format: ## Format the code and fix what ruff can fix
 	$(DEV)

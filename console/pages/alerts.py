@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from console.pages import frame
+from console.pages import frame, markdown, text
 from console.pages.sources import ALERTS
 from shared.errors import NotFound
 
@@ -30,7 +30,9 @@ async def runbook(request: web.Request) -> web.Response:
     if not RUNBOOKS.is_file():
         raise NotFound(f"docs/operations.md#{anchor} is not part of this installation")
     title, body = section(RUNBOOKS.read_text(encoding="utf-8"), anchor)
-    return frame.page(request, "runbook.html", here="alerts", title=title, body=body, anchor=anchor)
+    return frame.page(
+        request, "runbook.html", here="alerts", title=title, body=markdown.rendered(text.plain(body)), anchor=anchor
+    )
 
 
 def anchor_of(heading: str) -> str:

@@ -51,6 +51,7 @@ def _environment() -> Environment:
         "of_ns": text.of_ns,
         "span": text.span,
         "size": text.size,
+        "counted": text.counted,
     }
     made.globals |= {"nav": NAV, "longest": text.LONGEST}
     return made

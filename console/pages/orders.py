@@ -14,6 +14,7 @@ from shared.errors import NotFound
 routes = web.RouteTableDef()
 
 SHOWN_VALUE = 2_000
+ORDERS = "orders"
 _TRACES = 5
 
 
@@ -26,12 +27,15 @@ async def show(request: web.Request) -> web.Response:
         soon(telemetry.lines(Wanted(key=key, limit=50)), []),
     )
     steps, others = timeline.steps(answers, spans)
+    order = next((one.body["row"] for one in answers if one.service == ORDERS and not one.missing), None)
     return frame.page(
         request,
         "order.html",
         here="",
         answers=answers,
         key=key,
+        name="Order" if order else "Timeline of",
+        order=order,
         services=answers,
         steps=steps,
         others=others,

@@ -116,7 +116,7 @@ def _of_metrics(metrics: Metrics) -> Iterator[Promise]:
 def _of_health(answers: Sequence[Answer], now: float) -> Iterator[Promise]:
     def parked(one: Answer) -> tuple[str, str] | None:
         found = one.body["parked"]
-        keys = f"{found['events']} events, {found['keys']} keys wait"
+        keys = f"{text.counted(found['events'], 'event')} of {text.counted(found['keys'], 'key')}"
         return (found["oldest"], keys) if found["events"] else None
 
     def paused(one: Answer) -> tuple[str, str] | None:

@@ -56,7 +56,7 @@ def pretty(value: object) -> str:
 
 def cut(text: object, longest: int) -> str:
     """At most so many characters, with a mark where it was cut."""
-    whole = "-" if text is None else str(text)
+    whole = str(shown(text)) if text is None or isinstance(text, bool) else str(text)
     return whole if len(whole) <= longest else whole[: longest - 1] + "…"
 
 
@@ -99,6 +99,11 @@ def span(seconds: float | None) -> str:
         if size >= limit:
             return f"{seconds / {'days': 86_400, 'h': 3_600, 'min': 60}[unit]:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 event`, `2 events`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size(count: float | None) -> str:

@@ -30,6 +30,11 @@ INDEXED_LEVEL = LEVELS["warning"]
 ID_STEP = 2**20 - 1
 """The lower bits of a line's id are a running number, the upper bits are its time."""
 
+EVENT_WITHIN_NS, CLOCKS_DIFFER_NS = 300 * 10**9, 5 * 10**9
+"""An event is looked for in traces that began so long before it, and a little after it."""
+
+_TRACE_COLUMNS = "trace_id, name, service, start_ns, end_ns, spans, errors, key"
+
 Select = tuple[str, list[Any]]
 
 
@@ -130,8 +135,17 @@ def select_traces(
     if before_ns is not None:
         conditions.append("start_ns < ?")
         values.append(_fit(before_ns))
-    columns = "trace_id, name, service, start_ns, end_ns, spans, errors, key"
-    return f"select {columns} from traces where {' and '.join(conditions)} order by start_ns desc limit {limit}", values
+    where = " and ".join(conditions)
+    return f"select {_TRACE_COLUMNS} from traces where {where} order by start_ns desc limit {limit}", values
+
+
+def select_traces_of_event(event_id: str, limit: int) -> Select:
+    """Traces with a span of this event. There is no index: the id has the event's time, and its trace began before."""
+    written_ns = int(event_id.replace("-", "")[:12], 16) * 1_000_000
+    has_event = "exists (select 1 from spans where spans.trace_id = traces.trace_id and instr(spans.more, ?))"
+    sql = f"select {_TRACE_COLUMNS} from traces where start_ns between ? and ? and {has_event}"
+    bounds = [_fit(written_ns - EVENT_WITHIN_NS), _fit(written_ns + CLOCKS_DIFFER_NS)]
+    return f"{sql} order by start_ns desc limit {limit}", [*bounds, event_id.lower().encode()]
 
 
 def _summary(row: tuple[Any, ...]) -> TraceSummary:

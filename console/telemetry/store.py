@@ -23,7 +23,7 @@ from console.telemetry import rows
 from console.telemetry.files import Limits
 from console.telemetry.followers import Follower, Followers
 from console.telemetry.pending import Pending
-from console.telemetry.reader import TRACES, Reader, select_traces
+from console.telemetry.reader import TRACES, Reader, select_traces, select_traces_of_event
 from console.telemetry.records import Line, Lines, Position, Span, TraceSummary, Wanted
 from console.telemetry.rows import LineRow, SpanRow
 from console.telemetry.writer import Batch, Writer
@@ -45,6 +45,7 @@ DROPS_LOGGED_SECONDS = 10.0
 SEARCHES = 16
 """So many searches may wait."""
 STEP_NS = 2**20
+_TRACES_OF_EVENT = 5
 
 DROPPED = Counter("console_telemetry_dropped_total", "Spans, lines and other telemetry that was lost", ["what"])
 
@@ -144,6 +145,11 @@ class Telemetry:
         limit = max(0, min(limit, TRACES))
         select = select_traces(service, key, min_ms, errors_only, before_ns, limit)
         return await self._in_reader(partial(self._reader.traces, select, limit))
+
+    async def traces_of_event(self, event_id: str) -> list[TraceSummary]:
+        """Traces with a span that has this event's id, a UUIDv7."""
+        select = select_traces_of_event(event_id, _TRACES_OF_EVENT)
+        return await self._in_reader(partial(self._reader.traces, select, _TRACES_OF_EVENT))
 
     async def lines(self, wanted: Wanted) -> Lines:
         """Lines, newest first. See `Lines.complete`. Raises `Unavailable` if too many searches wait."""

@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from local import ports, services
+from local.console import Viewers
 from local.process import survivors
 from local.stack import Ports, Stack
 from tests import groups, leaks
@@ -230,10 +231,12 @@ async def wait_until_ready(log: Path, pid: int) -> None:
 SYSTEMS: dict[str, System] = {}
 
 
-def running_system(name: str, run_folder: Path, request: pytest.FixtureRequest) -> System:
-    """A stack that runs until the tests of its group are over."""
+def running_system(
+    name: str, run_folder: Path, request: pytest.FixtureRequest, viewers: Viewers | None = None
+) -> System:
+    """A stack that runs until the tests of its group are over. With `viewers` it has a console."""
     if name not in SYSTEMS:
-        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request))
+        SYSTEMS[name] = groups.LIFETIME.enter_context(_running(name, run_folder, request, viewers))
         groups.LIFETIME.callback(SYSTEMS.pop, name)
     return SYSTEMS[name]
 
@@ -248,8 +251,15 @@ def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
 
 
 @contextmanager
-def _running(name: str, run_folder: Path, request: pytest.FixtureRequest) -> Iterator[System]:
-    stack = Stack(name, run_folder / name, Ports.free(), postgres_settings=DURABLE, admin_password=ADMIN_PASSWORD)
+def _running(name: str, run_folder: Path, request: pytest.FixtureRequest, viewers: Viewers | None) -> Iterator[System]:
+    stack = Stack(
+        name,
+        run_folder / name,
+        Ports.free(),
+        postgres_settings=DURABLE,
+        admin_password=ADMIN_PASSWORD,
+        viewers=viewers,
+    )
     leaked: list[str] = []
     stack.reset()
     stack.up()

@@ -170,6 +170,19 @@ async def test_traces_are_found_by_each_condition(telemetry: Telemetry) -> None:
     assert await found(limit=1) == [3]
 
 
+async def test_a_trace_is_found_by_an_event_that_it_sent_or_handled(telemetry: Telemetry) -> None:
+    event_id = f"{NOW // 10**6:012x}"
+    event_id = f"{event_id[:8]}-{event_id[8:]}-7000-8000-00000000000a"
+    sent = {"quickbite.key": "17", "messaging.message.id": event_id}
+    telemetry.add_spans([span(1, 1), span(2, 1, attributes=sent), span(1, 2), span(1, 3, attributes=sent)])
+    telemetry.add_spans([span(1, 4, attributes=sent, start_ns=NOW - 301 * 10**9)])  # too long before the event
+    await add(telemetry, [])
+    found = await telemetry.traces_of_event(event_id.upper())
+    assert {int(one.trace_id, 16) for one in found} == {1, 3}
+    assert {one.key for one in found} == {"17"}
+    assert not await telemetry.traces_of_event(event_id.replace("000a", "000b"))
+
+
 async def test_a_trace_that_continues_in_the_next_file_is_one_trace(tmp_path: Path) -> None:
     async with running(Telemetry(tmp_path, max_age_seconds=8)) as telemetry:
         telemetry.add_spans([span(1)])

@@ -98,6 +98,10 @@ class Telemetry:
             if s.parent_id is None
         ]
 
+    async def traces_of_event(self, event_id: str) -> Sequence[Summary]:
+        having = {s.trace_id for s in self.spans if s.attributes.get("messaging.message.id") == event_id}
+        return [one for one in await self.traces() if one.trace_id in having]
+
     async def lines(self, wanted: Any) -> Sequence[LogLine]:
         await self._wait()
         self.wanted = wanted

@@ -114,7 +114,7 @@ async def test_each_broken_promise_has_the_age_of_its_oldest_trouble(console: Sh
     console.alerts.found = [Alert("EventsLate")]
     page = await console.get("/console/")
     for id_, expected in (
-        ("parked", "✗ broken 120 s orders: 1 events, 1 keys wait"),
+        ("parked", "✗ broken 120 s orders: 1 event of 1 key"),
         ("paused", "✗ broken now orders: PaymentSucceeded"),
         ("hanging", "✗ broken now orders: relay"),
         ("published", "✗ broken 60 s payments: 3 rows wait"),
@@ -190,6 +190,7 @@ async def test_a_timeline_joins_the_services_and_names_the_waits(console: Shop) 
     console.services["inventory"].answers["timeline/17"] |= {"row": row, "events": [reserved]}
     console.services["payments"].answers["timeline/17"] |= {"row": row, "events": [parked]}
     page = words(await console.get("/console/orders/17"))
+    assert " Order 17 CONFIRMED , 1.0 s from the first step to the last" in page
     order = (
         "request accepted by orders",
         "OrderCreated by orders",
@@ -531,9 +532,13 @@ def test_odd_characters_are_shown_as_numbers() -> None:
 
 async def test_a_search_leads_to_what_an_id_belongs_to(console: Shop) -> None:
     console.services["orders"].answers["timeline/17"] |= {"row": {"id": 17}}
-    span = Span(TRACE_ID, "1" * 16, None, "orders", "POST", "server", START, START + 1, "ok", {}, [])
+    sent = {"messaging.message.id": EVENT_ID}
+    span = Span(TRACE_ID, "1" * 16, None, "orders", "POST", "server", START, START + 1, "ok", sent, [])
     console.telemetry.spans = [span]
     console.telemetry.logged = [LogLine(1, START, "orders", "info", "request abc-123", {}, TRACE_ID, "23")]
+    page = await console.get(f"/console/search?q={EVENT_ID}")
+    assert "Timeline of 17, which has this event" in page
+    assert f"Trace {TRACE_ID}, which has this event" in page
     assert 'href="/console/orders/17"' in await console.get("/console/search?q=17")
     assert f'href="/console/traces/{TRACE_ID}"' in await console.get(f"/console/search?q={TRACE_ID.upper()}")
     assert 'href="/console/orders/23"' in await console.get("/console/search?q=abc-123")
