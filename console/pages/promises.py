@@ -195,7 +195,8 @@ def _books(books: Books, now: float) -> Promise:
     if last is None or not books.fresh:
         return Promise("books", name, "unknown", seen, books.problem or "not compared lately", link, how)
     if last.agree:
-        detail = f"orders {last.first} to {last.last}: the services agree"
+        agree = f"orders {last.first} to {last.last}: the services agree"
+        detail = agree if last.last else "no order is over yet"
         return Promise("books", name, "kept", seen, detail, link, how)
     differences = ", ".join(f"{value} {what}" for what, value in last.differences.items() if value)
     age = text.span(text.seconds_since(books.differ_since, now))
