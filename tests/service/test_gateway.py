@@ -593,12 +593,15 @@ async def test_a_valid_request_id_is_kept_in_answer_service_and_log(shop: Shop) 
 async def test_auth_validates_a_token_once_in_two_seconds(shop: Shop) -> None:
     shop.auth.sessions["busy"] = {"X-User-Id": "8", "X-User-Roles": "user"}
     started = time.monotonic()
+    await shop.many(
+        1, "GET /v1/orders", token="Bearer busy"
+    )  # later, those who come during an update get the old answer
     for _ in range(8):
         answers = await shop.many(200, "GET /v1/orders", token="Bearer busy")
         assert {answer.status for answer in answers} == {200}
         await asyncio.sleep(0.3)
     passed = time.monotonic() - started
-    assert passed / 4 <= len(shop.auth.validations) <= 1 + passed / 2
+    assert passed / 4 <= len(shop.auth.validations) <= 2 + passed / 2
     assert {tuple(seen.all("X-User-Id")) for seen in shop.orders.seen} == {("8",)}
 
 
