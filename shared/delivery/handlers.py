@@ -33,6 +33,11 @@ class HandlerFailed(Exception):
         super().__init__(model, error)
         self.model, self.error, self.is_slow = model, error, is_slow
 
+    @property
+    def is_of_events(self) -> bool:
+        """True if some of the events may be at fault, and not their number, the release or the commit."""
+        return self.model is not None and not self.is_slow and not postgres.is_release_fault(self.error)
+
 
 class Handlers:
     """The handlers of one consumer, by type of event."""

@@ -33,6 +33,7 @@ _MAX_CHUNK = 2000
 _MAX_CHUNK_BYTES = 4_000_000
 _MAX_PARK_BYTES = 2_000_000
 _MAX_CARRIED_BYTES = 100_000
+_SIFT_FROM = 50  # a smaller batch costs less than the savepoint in which it would be tried first
 
 
 class Handling:
@@ -215,7 +216,9 @@ class Handling:
         batch = turn.possible(batch)
         if not batch:
             return
-        failure = await self._try(batch, turn)
+        failure = await self._try(batch, turn, sifts=len(batch) >= _SIFT_FROM)
+        if failure is not None and 1 < len(batch) < _SIFT_FROM and failure.is_of_events:
+            failure = await self._try(batch, turn, sifts=True)
         if failure is not None and failure.is_slow and len(batch) > 1:
             await self._halve(batch, turn)
         elif failure is not None:
@@ -230,10 +233,10 @@ class Handling:
         else:
             await self._attempt(rest, turn)
 
-    async def _try(self, batch: list[Received], turn: Turn) -> HandlerFailed | None:
+    async def _try(self, batch: list[Received], turn: Turn, *, sifts: bool) -> HandlerFailed | None:
         """Commit the batch. Returns the failure that belongs to its events, if there was one."""
         try:
-            await self._commit(batch, turn)
+            await self._commit(batch, turn, sifts=sifts)
         except HandlerFailed as failure:
             return failure
         except postgres.ERRORS as error:
@@ -254,8 +257,8 @@ class Handling:
         parked, turn.to_park = turn.to_park, []
         await self._park(parked, turn)
 
-    async def _commit(self, batch: list[Received], turn: Turn) -> None:
-        """Handle a batch in one transaction.
+    async def _commit(self, batch: list[Received], turn: Turn, *, sifts: bool) -> None:
+        """Handle a batch in one transaction. Without `sifts`, it has no savepoint, and fails as a whole.
 
         What it carries, and what fails for the last time, is parked in the same transaction: that costs no commit.
         """
@@ -268,7 +271,7 @@ class Handling:
             with tracing.carrying(events.traceparents_of(batch)):
                 async with postgres.transaction(self._pool, locks) as conn:
                     fresh, handled = await self._begin(conn, batch, keys)
-                    done = await self._handle_in(conn, handled, turn)
+                    done = await self._handle_in(conn, handled, turn, sifts=sifts)
                     left: set[UUID] = set()
                     if len(done) < len(handled):
                         left = {r.event_id for r in handled}.difference(r.event_id for r in done)
@@ -308,9 +311,9 @@ class Handling:
             await parking.park(conn, self.consumer, rows)
         return fresh, [r for r in fresh if r.blocking_key not in added.blocked]
 
-    async def _handle_in(self, conn: Connection, batch: list[Received], turn: Turn) -> list[Received]:
-        """Handle in the caller's transaction. Returns what is done. One event needs no savepoint."""
-        if len(batch) > 1:
+    async def _handle_in(self, conn: Connection, batch: list[Received], turn: Turn, *, sifts: bool) -> list[Received]:
+        """Handle in the caller's transaction. Returns what is done."""
+        if sifts and len(batch) > 1:
             return await self._sift.handle(conn, batch, turn, self._beat)
         await self.handlers.handle(conn, batch)
         return batch

@@ -460,7 +460,8 @@ async def test_an_innocent_event_in_hand_costs_one_more_attempt(
 
     assert [r.key for r in left] == [b"3"]
     assert await pool.fetchval("select count(distinct xmin::text) from inbox") == 1
-    assert sizes == ([16, 1, 15, 7, 3, 1, 2, 1, 1, 4, 8] if spreads else [16, 8, 4, 2, 2, 1, 1, 4, 8])
+    assert sizes[0] == 16  # without a savepoint: the batch is small
+    assert sizes[1:] == ([16, 1, 15, 7, 3, 1, 2, 1, 1, 4, 8] if spreads else [16, 8, 4, 2, 2, 1, 1, 4, 8])
     assert len(await effects(pool)) == 15
 
 
