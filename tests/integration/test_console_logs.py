@@ -264,11 +264,11 @@ async def test_lines_wait_in_their_files_while_the_store_has_no_room(
     monkeypatch.setattr(logs, "LINES", 100)
     write(folder / "x.log", range(3000))
     telemetry, stop = Telemetry(folder.parent / "store"), asyncio.Event()
+    monkeypatch.setattr(telemetry._lines, "_max_rows", 3050)
     tail = Tail(folder, telemetry)
     await telemetry._open()  # nothing is stored until it runs
     reading = asyncio.create_task(tail.run(stop, lambda: None))
     await eventually(lambda: asyncio.sleep(0, len(telemetry._lines) == 3000))
-    monkeypatch.setattr(telemetry._lines, "_max_rows", 3050)
     write(folder / "x.log", range(3000, 3200))
     await asyncio.sleep(0.2)
     assert len(telemetry._lines) == 3000

@@ -208,9 +208,12 @@ async def test_a_program_is_frozen_and_woken(tmp_path: Path, supervisor: Supervi
         async def is_frozen() -> bool:
             return process.status() == psutil.STATUS_STOPPED
 
+        async def frozen_page() -> str:
+            page = await console.get(path)
+            return page if "under way : frozen for 6 s" in words(page) else ""
+
         await eventually(is_frozen)
-        page = await console.get(path)
-        assert "under way : frozen for 6 s" in words(page)
+        page = await eventually(frozen_page)  # supervisord answers after it has sent the signal
         assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in page
         page = await ended(console, path)
         assert process.status() != psutil.STATUS_STOPPED
