@@ -14,7 +14,7 @@ from auth.service import Limits, Logins
 from shared import postgres
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database
-from shared.web.application import TASKS
+from shared.web.health import TASKS
 
 DESCRIPTION = "Auth: who may log in, who is logged in, and the keys that prove it."
 

@@ -26,7 +26,7 @@ SMALL_TABLES = ("outbox_lanes", "outbox_relays", "outbox_refused")
 
 @dataclass(frozen=True)
 class Stage:
-    """What a hundred thousand events cost, and what is there afterwards."""
+    """The cost of a hundred thousand events, and the sizes of the tables afterwards."""
 
     cpu_us: float
     poll_ms: float

@@ -8,15 +8,14 @@ from collections.abc import Callable
 
 import structlog
 
-from console.identity import Identity, Tokens
-from shared.errors import ServiceError, TooMany, Unauthenticated, Unavailable
+from console.identity import RENEW_EVERY_SECONDS, Identity, Tokens
+from shared.errors import TooMany, Unauthenticated, Unavailable
 
 log = structlog.get_logger()
 
 USERNAME = "admin"
 LOGIN_EVERY_SECONDS = 60.0
 _LONGEST_SECONDS = 1800.0
-_REFRESH_EVERY_SECONDS = 5.0
 _LEFT_SECONDS = 30.0
 
 
@@ -44,13 +43,10 @@ class Account:
         """End the session in auth, if it answers."""
         if self._tokens is not None:
             tokens, self._tokens = self._tokens, None
-            try:
-                await self._identity.log_out(tokens.refresh)
-            except ServiceError as error:
-                log.info("auth was not told of a logout", error=repr(error))
+            await self._identity.log_out(tokens.refresh)
 
     async def _renew(self, old: Tokens) -> None:
-        self._renew_at = self._clock() + _REFRESH_EVERY_SECONDS
+        self._renew_at = self._clock() + RENEW_EVERY_SECONDS
         try:
             self._keep(await self._identity.refresh(old.refresh))
         except Unavailable:
@@ -74,5 +70,4 @@ class Account:
         self._keep(tokens)
 
     def _keep(self, tokens: Tokens) -> None:
-        now = self._clock()
-        self._tokens, self._renew_at = tokens, now + max(_REFRESH_EVERY_SECONDS, (tokens.caller.expires_at - now) / 2)
+        self._tokens, self._renew_at = tokens, tokens.renew_at(self._clock())

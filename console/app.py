@@ -12,7 +12,6 @@ import aiohttp
 import structlog
 import uvloop
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from console.account import Account
 from console.books import Books
@@ -36,16 +35,16 @@ from console.telemetry.forwarding import Forwarder
 from console.telemetry.logs import Tail
 from console.telemetry.spans import RECEIVER, Receiver
 from console.telemetry.store import Telemetry
-from shared.process.tasks import DRAIN_SECONDS, Loop, Tasks
+from shared.process.tasks import DRAIN_SECONDS, Loop
+from shared.web import health
+from shared.web.health import TASKS
 
 log = structlog.get_logger()
-
-TASKS = web.AppKey("TASKS", Tasks)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is read beside the services, and the tasks that fill it, in the order in which they start."""
+    """The stores that pages read beside the services, and the tasks that fill them, in the order of their start."""
 
     telemetry: Telemetry
     series: Series
@@ -74,7 +73,7 @@ def create_app(
 ) -> web.Application:
     """Create the application. It opens nothing before it starts. `pace` is how long the parts of a drill take."""
     app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
-    app[TASKS] = Tasks()
+    health.add_routes(app)
     app[sources.SETTINGS], app[sources.CLOCK] = settings, clock
     app[sources.TELEMETRY], app[sources.SERIES], app[sources.ALERTS] = read.telemetry, read.series, read.alerts
     if read.receiver is not None:
@@ -82,10 +81,7 @@ def create_app(
         app.add_routes(spans.routes)
     for table in routes.ALL:
         app.add_routes(table)
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz)
-    app.router.add_get("/metrics", _metrics)
     app.cleanup_ctx.append(lambda started: _lifespan(started, read, pace))
     return app
 
@@ -128,22 +124,9 @@ def _drills(
     return Drills(store, Supervisord(settings.supervisor_socket), settings.targets, http, clock, pace)
 
 
-async def _healthz(_: web.Request) -> web.Response:
-    return web.Response(text="ok")
-
-
-async def _livez(request: web.Request) -> web.Response:
-    hanging = request.app[TASKS].hanging()
-    return web.Response(status=503 if hanging else 200, text=f"hanging: {hanging}" if hanging else "ok")
-
-
 async def _readyz(request: web.Request) -> web.Response:
     draining = request.app[TASKS].draining
     return web.Response(status=503 if draining else 200, text="draining" if draining else "ok")
-
-
-async def _metrics(_: web.Request) -> web.Response:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def run(settings: Settings) -> int:

@@ -28,7 +28,7 @@ COMPARED: Mapping[str, tuple[str, ...]] = {
     "units": (OF_ORDERS, "inventory"),
     "cents": (OF_ORDERS, "payments"),
 }
-"""What is compared, and which services know it."""
+"""The quantities that are compared, each with the services that know it."""
 _COLUMNS = {"orders": "count", "units": "units", "cents": "cents"}
 SERVICES = COMPARED["orders"]
 

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+import structlog
 
 from shared.errors import ServiceError, TooMany, Unauthenticated, Unavailable
 from shared.web.tokens import Caller
@@ -16,7 +17,12 @@ from shared.web.verification import Verifier
 SECONDS = 5.0
 """How long one call may take. A refresh whose answer is lost cannot be repeated, so this is longer than a page."""
 
+RENEW_EVERY_SECONDS = 5.0
+"""So often a token is renewed at most."""
+
 _SILENT = "auth does not answer"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +33,12 @@ class Tokens:
     refresh: str
     caller: Caller
 
+    def renew_at(self, now: float) -> float:
+        """When to renew the access token: at half of the time that it has left, but not at once again."""
+        return now + max(RENEW_EVERY_SECONDS, (self.caller.expires_at - now) / 2)
+
     def kept(self) -> dict[str, object]:
-        """What `stored` needs, as JSON."""
+        """The fields that `stored` needs, as JSON."""
         known = self.caller
         roles = sorted(known.roles)
         return {"access": self.access, "refresh": self.refresh, "caller": [known.user_id, roles, known.expires_at]}
@@ -57,8 +67,11 @@ class Identity:
         return await self._tokens("refresh", {"refresh_token": refresh_token}, {})
 
     async def log_out(self, refresh_token: str) -> None:
-        """End the session of auth. Raises `Unavailable`."""
-        await self._post("logout", {"refresh_token": refresh_token}, {})
+        """End the session of auth, if auth answers."""
+        try:
+            await self._post("logout", {"refresh_token": refresh_token}, {})
+        except ServiceError as error:
+            log.info("auth was not told of a logout", error=repr(error))
 
     async def _tokens(self, what: str, body: dict[str, str], headers: dict[str, str]) -> Tokens:
         found = await self._post(what, body, headers)

@@ -1,4 +1,4 @@
-"""Who did what, when, and why.
+"""The journal of actions: each has an author, a time and a reason.
 
 What must stay true: an action is stored before it is done. So an action whose outcome is missing was begun, and the
 console ended before it knew the outcome. Rows are only added.
@@ -21,7 +21,7 @@ select a.*, o.outcome from actions a left join outcomes o on o.action_id = a.id
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that somebody asks for. `subject` is what it is done to, for example a key."""
+    """An action that a person requests. `subject` is the object of the action, for example a key."""
 
     who: str
     address: str
@@ -60,9 +60,10 @@ class Journal:
         row = (action_id, self._clock(), _short(outcome))
         await self._store.run(lambda conn: conn.execute("insert into outcomes values (?, ?, ?)", row))
 
-    async def last(self, limit: int = 200, before_id: int = 2**62) -> list[Entry]:
-        """The last actions, the newest first."""
-        rows = await self._store.run(lambda conn: conn.execute(_LAST, (before_id, limit)).fetchall())
+    async def last(self, limit: int = 200, before_id: int | None = None) -> list[Entry]:
+        """The last actions, the newest first. With `before_id`, those with a smaller id."""
+        bound = 2**62 if before_id is None else before_id
+        rows = await self._store.run(lambda conn: conn.execute(_LAST, (bound, limit)).fetchall())
         return [Entry(r["id"], r["at"], Action(*(r[name] for name in _COLUMNS)), r["outcome"]) for r in rows]
 
 

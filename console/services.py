@@ -1,7 +1,7 @@
 """The client of the services' admin APIs.
 
 What must stay true: a page never waits for a service longer than a second. The last answer is kept with its time,
-so a page can show it while the service does not answer. What is kept is bounded in entries and in bytes.
+so a page can show it while the service does not answer. The kept answers are bounded in entries and in bytes.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _KEPT_BYTES, _KEPT_ONE_BYTES, _KEPT_ENTRIES = 16 * 2**20, 2**20, 500
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a service answered. With a `problem`, `body` is its last answer, from the time `at`, or None."""
+    """The answer of a service. With a `problem`, `body` is its last answer, from the time `at`, or None."""
 
     service: str
     body: Any = None

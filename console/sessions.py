@@ -1,4 +1,4 @@
-"""Who is logged in: the console's own sessions of 12 hours.
+"""The console's own sessions, of 12 hours.
 
 What must stay true: only an administrator gets a session. The cookie's value is stored only as a hash, and the tokens
 are encrypted with it, so a copy of the file lets nobody act as an administrator. A session stays usable while auth is
@@ -20,7 +20,7 @@ import structlog
 from cryptography.fernet import Fernet, InvalidToken
 
 from console.guesses import Guesses
-from console.identity import Identity, Tokens
+from console.identity import RENEW_EVERY_SECONDS, Identity, Tokens
 from console.store import Store
 from shared.errors import Forbidden, TooMany, Unauthenticated, Unavailable
 from shared.process.backoff import wait
@@ -31,7 +31,6 @@ log = structlog.get_logger()
 SECONDS = 12 * 3600.0
 _MOST = 200
 _WAIT_SECONDS = 0.5
-_RENEW_EVERY_SECONDS = 5.0
 
 # A refresh token is valid once. While it is exchanged, the old access token is used; it is renewed at half of its life.
 _LEFT_SECONDS = 30.0
@@ -81,12 +80,12 @@ class Sessions:
             self._guesses.succeeded(address)  # nobody compared the password
             raise
         if not tokens.caller.is_admin:
-            await self._forget_tokens(tokens)
+            await self._identity.log_out(tokens.refresh)
             raise Forbidden("only an administrator may use the console")
         self._guesses.succeeded(address)
         cookie = secrets.token_urlsafe(32)
         session = _session(cookie, username[:128], self._clock() + SECONDS, tokens)
-        session.renew_at = self._half_life(tokens)
+        session.renew_at = tokens.renew_at(self._clock())
         await self._keep(session)
         self._open[session.id] = session
         await self._limit()
@@ -103,7 +102,7 @@ class Sessions:
     async def log_out(self, session: Session) -> None:
         """End a session, also in auth if it answers."""
         await self._end(session)
-        await self._forget_tokens(session.tokens)
+        await self._identity.log_out(session.tokens.refresh)
 
     async def access(self, session: Session) -> str:
         """An access token. It is renewed if it is needed and auth answers; otherwise it may be expired.
@@ -119,7 +118,7 @@ class Sessions:
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Renew tokens at half of their life, and delete sessions that are over, until `stop` is set."""
-        while not await wait(stop, _RENEW_EVERY_SECONDS):
+        while not await wait(stop, RENEW_EVERY_SECONDS):
             beat()
             await self.run_once()
         renewals = [one.renewal for one in self._open.values() if one.renewal]
@@ -140,7 +139,7 @@ class Sessions:
             return session.renewal
         if self._clock() < session.renew_at:
             return None
-        session.renew_at = self._clock() + _RENEW_EVERY_SECONDS
+        session.renew_at = self._clock() + RENEW_EVERY_SECONDS
         session.renewal = asyncio.create_task(self._exchange(session), name="renewal of a session")
         return session.renewal
 
@@ -153,16 +152,12 @@ class Sessions:
             log.warning("auth has ended a session of the console", user=session.user_id, error=error.detail)
             await self._end(session)
             return
-        session.tokens, session.renew_at = tokens, self._half_life(tokens)
+        session.tokens, session.renew_at = tokens, tokens.renew_at(self._clock())
         if not tokens.caller.is_admin:
             log.warning("a user of the console is no administrator any more", user=session.user_id)
             await self._end(session)
         elif session.id in self._open:
             await self._keep(session)
-
-    def _half_life(self, tokens: Tokens) -> float:
-        now = self._clock()
-        return now + max(_RENEW_EVERY_SECONDS, (tokens.caller.expires_at - now) / 2)
 
     def _reopen(self, id_: bytes, cookie: str) -> Session | None:
         row = self._stored.get(id_)
@@ -197,12 +192,6 @@ class Sessions:
     async def _limit(self) -> None:
         while len(self._open) > _MOST:
             await self._end(next(iter(self._open.values())))
-
-    async def _forget_tokens(self, tokens: Tokens) -> None:
-        try:
-            await self._identity.log_out(tokens.refresh)
-        except (Unavailable, Unauthenticated, TooMany) as error:
-            log.info("auth was not told of a logout", error=repr(error))
 
 
 def _session(cookie: str, username: str, ends_at: float, tokens: Tokens) -> Session:

@@ -13,7 +13,7 @@ from local.process import Engine, Program
 
 @dataclass(frozen=True)
 class Viewers:
-    """How people see a stack: the console with further settings, and programs that start before it."""
+    """The viewers of a stack: the console with further settings, and programs that start before it."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Engine, ...] = ()
@@ -44,7 +44,7 @@ class Console:
 
 
 def places(chosen: Mapping[str, int], logs: Path, supervisor: Path, admin_password: str) -> dict[str, str]:
-    """Where a console finds the services on the `chosen` ports, their logs, and the socket of supervisord.
+    """The settings with which a console finds the services on the `chosen` ports, their logs, and supervisord's socket.
 
     It compares the books of the services as the administrator.
     """

@@ -16,7 +16,7 @@ from orders.worker import Sweeper
 from shared.postgres import GroupCommit
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database, operations
-from shared.web.application import TASKS
+from shared.web.health import TASKS
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
 

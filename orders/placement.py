@@ -68,9 +68,7 @@ class Placement:
 
     async def write(self, conn: Connection, requests: Sequence[Request]) -> list[Placed | Exception]:
         """Place a batch, in one statement. Returns one answer per request, in order. Safe to repeat."""
-        span = tracing.linked(
-            "write orders", "INTERNAL", [r.trace for r in requests], {"quickbite.rows": len(requests)}
-        )
+        span = tracing.linked("write orders", "INTERNAL", [r.trace for r in requests], {tracing.ROWS: len(requests)})
         await self._number(conn, requests)
         products = await self._catalogue.find(conn, {r.sku for r in requests})
         placed = await service.place(conn, requests, products, self._deadline)

@@ -115,8 +115,8 @@ def _spans(orders: Sequence[Order]) -> dict[str, str]:
     for order in orders:
         attributes = {
             tracing.KEY: str(order.id),
-            "quickbite.outcome": order.status,
-            "quickbite.reason": order.reason or "",
+            tracing.OUTCOME: order.status,
+            tracing.REASON: order.reason or "",
         }
         if span := tracing.start("order", "INTERNAL", order.trace, attributes, since=order.created_at):
             tracing.end_with_work(span)

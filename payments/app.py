@@ -12,7 +12,7 @@ from payments.worker import Limits, Worker
 from shared.admin import api as admin
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database
-from shared.web.application import TASKS
+from shared.web.health import TASKS
 
 DESCRIPTION = "Payments: what became of the money for an order."
 

@@ -90,8 +90,7 @@ class SimulatedProvider:
 
     async def charge(self, key: str, amount_cents: int, currency: str) -> Answer:
         """Take the money, unless the key has an outcome already. Amounts above the limit are declined."""
-        declined = amount_cents > self._limit or self._happens(self._faults.decline_ratio)
-        declined = declined or self.flags.find(DECLINE) is not None
+        declined = amount_cents > self._limit or self._happens(self._faults.decline_ratio) or self.flags.find(DECLINE)
         kind = Kind.DECLINE if declined else Kind.CAPTURE
         return await self._move(Move(key, kind, amount_cents, currency, f"ch_{uuid4().hex}"))
 

@@ -38,7 +38,7 @@ from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
 from .web import application, database, openapi, operations, verification
-from .web.application import TASKS
+from .web.health import TASKS
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ def create(
 ) -> web.Application:
     """Create the application of the service `name`. Its routes are added only if this process runs the part `api`.
 
-    `describe(conn, key)` reads the service's own row of a key, and `books(conn, first, last)` counts what it has of the
+    `describe(conn, key)` reads the service's own row of a key, and `books(conn, first, last)` counts its part in the
     orders with these ids, for the admin API.
     """
     app = application.create()

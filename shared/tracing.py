@@ -15,7 +15,7 @@ from datetime import datetime
 from random import getrandbits
 from typing import Literal, NamedTuple
 
-Kind = Literal["INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]
+Kind = Literal["INTERNAL", "SERVER", "CLIENT", "CONSUMER"]
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 METHOD, ROUTE, STATUS = "http.request.method", "http.route", "http.response.status_code"
@@ -25,6 +25,10 @@ GROUP, OFFSET, MESSAGE_ID = "messaging.consumer.group.name", "messaging.kafka.of
 ERROR_TYPE = "error.type"
 KEY = "quickbite.key"
 """The key of an event, such as the id of an order."""
+OUTCOME, REASON = "quickbite.outcome", "quickbite.reason"
+"""How an order ended."""
+ROWS = "quickbite.rows"
+"""How many rows a statement writes."""
 OUTBOX_SECONDS = "quickbite.outbox.seconds"
 """How long a row waited in the outbox until the relay read it."""
 CLIENT_TRACEPARENT = "quickbite.client.traceparent"
@@ -61,7 +65,7 @@ class Ended(NamedTuple):
     parent_id: str | None
     start_ns: int
     end_ns: int
-    attributes: Mapping[str, str | int | float]
+    attributes: dict[str, str | int | float]
     links: Sequence[str]
     """Traceparents."""
     failed: bool
@@ -70,37 +74,31 @@ class Ended(NamedTuple):
 class Span:
     """A part of a sampled trace that is not ended yet. One that is never ended is never exported."""
 
-    __slots__ = ("_attributes", "_links", "_span_id", "_what", "traceparent")
+    __slots__ = ("_begun", "traceparent")
 
-    def __init__(
-        self,
-        what: tuple[str, Kind, str, str | None, int],
-        attributes: dict[str, str | int | float],
-        links: Sequence[str],
-    ) -> None:
-        """`what` is the name, the kind, the id of the trace, that of the parent, and the time of the begin."""
-        self._what, self._attributes, self._links = what, attributes, links
-        self._span_id = f"{getrandbits(64) | 1:016x}"
-        self.traceparent = f"00-{what[2]}-{self._span_id}-01"
+    def __init__(self, begun: Ended) -> None:
+        """`begun` has everything but the end and the failure."""
+        self._begun = begun
+        self.traceparent = f"00-{begun.trace_id}-{begun.span_id}-01"
+
+    @property
+    def trace_id(self) -> str:
+        return self._begun.trace_id
 
     def set(self, name: str, value: str | float) -> None:
         """Set an attribute."""
-        self._attributes[name] = value
+        self._begun.attributes[name] = value
 
     def end(self, error: BaseException | str | None = None, at_ns: int | None = None) -> None:
         """Export the span. `error` is an exception, or a short name of what went wrong."""
         if error is not None:
-            self._attributes[ERROR_TYPE] = error if isinstance(error, str) else type(error).__qualname__
-        name, kind, trace_id, parent_id, start_ns = self._what
+            self.set(ERROR_TYPE, error if isinstance(error, str) else type(error).__qualname__)
         if _export is not None:
-            end_ns = at_ns or time.time_ns()
-            failed = error is not None
-            attributes, links = self._attributes, self._links
-            _export(Ended(name, kind, trace_id, self._span_id, parent_id, start_ns, end_ns, attributes, links, failed))
+            _export(self._begun._replace(end_ns=at_ns or time.time_ns(), failed=error is not None))
 
 
 class _Work:
-    """What one `carrying` block carries: traceparents by event key, and spans that wait for its end."""
+    """The content of one `carrying` block: traceparents by event key, and spans that wait for its end."""
 
     __slots__ = ("spans", "traceparents")
 
@@ -145,7 +143,7 @@ def ids(traceparent: str | None) -> dict[str, str]:
     """The ids of a sampled trace, for a log line. Empty if the trace is not sampled."""
     if traceparent is None or not is_sampled(traceparent):
         return {}
-    return {"trace_id": traceparent[3:35], "span_id": traceparent[36:52]}
+    return dict(zip(("trace_id", "span_id"), _ids(traceparent), strict=True))
 
 
 def root(name: str, kind: Kind, attributes: Mapping[str, str | int | float]) -> Span | None:
@@ -227,8 +225,16 @@ def _begin(
     since: datetime | int | None = None,
     links: Sequence[str] = (),
 ) -> Span:
-    trace_id, parent_id = (parent[3:35], parent[36:52]) if parent else (f"{getrandbits(128) | 1:032x}", None)
-    start_ns = (
-        time.time_ns() if since is None else int(since.timestamp() * 1e9) if isinstance(since, datetime) else since
-    )
-    return Span((name, kind, trace_id, parent_id, start_ns), dict(attributes), links)
+    trace_id, parent_id = _ids(parent) if parent else (f"{getrandbits(128) | 1:032x}", None)
+    span_id = f"{getrandbits(64) | 1:016x}"
+    return Span(Ended(name, kind, trace_id, span_id, parent_id, _ns(since), 0, dict(attributes), links, failed=False))
+
+
+def _ids(traceparent: str) -> tuple[str, str]:
+    return traceparent[3:35], traceparent[36:52]
+
+
+def _ns(moment: datetime | int | None) -> int:
+    if moment is None:
+        return time.time_ns()
+    return int(moment.timestamp() * 1e9) if isinstance(moment, datetime) else moment

@@ -59,7 +59,7 @@ class Drill:
 
     @property
     def result(self) -> Result:
-        """What is known now."""
+        """The result so far."""
         found = self._result
         found.orders = records.rows(self.customer.orders, self._struck)
         found.slowest = self.customer.slowest or None

@@ -1,4 +1,4 @@
-"""What a drill found, how it is stored, and which promise it tries."""
+"""The result of a drill, its stored form, and the promise that the drill tests."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -72,7 +72,7 @@ class Result:
 
     @property
     def verdict(self) -> Literal["kept", "broken", "unknown"]:
-        """Whether no order was lost or doubled. Unknown if the drill did not see enough to tell."""
+        """`kept` if no order was lost or doubled. `unknown` if the drill did not see enough."""
         if self.counts["lost"] or self.doubled:
             return "broken"
         whole = self.confirmed is not None and self.doubled is not None and not self.problem

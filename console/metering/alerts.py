@@ -7,7 +7,7 @@ that cannot be evaluated keeps its alerts, and no other rule notices.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -115,7 +115,7 @@ def _alert(rule: Rule, labels: dict[str, str], value: float, before: Alert | Non
     since = before.since if before else datetime.fromtimestamp(at, UTC)
     fires = _fires(before) or at - since.timestamp() >= rule.for_seconds
     shown = {name: rules.filled(text, labels, value) for name, text in rule.annotations.items()}
-    made = Alert(
+    return Alert(
         name=rule.name,
         severity=rule.severity,
         labels=labels,
@@ -124,9 +124,8 @@ def _alert(rule: Rule, labels: dict[str, str], value: float, before: Alert | Non
         runbook=rule.runbook,
         value=value,
         since=since,
-        state="pending",
+        state="firing" if fires else "pending",
     )
-    return replace(made, state="firing") if fires else made
 
 
 def _fires(alert: Alert | None) -> bool:

@@ -130,7 +130,7 @@ def seconds(text: str) -> float:
 
 
 def kind(node: Node) -> str:
-    """What a node yields: a scalar, a vector, or a range of samples for each series."""
+    """The kind of a node's result: a scalar, a vector, or a range of samples for each series."""
     match node:
         case Number():
             return SCALAR

@@ -30,7 +30,7 @@ def growth(points: Points) -> Growth | None:
 
 
 def resets(values: Sequence[float]) -> float:
-    """What the counter had when it was set back to 0, all times together."""
+    """The sum of the counter's values just before each reset to 0."""
     return sum(before for before, after in pairwise(values) if after < before)
 
 

@@ -1,4 +1,4 @@
-"""Reads a Prometheus rules file with alerts. What the console cannot evaluate is refused when the file is read."""
+"""Reads a Prometheus rules file with alerts. A rule that the console cannot evaluate makes the reading fail."""
 
 import math
 import re

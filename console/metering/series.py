@@ -22,7 +22,7 @@ MAX_SERIES = 20_000
 MAX_BYTES = 64_000_000
 _MAX_LABEL_BYTES = 2_000
 _SERIES_BYTES = 1_500
-"""What a series costs beside its samples: its labels, the texts they come from, and its place in the index."""
+"""The memory of a series without its samples: its labels, the texts of the labels, and its place in the index."""
 _CHANGE_BYTES = 12
 _TRIM_EVERY = 32
 _ENDED = math.nan
@@ -136,7 +136,7 @@ class Series:
         self._since_trim = 0
         self._window = WINDOW_SECONDS
         self.refused: Counter[str] = Counter()
-        """What was not stored: `series` over the limit, and `lines` that are not samples."""
+        """Counts of data that was not stored: `series` over the limit, and `lines` that are not samples."""
 
     def add(
         self, target: str, at: float, lines: Iterable[tuple[str, str]], extra: Mapping[str, str] | None = None
@@ -240,6 +240,3 @@ class Series:
         self._by_name[name].discard(track)
         if not self._by_name[name]:
             del self._by_name[name]
-
-
-__all__ = ["Line", "Sample", "Series"]

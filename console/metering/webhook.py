@@ -41,7 +41,7 @@ class Webhook:
         self._more.set()
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-        """Send until `stop` is set. What waits then is dropped."""
+        """Send messages until `stop` is set. Messages that still wait then are dropped."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LIMIT_SECONDS)) as session:
             ending = asyncio.create_task(stop.wait())
             while not stop.is_set():

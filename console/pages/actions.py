@@ -1,4 +1,4 @@
-"""Who did what: the actions in this console, and the repairs of each service, which its commands request too."""
+"""The actions in this console, and the repairs of each service, which its commands request too."""
 
 import asyncio
 
@@ -14,9 +14,8 @@ LIMIT = 200
 
 @routes.get("/console/actions")
 async def show(request: web.Request) -> web.Response:
-    before = request.query.get("before", "")
-    before_id = int(before) if before.isascii() and before.isdecimal() and len(before) < 19 else 2**62
-    answers, entries = await asyncio.gather(frame.ask(request, "repairs"), request.app[JOURNAL].last(LIMIT, before_id))
+    last = request.app[JOURNAL].last(LIMIT, frame.before_id(request))
+    answers, entries = await asyncio.gather(frame.ask(request, "repairs"), last)
     repairs = [(one.service, repair) for one in answers if not one.missing for repair in one.body["repairs"]]
     repairs.sort(key=lambda pair: str(pair[1]["requested_at"]), reverse=True)
     older = entries[-1].id if len(entries) == LIMIT else None

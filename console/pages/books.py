@@ -1,4 +1,4 @@
-"""What the services have of the same orders, and by how much their books differ."""
+"""The books of the services about the same orders, and the differences between them."""
 
 from aiohttp import web
 

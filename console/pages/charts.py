@@ -35,36 +35,36 @@ class Chart:
 _REQUESTS = "http_server_request_duration_seconds"
 
 CHARTS = {
-    id_: Chart(id_, title, promql, unit)
-    for id_, title, promql, unit in (
-        ("requests", "Requests a second", f"sum by (service) (rate({_REQUESTS}_count[1m]))", "a second"),
-        (
+    chart.id: chart
+    for chart in (
+        Chart("requests", "Requests a second", f"sum by (service) (rate({_REQUESTS}_count[1m]))", "a second"),
+        Chart(
             "duration",
             "Time of 95 % of the answers",
             f"histogram_quantile(0.95, sum by (service, le) (rate({_REQUESTS}_bucket[1m])))",
             "seconds",
         ),
-        (
+        Chart(
             "published",
             "Events published a second",
             "sum by (service) (rate(outbox_published_total[1m]))",
             "a second",
         ),
-        (
+        Chart(
             "oldest",
             "Age of the oldest event that is not published",
             "max by (service) (outbox_oldest_unpublished_seconds)",
             "seconds",
         ),
-        (
+        Chart(
             "lag",
             "Age of the oldest record that is not handled",
             "max by (service) (consumer_lag_seconds)",
             "seconds",
         ),
-        ("consumed", "Events handled a second", "sum by (service) (rate(consumer_events_total[1m]))", "a second"),
-        ("parked", "Parked events", "max by (service) (parked_events)", "events"),
-        ("memory", "Memory of each process", "max by (service) (process_resident_memory_bytes)", "bytes"),
+        Chart("consumed", "Events handled a second", "sum by (service) (rate(consumer_events_total[1m]))", "a second"),
+        Chart("parked", "Parked events", "max by (service) (parked_events)", "events"),
+        Chart("memory", "Memory of each process", "max by (service) (process_resident_memory_bytes)", "bytes"),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Kill or freeze a program of the embedded stack, and see what it costs."""
+"""Kill or freeze a program of the embedded stack, and see the effect on orders."""
 
 import asyncio
 from typing import get_args
@@ -8,10 +8,9 @@ from aiohttp import web
 from console.drills.keeper import OWN, Drills
 from console.drills.records import NAMES, Kind, promise
 from console.drills.supervisord import Program
-from console.journal import Action
 from console.pages import frame, guarantees, writing
 from console.pages.guard import FORM
-from console.pages.sources import DRILLS, JOURNAL
+from console.pages.sources import DRILLS
 from console.services import Answer
 from shared.errors import Conflict, Invalid, NotFound, ServiceError
 
@@ -46,25 +45,20 @@ async def show(request: web.Request) -> web.Response:
 
 @routes.post("/console/drills")
 async def start(request: web.Request) -> web.Response:
-    """Start a drill, store who did it, and show what it measures."""
-    drills, session, journal = request.app[DRILLS], frame.session(request), request.app[JOURNAL]
+    """Start a drill, store its author, and show its measurements."""
+    drills = request.app[DRILLS]
     if drills is None:
         raise Conflict("drills are possible only in the embedded stack; nothing was done")
     kind, program = _wanted(request)
     reason = writing.reason(request)
     what, name = f"drill: {NAMES[kind]}", program.partition(":")[2]
-    number = await journal.begin(
-        Action(session.username, frame.address(request), what, name, program, reason),
-    )
-    outcome = "the console failed"
-    try:
-        id_ = await drills.start(program, kind, session.username, reason)
-        outcome = f"accepted as drill {id_}"
-    except ServiceError as error:
-        outcome = f"refused: {error.detail}"
-        raise
-    finally:
-        await journal.end(number, outcome)
+    async with writing.recorded(request, what, name, program, reason) as outcome:
+        try:
+            id_ = await drills.start(program, kind, frame.session(request).username, reason)
+        except ServiceError as error:
+            outcome.text = f"refused: {error.detail}"
+            raise
+        outcome.text = f"accepted as drill {id_}"
     return frame.back_to(f"/console/drills/{id_}")
 
 
@@ -104,7 +98,7 @@ def _lanes(answers: list[Answer]) -> dict[str, str]:
 
 
 def _wanted(request: web.Request) -> tuple[Kind, str]:
-    """What the button stands for: `kill group:program`. Raises `Invalid`."""
+    """The kind and the program of the button: `kill group:program`. Raises `Invalid`."""
     what, _, program = request[FORM].get("what", "").partition(" ")
     kind = next((one for one in KINDS if one == what), None)
     if kind is None or not 0 < len(program) <= 100:

@@ -84,9 +84,15 @@ def session(request: web.Request) -> Session:
 async def ask(
     request: web.Request, path: str, query: dict[str, object] | None = None, only: Sequence[str] = ()
 ) -> list[Answer]:
-    """Ask the services as the session's administrator."""
+    """GET /admin/<path> of the services, with the token of the session's administrator."""
     token = await request.app[SESSIONS].access(session(request))
     return await request.app[SERVICES].ask(token, path, query, only)
+
+
+def before_id(request: web.Request) -> int | None:
+    """The id in `?before=`, which continues a list. None if there is no valid one."""
+    sent = request.query.get("before", "")
+    return int(sent) if sent.isascii() and sent.isdecimal() and len(sent) < 19 else None
 
 
 def address(request: web.Request) -> str:

@@ -1,4 +1,4 @@
-"""What every request passes: headers of every answer, the session, and the checks of every POST.
+"""The guard of all pages: the headers of every answer, the session, and the checks of every POST.
 
 What must stay true: without an administrator's session, nothing but the login page and the static files is answered.
 A POST is done only if it comes from a page of this console, in the session that the page was made for.

@@ -27,7 +27,7 @@ async def show(request: web.Request) -> web.Response:
         answers=health,
         promises=lines,
         services=health,
-        firing=list(app[ALERTS].firing()),
+        firing=app[ALERTS].firing(),
         broken=sum(one.state == "broken" for one in lines),
         unknown=sum(one.state == "unknown" for one in lines),
         dropped=app[TELEMETRY].dropped,

@@ -4,11 +4,10 @@ from aiohttp import web
 
 from console.pages import frame
 from console.pages.sources import TELEMETRY, soon
-from console.telemetry.records import Wanted
+from console.telemetry.records import LEVELS, Wanted
 
 routes = web.RouteTableDef()
 
-LEVELS = ("debug", "info", "warning", "error", "critical")
 FIELDS = ("text", "service", "level", "key", "event_id", "trace_id")
 LIMIT = 200
 _LONGEST = 200
@@ -20,8 +19,7 @@ async def show(request: web.Request) -> web.Response:
     wanted = {name: query.get(name, "").strip().replace("\x00", "")[:_LONGEST] for name in FIELDS}
     if wanted["level"] not in LEVELS:
         wanted["level"] = ""
-    before = query.get("before", "")
-    before_id = int(before) if before.isascii() and before.isdecimal() and len(before) < 19 else None
+    before_id = frame.before_id(request)
     work = request.app[TELEMETRY].lines(
         Wanted(
             text=wanted["text"],

@@ -1,6 +1,6 @@
 """The Markdown of the runbooks as HTML: paragraphs, lists, code, bold text, and links between runbooks.
 
-What must stay true: everything is escaped first. What is not understood is shown as it is.
+What must stay true: all text is escaped first. Markdown that this module does not know is shown unchanged.
 """
 
 import re

@@ -172,7 +172,7 @@ async def _event(request: web.Request) -> Answer:
 
 
 def _expected(service: str, chosen: Sequence[dict[str, Any]]) -> str:
-    """What must be typed to drop: the key as it is shown, or the service if there is more than one key."""
+    """The text that confirms a drop: the key as it is shown, or the service if there is more than one key."""
     names = {one["key"] for one in chosen}
     return " ".join(text.plain(names.pop()).split()) if len(names) == 1 else service
 

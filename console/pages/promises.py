@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from console.books import Books
 from console.metering.alerts import Alerts
@@ -13,6 +13,8 @@ from console.services import Answer
 from shared.errors import Invalid
 
 State = Literal["kept", "broken", "unknown"]
+Trouble = tuple[Any, str]
+"""Since when, as a time of the admin API or in seconds since 1970, or an empty text if that is not known; and what."""
 
 LATE_SECONDS = 5.0
 STALLED_SECONDS = 30.0
@@ -114,15 +116,15 @@ def _of_metrics(metrics: Metrics) -> Iterator[Promise]:
 
 
 def _of_health(answers: Sequence[Answer], now: float) -> Iterator[Promise]:
-    def parked(one: Answer) -> tuple[str, str] | None:
+    def parked(one: Answer) -> Trouble | None:
         found = one.body["parked"]
         keys = f"{text.counted(found['events'], 'event')} of {text.counted(found['keys'], 'key')}"
         return (found["oldest"], keys) if found["events"] else None
 
-    def paused(one: Answer) -> tuple[str, str] | None:
-        return (("", ", ".join(one.body["paused_types"]))) if one.body["paused_types"] else None
+    def paused(one: Answer) -> Trouble | None:
+        return ("", ", ".join(one.body["paused_types"])) if one.body["paused_types"] else None
 
-    def hanging(one: Answer) -> tuple[str, str] | None:
+    def hanging(one: Answer) -> Trouble | None:
         return ("", ", ".join(one.body["hanging"])) if one.body["hanging"] else None
 
     how = "GET /admin/health of each service"
@@ -132,26 +134,26 @@ def _of_health(answers: Sequence[Answer], now: float) -> Iterator[Promise]:
 
 
 def _of_lanes(answers: Sequence[Answer], now: float) -> Iterator[Promise]:
-    def late(one: Answer) -> tuple[str, str] | None:
+    def late(one: Answer) -> Trouble | None:
         oldest = min((lane["oldest"] for lane in one.body["lanes"] if lane["oldest"]), default=None)
         rows = sum(lane["rows"] for lane in one.body["lanes"])
         too_old = (text.seconds_since(oldest, one.at or now) or 0) > LATE_SECONDS
         return (oldest or "", f"{rows} rows wait") if too_old else None
 
-    def free(one: Answer) -> tuple[str, str] | None:
+    def free(one: Answer) -> Trouble | None:
         lanes = [str(lane["lane"]) for lane in one.body["lanes"] if not lane["held"]]
         return ("", f"nobody publishes the lanes {', '.join(lanes)}") if lanes else None
 
-    def refused(one: Answer) -> tuple[str, str] | None:
+    def refused(one: Answer) -> Trouble | None:
         rows = one.body["refused"]
         return (min(row["refused_at"] for row in rows), f"{len(rows)} rows") if rows else None
 
-    def held_back(one: Answer) -> tuple[str, str] | None:
+    def held_back(one: Answer) -> Trouble | None:
         found = one.body["held_back_by"]
         seconds = (found or {}).get("seconds") or 0
-        return (
-            (str_of(seconds, one, now), f"pid {found['pid']} of {found['usename']}") if seconds > LATE_SECONDS else None
-        )
+        if seconds <= LATE_SECONDS:
+            return None
+        return (one.at or now) - seconds, f"pid {found['pid']} of {found['usename']}"
 
     how, link = "GET /admin/lanes of each service", "/console/lanes"
     yield _each("published", "Events are published on time", answers, late, now, link, how)
@@ -160,16 +162,11 @@ def _of_lanes(answers: Sequence[Answer], now: float) -> Iterator[Promise]:
     yield _each("held-back", "No transaction holds the outboxes back", answers, held_back, now, link, how)
 
 
-def str_of(seconds: float, one: Answer, now: float) -> str:
-    """The time when something began that was `seconds` old when the service answered."""
-    return text.when((one.at or now) - seconds).replace(" UTC", "+00:00")
-
-
 def _each(
     id_: str,
     name: str,
     answers: Sequence[Answer],
-    trouble: Callable[[Answer], tuple[str, str] | None],
+    trouble: Callable[[Answer], Trouble | None],
     now: float,
     link: str,
     how: str,
@@ -217,7 +214,7 @@ def _targets(health: Sequence[Answer], metrics: Metrics) -> Promise:
 
 
 def _alerts(alerts: Alerts, now: float) -> Promise:
-    firing = [one for one in alerts.firing() if one.state == "firing"]
+    firing = alerts.firing()
     paging = [one for one in firing if one.severity == "page"]
     link, how = "/console/alerts", "the rules of the alerts file"
     if not firing:

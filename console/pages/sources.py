@@ -1,4 +1,4 @@
-"""What pages read from: telemetry, series of metrics, alerts, the services, the sessions and the journal."""
+"""The sources of all pages: telemetry, series of metrics, alerts, the services, the sessions and the journal."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 
 
 def shown(value: object) -> object:
-    """What a template shows for a value. It is escaped afterwards."""
+    """The text that a template shows for a value. The text is escaped afterwards."""
     if isinstance(value, Markup):
         return value
     if value is None:

@@ -14,8 +14,7 @@ from typing import Any
 from console.pages import text
 from console.services import Answer
 from console.telemetry.records import Span
-
-EVENT_ID = "messaging.message.id"
+from shared import tracing
 
 
 @dataclass(slots=True)
@@ -48,8 +47,8 @@ class Step:
     def position(self) -> str:
         """Partition and offset in Kafka, from the service's answer or from a span."""
         known = [self.event, *(span.attributes for span in self.spans)]
-        partition = _first(known, "partition", "messaging.destination.partition.id")
-        offset = _first(known, "offset", "messaging.kafka.offset")
+        partition = _first(known, "partition", tracing.PARTITION)
+        offset = _first(known, "offset", tracing.OFFSET)
         return f"{partition} / {offset}" if partition is not None and offset is not None else "-"
 
 
@@ -66,7 +65,7 @@ def steps(answers: Sequence[Answer], spans: Sequence[Span]) -> tuple[list[Step],
     others = [step for step in ordered if step not in found]
     of_event: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
-        if event_id := span.attributes.get(EVENT_ID):
+        if event_id := span.attributes.get(tracing.MESSAGE_ID):
             of_event[str(event_id)].append(span)
     for step in found:
         step.spans = of_event.get(str(step.event.get("event_id", "")), [])

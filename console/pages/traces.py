@@ -10,6 +10,7 @@ from console.pages import frame, waterfall
 from console.pages.sources import TELEMETRY, soon
 from console.telemetry.otlp import otlp_json
 from console.telemetry.records import Wanted
+from shared import tracing
 from shared.errors import NotFound
 
 routes = web.RouteTableDef()
@@ -72,7 +73,7 @@ async def show(request: web.Request) -> web.Response:
         rows=waterfall.rows(spans, lines),
         spans=spans,
         lines=lines,
-        keys=sorted({str(span.attributes["quickbite.key"]) for span in spans if "quickbite.key" in span.attributes}),
+        keys=sorted({str(span.attributes[tracing.KEY]) for span in spans if tracing.KEY in span.attributes}),
     )
 
 

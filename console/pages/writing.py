@@ -1,6 +1,8 @@
 """Writes: each is stored with its author, its reason and its outcome."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -14,29 +16,35 @@ from shared.errors import Conflict, Invalid, NotFound, Unavailable
 MOST_IDS = 1000
 
 
-async def stored(
-    request: web.Request, what: str, service: str, subject: str, work: Callable[[str], Awaitable[Answer]]
-) -> Answer:
-    """Store the action, do `work(token)`, store the outcome."""
+@dataclass
+class Outcome:
+    """The outcome of an action, which is stored at the end."""
+
+    text: str = "the console failed"
+
+
+@asynccontextmanager
+async def recorded(request: web.Request, what: str, service: str, subject: str, why: str) -> AsyncIterator[Outcome]:
+    """Store the action before the block, and the outcome that the block has set after it."""
     session, journal = frame.session(request), request.app[JOURNAL]
-    reason = request[FORM].get("reason", "").strip()
-    number = await journal.begin(Action(session.username, frame.address(request), what, service, subject, reason))
-    outcome = "the console failed"
+    number = await journal.begin(Action(session.username, frame.address(request), what, service, subject, why))
+    outcome = Outcome()
     try:
-        found = await work(await request.app[SESSIONS].access(session))
-        outcome = found.problem or summary(found)
+        yield outcome
     finally:
-        await journal.end(number, outcome)
-    return found
+        await journal.end(number, outcome.text)
 
 
 async def post(
     request: web.Request, what: str, service: str, path: str, body: dict[str, object], subject: str
 ) -> Answer:
     """POST /admin/<path> of a service, and store it."""
-    return await stored(
-        request, what, service, subject, lambda token: request.app[SERVICES].post(token, service, path, body)
-    )
+    why = request[FORM].get("reason", "").strip()
+    async with recorded(request, what, service, subject, why) as outcome:
+        token = await request.app[SESSIONS].access(frame.session(request))
+        found = await request.app[SERVICES].post(token, service, path, body)
+        outcome.text = found.problem or summary(found)
+    return found
 
 
 def summary(found: Answer) -> str:

@@ -4,6 +4,7 @@ What must stay true: all files together stay below the limit, whatever happened 
 set aside under the ending `.broken`, and counts too.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Files:
         return self.folder / f"{PREFIX}{number:015d}{ENDING}"
 
     def size(self) -> int:
-        return sum(_size(path) for path in self.folder.glob(f"{PREFIX}*"))
+        return sum(bytes_of(path) for path in self.folder.glob(f"{PREFIX}*"))
 
     def set_aside(self, path: Path) -> None:
         """Rename a broken file. Only the newest broken file is kept. Does nothing if that was done already."""
@@ -88,21 +89,26 @@ def began_at(path: Path) -> float:
 
 def size_of(path: Path) -> int:
     """The size of a file with its write-ahead log."""
-    return sum(_size(path.with_name(path.name + side)) for side in ("", *SIDES))
+    return sum(bytes_of(path.with_name(path.name + side)) for side in ("", *SIDES))
 
 
-def _size(path: Path) -> int:
+def stat(path: Path) -> os.stat_result | None:
+    """The size and times of a file. None if there is no such file."""
     try:
-        return path.stat().st_size
+        return path.stat()
     except FileNotFoundError:
-        return 0
+        return None
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file. 0 if there is no such file."""
+    found = stat(path)
+    return found.st_size if found else 0
 
 
 def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    found = stat(path)
+    return found.st_mtime if found else 0.0
 
 
 def _remove(path: Path) -> None:

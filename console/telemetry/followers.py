@@ -15,7 +15,7 @@ FOLLOWERS = 50
 
 
 class Follower(AsyncIterator[list[Line]]):
-    """Iterate to get the lines since the last turn. Ends with the store. Forgotten as soon as nobody refers to it."""
+    """Iterate to get the lines since the last turn. The iteration ends with the store."""
 
     def __init__(self, lost: Callable[[int], None]) -> None:
         self._lines: deque[tuple[Line, int]] = deque()

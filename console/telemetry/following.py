@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
+from console.telemetry.files import bytes_of, stat
 from console.telemetry.records import Position
 
 LINE_BYTES = 64 * 1024
@@ -137,7 +138,7 @@ class Followed:
         if size == self._seen and self._quiet:
             return 0
         newer = self._newer() if self._is_replaced() else []
-        waiting = max(0, size - self._at.offset) + sum(_size(path) for path in newer)
+        waiting = max(0, size - self._at.offset) + sum(bytes_of(path) for path in newer)
         if waiting <= BEHIND_BYTES:
             return 0
         lost = _count(self._fd(), self._at.offset) + sum(_count_in(path) for path in newer)
@@ -179,24 +180,13 @@ class Followed:
 
 
 def _inode(path: Path) -> str | None:
-    try:
-        return str(path.stat().st_ino)
-    except FileNotFoundError:
-        return None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    found = stat(path)
+    return str(found.st_ino) if found else None
 
 
 def _changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+    found = stat(path)
+    return found.st_mtime_ns if found else 0
 
 
 def _count_in(path: Path) -> int:

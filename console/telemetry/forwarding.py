@@ -1,7 +1,7 @@
 """Sends the bodies that were received to another OTLP endpoint too.
 
-What must stay true: a slow or dead endpoint costs a bounded amount of memory and delays nobody. What it does not take
-is counted as dropped.
+What must stay true: a slow or dead endpoint costs a bounded amount of memory and delays no other work. A body that the
+endpoint does not accept is counted as dropped.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Forwarder:
             self._telemetry.count_dropped("forwarded", 1)
 
     async def run(self, stop: asyncio.Event, beat: Beat) -> None:
-        """Send bodies in order, until `stop` is set. What then waits is dropped."""
+        """Send bodies in order, until `stop` is set. Bodies that still wait then are dropped."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
             while not stop.is_set():
                 beat()

@@ -79,7 +79,7 @@ class Tail:
         return lines, positions, lost
 
     def _look(self, saved: dict[str, Position]) -> None:
-        """Begin to follow new files, and forget those that are gone. What exists at the very first look is old."""
+        """Begin to follow new files, and forget deleted ones. A file of the first look is read from near its end."""
         self._looked_at = time.monotonic()
         for name in [name for name, followed in self._followed.items() if followed.is_over()]:
             self._followed.pop(name).close()

@@ -1,7 +1,7 @@
 """Searches all files, newest first. All of it runs in one thread, which is not the writer's.
 
-What must stay true: a search ends in time, whatever it asks for. What is not read by then is missing from the answer,
-and the answer says so.
+What must stay true: each search ends in time. Rows that were not read by then are missing from the answer, and the
+answer is marked as not complete.
 """
 
 import sqlite3
@@ -27,9 +27,6 @@ LINES, TRACES, SPANS = 1000, 500, 5000
 """No answer is longer."""
 
 INDEXED_LEVEL = LEVELS["warning"]
-ID_STEP = 2**20 - 1
-"""The lower bits of a line's id are a running number, the upper bits are its time."""
-
 EVENT_WITHIN_NS, CLOCKS_DIFFER_NS = 300 * 10**9, 5 * 10**9
 """An event is looked for in traces that began so long before it, and a little after it."""
 
@@ -108,9 +105,9 @@ def _select_lines(wanted: Wanted, limit: int) -> Select:
         (bool(wanted.event_id), "l.event_id = ?", rows.plain(wanted.event_id)),
         (bool(wanted.trace_id), "l.trace_id = ?", trace_id),
         (since is not None, "l.at_ns >= ?", since),
-        (since is not None, f"{id_} >= ?", (since or 0) & ~ID_STEP),
+        (since is not None, f"{id_} >= ?", _first_id(since or 0)),
         (until is not None, "l.at_ns <= ?", until),
-        (until is not None, f"{id_} <= ?", (until or 0) | ID_STEP),
+        (until is not None, f"{id_} <= ?", _first_id(until or 0) + schema.STEP_NS - 1),
         (before is not None, f"{id_} < ?", before),
     ]
     conditions = " and ".join(condition for wanted_too, condition, _ in where if wanted_too) or "true"
@@ -151,6 +148,11 @@ def select_traces_of_event(event_id: str, limit: int) -> Select:
 def _summary(row: tuple[Any, ...]) -> TraceSummary:
     trace_id, name, service, start, end, spans, errors, key = row
     return TraceSummary(trace_id.hex(), name, service, start, end - start, spans, errors, key)
+
+
+def _first_id(at_ns: int) -> int:
+    """The smallest id that a line of this time can have."""
+    return at_ns - at_ns % schema.STEP_NS
 
 
 def _fit(number: int) -> int:

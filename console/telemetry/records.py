@@ -1,4 +1,4 @@
-"""What the store keeps and what can be asked of it."""
+"""The records of the store, and the conditions of a search."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

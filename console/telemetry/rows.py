@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from console.telemetry.records import LEVELS, Line, Position, Scalar, Span
+from shared import tracing
 
 TEXT_CHARACTERS = 64 * 1024
 ATTRIBUTE_CHARACTERS = 4096
@@ -83,7 +84,7 @@ def of_span(span: Span) -> SpanRow | None:
     if trace_id is None or span_id is None:
         return None
     attributes = {plain(name): _scalar(value) for name, value in list(span.attributes.items())[:ATTRIBUTES] if name}
-    key = attributes.get("quickbite.key")
+    key = attributes.get(tracing.KEY)
     start = min(max(span.start_ns, 0), LAST_NS)
     return SpanRow(
         trace_id,
@@ -167,7 +168,7 @@ def _encoded(fields: Mapping[str, Any]) -> bytes | None:
 
 
 def _words(text: str, fields: Mapping[str, Any]) -> str:
-    """What a search by words looks at: the text and the values of the fields."""
+    """The text that a search by words reads: the text of the line and the values of its fields."""
     if not fields:
         return text
     values = (value if isinstance(value, str) else str(value) for value in fields.values())

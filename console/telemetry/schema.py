@@ -8,6 +8,8 @@ import sqlite3
 from pathlib import Path
 
 VERSION = 1
+STEP_NS = 2**20
+"""The step of the ids of lines. It is a power of two."""
 
 TABLES = """
 create table spans (

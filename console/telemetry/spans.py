@@ -13,10 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from console.telemetry import otlp
 from console.telemetry.forwarding import Forwarder
-from console.telemetry.otlp import otlp_json
 from console.telemetry.store import Telemetry
-
-__all__ = ["RECEIVER", "Receiver", "otlp_json", "routes"]
 
 BODY_BYTES = 4 * 1024 * 1024
 """After decompression, which happens in small pieces."""

@@ -26,6 +26,7 @@ from console.telemetry.pending import Pending
 from console.telemetry.reader import TRACES, Reader, select_traces, select_traces_of_event
 from console.telemetry.records import Line, Lines, Position, Span, TraceSummary, Wanted
 from console.telemetry.rows import LineRow, SpanRow
+from console.telemetry.schema import STEP_NS
 from console.telemetry.writer import Batch, Writer
 from shared.errors import Unavailable
 from shared.process.loop import Beat, repeat
@@ -44,14 +45,9 @@ DROPS_LOGGED_SECONDS = 10.0
 """Drops are logged once in so long: this line is tailed and stored too, and may be dropped itself."""
 SEARCHES = 16
 """So many searches may wait."""
-STEP_NS = 2**20
 _TRACES_OF_EVENT = 5
 
 DROPPED = Counter("console_telemetry_dropped_total", "Spans, lines and other telemetry that was lost", ["what"])
-
-
-def _nothing() -> None:
-    """The default of `beat`."""
 
 
 class Telemetry:
@@ -82,7 +78,7 @@ class Telemetry:
         self._attempts, self._written_at = 0, 0.0
         self._numbers = count(randrange(STEP_NS))
 
-    async def run(self, stop: asyncio.Event, beat: Beat = _nothing) -> None:
+    async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Store what is added, until `stop` is set; then store the rest. Only one process can use the folder."""
         try:
             await repeat("storing telemetry", self._turn, stop, beat, trouble=(sqlite3.Error, OSError))

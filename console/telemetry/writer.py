@@ -136,7 +136,7 @@ class Writer:
         return lost
 
     def _leave(self, error: sqlite3.Error) -> None:
-        """Close the file after an error, which rolls back. What then happens to it depends on the error."""
+        """Close the file after an error, which rolls back. The kind of error decides if the file is used again."""
         path, code = self._path, getattr(error, "sqlite_errorcode", 0) & 0xFF
         self._summaries.forget()
         self._close_file()

@@ -34,7 +34,7 @@ Describe = Callable[[Connection, str], Awaitable[dict[str, Any] | None]]
 
 
 Books = Callable[[Connection, int | None, int | None], Awaitable[dict[str, int] | None]]
-"""What a service has of the orders with ids from `first` to `last`: `count`, `units`, `cents`. None: it has no part.
+"""The part of a service in the orders with ids from `first` to `last`: `count`, `units`, `cents`. None: it has no part.
 
 Without ids, the service that owns orders chooses the newest that are over since a minute, and adds `first` and `last`.
 """
@@ -279,7 +279,7 @@ async def rebase(request: web.Request, wanted: Republish) -> web.Response:
 @routes.get("/admin/books")
 @operation(Access.ADMIN, {200: None}, query=Range)
 async def books(request: web.Request, wanted: Range) -> web.Response:
-    """What this service has of a range of orders. If all services agree, nothing was lost and nothing doubled."""
+    """The part of this service in a range of orders. If all services agree, nothing was lost and nothing doubled."""
     backend = request.app[BACKEND]
     found = await database.reading(request, lambda conn: backend.books(conn, wanted.first, wanted.last))
     return responses.json({"service": backend.name, "books": found})

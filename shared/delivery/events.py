@@ -74,7 +74,7 @@ class Received:
     event: BaseModel
     record: Record
     traceparent: str = ""
-    """What events that follow from this one carry."""
+    """The traceparent of the events that follow from this one."""
 
     @property
     def blocking_key(self) -> Key:
@@ -150,10 +150,13 @@ def id_of(record: Record) -> UUID | None:
 
 def ids_of(record: Record) -> dict[str, str]:
     """The ids of a record for a log line: those of the event and of its trace, as far as it has them."""
-    headers = dict(record.headers)
-    trace = tracing.valid((headers.get("traceparent") or b"")[:56].decode("ascii", "replace"))
     event_id = id_of(record)
-    return ({"event_id": str(event_id)} if event_id else {}) | tracing.ids(trace)
+    known = {"event_id": str(event_id)} if event_id else {}
+    return known | tracing.ids(_traceparent(dict(record.headers).get("traceparent")))
+
+
+def _traceparent(header: bytes | None) -> str | None:
+    return tracing.valid(header[:56].decode("ascii", "replace")) if header else None
 
 
 def decode(record: Record, model: type[BaseModel]) -> Received:
@@ -175,9 +178,7 @@ def decode(record: Record, model: type[BaseModel]) -> Received:
         raise Undecodable(f"key has {len(key)} characters; {MAX_KEY} at most")
     if key != expected:
         raise Undecodable(f"key is {key!r:.60}, but the value has {expected!r:.60}")
-    sent = known.get("traceparent")
-    trace = tracing.valid(sent[:56].decode("ascii", "replace")) if sent else None
-    return Received(event_id, key, event, record, trace or "")
+    return Received(event_id, key, event, record, _traceparent(known.get("traceparent")) or "")
 
 
 def traceparents_of(received: Iterable[Received]) -> dict[str, str]:

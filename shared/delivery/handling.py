@@ -177,7 +177,7 @@ class Handling:
         return type(received.event) in self._states
 
     def _suspects_apart(self, received: list[Received]) -> tuple[list[Received], list[Received], list[Received]]:
-        """Separate the events that failed before, so that they spoil no batch. Each key keeps its order.
+        """Separate the events that failed before, so that they make no batch fail. Each key keeps its order.
 
         The events of other keys come first. If they succeed, the release is sound, and the suspects are at fault.
         """
@@ -211,7 +211,7 @@ class Handling:
             yield chunk
 
     async def _attempt(self, batch: list[Received], turn: Turn) -> None:
-        """Commit what succeeds in the batch. What fails is parked, or noted in `turn`."""
+        """Commit the events that succeed. The others are parked, or noted in `turn`."""
         self._beat()
         batch = turn.possible(batch)
         if not batch:
@@ -260,7 +260,7 @@ class Handling:
     async def _commit(self, batch: list[Received], turn: Turn, *, sifts: bool) -> None:
         """Handle a batch in one transaction. Without `sifts`, it has no savepoint, and fails as a whole.
 
-        What it carries, and what fails for the last time, is parked in the same transaction: that costs no commit.
+        Carried records and events that fail for the last time are parked in it too. So they cost no commit.
         """
         batch, begun = spans.processing(batch, self.consumer, self._states)
         carried, turn.carried = turn.carried, []

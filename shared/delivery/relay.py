@@ -138,7 +138,7 @@ class Relay:
             except Stopped as error:
                 await self.lanes.advance(conn, error.ends)
                 raise
-            spans.sent(spans.sampled(rows), read_ns, [row for row, _ in refused])
+            spans.sent(rows, read_ns, [row for row, _ in refused])
             await self._note_refused(conn, refused)
             self._limit = Limit(min(ROWS_PER_LANE, self._limit.rows * 2), min(BYTES_PER_LANE, self._limit.bytes * 2))
             self.lanes.note(ends)

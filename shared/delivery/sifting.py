@@ -1,6 +1,6 @@
 """Sifting: a batch in which a handler failed is tried in parts, until the events at fault are known.
 
-What must stay true: what failed leaves no effects, and what succeeded is handled once. The parts are tried in
+What must stay true: a failed event leaves no effects, and each other event is handled once. The parts are tried in
 savepoints of one transaction. A transaction for each part would write to the disk 18 times to find one event of 500.
 """
 
@@ -65,7 +65,7 @@ class Turn:
             pop(event_id, None)
 
     def parked(self, parked: Iterable[Parked]) -> None:
-        """Note that these are parked. What waits behind them can be tried: it is parked behind them."""
+        """Note that these are parked. Later events of their keys can be tried: they are parked behind them."""
         for one in parked:
             gone = None if one.event_id is None else self.left.pop(one.event_id, None)
             if gone is not None and one.blocks:
@@ -91,7 +91,7 @@ class Sift:
         self._consumer, self._handlers, self._breaker = consumer, handlers, breaker
 
     async def handle(self, conn: Connection, batch: list[Received], turn: Turn, beat: Beat) -> list[Received]:
-        """Handle in the caller's transaction what succeeds. Returns the events that are done.
+        """Handle events in the caller's transaction. Returns those that succeeded.
 
         The others failed, are to be parked (both are noted in `turn`), or were not tried, because time was over.
         Raises `HandlerFailed` if a handler was too slow, or one of `postgres.ERRORS`; then the transaction is over.

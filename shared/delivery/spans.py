@@ -16,17 +16,14 @@ from .events import Received
 from .lanes import Row
 
 
-def sampled(rows: Sequence[Row]) -> list[Row]:
-    """The rows whose traces are sampled."""
-    if not tracing.is_on():
-        return []
-    return [row for row in rows if row["head"].endswith(b"1")]  # the time of a row without a trace ends with Z
-
-
 def sent(rows: Iterable[Row], read_ns: int, failed: Iterable[Row] = ()) -> None:
-    """Export a span for each of these rows: they were read at `read_ns`, and Kafka has just answered."""
+    """Export a span for each row whose trace is sampled: it was read at `read_ns`, and Kafka has just answered."""
+    if not tracing.is_on():
+        return
     refused = {id(row) for row in failed}
     for row in rows:
+        if not row["head"].endswith(b"1"):  # the time of a row without a trace ends with Z
+            continue
         written = datetime.fromisoformat(events.time_of(row["head"])).timestamp()
         attributes = {
             tracing.SYSTEM: "kafka",
@@ -45,7 +42,7 @@ def sent(rows: Iterable[Row], read_ns: int, failed: Iterable[Row] = ()) -> None:
 def processing(
     batch: Sequence[Received], consumer: str, states: Collection[type]
 ) -> tuple[list[Received], dict[UUID, Span]]:
-    """Begin a span for each sampled event. Returns the batch, with what its events carry now, and the spans by id."""
+    """Begin a span for each sampled event. Returns the batch with the new traceparents, and the spans by id."""
     if not tracing.is_on() or not any(tracing.is_sampled(one.traceparent) for one in batch):
         return list(batch), {}
     spans: dict[UUID, Span] = {}

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     """The release that this process runs, for `build_info`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     failure_flags: bool = False
-    """Whether administrators may make parts of this process fail for a while. Never in production."""
+    """True: administrators may make parts of this process fail for a while. Never set it in production."""
     otel_exporter_otlp_endpoint: Annotated[str, Field(pattern="^(https?://.*)?$")] = ""
     """Where spans are sent (OTLP/HTTP), without `/v1/traces`. If it is empty, none are made."""
     traces_per_second: Annotated[float, Field(ge=0, le=10_000)] = 20.0

@@ -25,7 +25,7 @@ class FailedByFlag(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """What fails, and until when. Empty fields and None mean: every type, every key."""
+    """The part that fails, and the end of the failure. None means: every type, every key."""
 
     name: str
     until: datetime

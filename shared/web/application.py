@@ -9,17 +9,13 @@ from http import HTTPStatus
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from prometheus_client import REGISTRY
-from prometheus_client.exposition import choose_encoder
 
 from .. import metrics, postgres, tracing
 from ..errors import ServiceError
-from ..process.tasks import Tasks
-from . import database, deadline, problems, requests
+from . import database, deadline, health, problems, requests
+from .health import TASKS
 
 log = structlog.get_logger()
-
-TASKS = web.AppKey("TASKS", Tasks)
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -27,24 +23,11 @@ MAX_BODY_BYTES = 64 * 1024
 def create() -> web.Application:
     """Create an application with the routes that every service has. The service's lifespan sets `database.POOL`."""
     app = web.Application(middlewares=[_answer], client_max_size=MAX_BODY_BYTES)
-    app[TASKS] = Tasks()
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/livez", _livez)
+    health.add_routes(app)
     app.router.add_get("/readyz", _readyz)
-    app.router.add_get("/metrics", _metrics)
     app.router.add_get(problems.PATH, problems.show)
     app.router.add_get(problems.PATH + "{name}", problems.show)
     return app
-
-
-async def _healthz(_: web.Request) -> web.Response:
-    return web.Response(text="ok")
-
-
-async def _livez(request: web.Request) -> web.Response:
-    """503 if a task hangs."""
-    hanging = request.app[TASKS].hanging()
-    return web.Response(status=503 if hanging else 200, text=f"hanging: {hanging}" if hanging else "ok")
 
 
 async def _readyz(request: web.Request) -> web.Response:
@@ -53,12 +36,6 @@ async def _readyz(request: web.Request) -> web.Response:
         return problems.response("unavailable", "draining")
     await database.reading(request, lambda conn: conn.fetchval("select 1"))
     return web.Response(text="ok")
-
-
-async def _metrics(request: web.Request) -> web.Response:
-    """OpenMetrics with exemplars if `Accept` asks for it, otherwise Prometheus' plain text."""
-    encode, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
-    return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type, "Vary": "Accept"})
 
 
 @web.middleware
@@ -73,7 +50,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await _respond(request, handler)
     else:
         response = await _traced(span, request, handler)
-    trace_id = span.traceparent[3:35] if span else None
+    trace_id = span.trace_id if span else None
     metrics.observe_request(route, method, response.status, time.monotonic() - started, trace_id)
     return response
 

@@ -27,9 +27,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from console.telemetry import spans, store
 from console.telemetry.forwarding import Forwarder
-from console.telemetry.otlp import Malformed, decode
+from console.telemetry.otlp import Malformed, decode, otlp_json
 from console.telemetry.records import Span
-from console.telemetry.spans import RECEIVER, Receiver, otlp_json
+from console.telemetry.spans import RECEIVER, Receiver
 from console.telemetry.store import Telemetry
 from shared.web import application
 from tests.builders import eventually

@@ -26,7 +26,7 @@ import asyncio, time
 from shared import service
 from shared.process import tasks
 from shared.process.configuration import Settings
-from shared.web import application
+from shared.web import application, health
 
 async def ends(stop, beat):
     await asyncio.sleep(0.2)
@@ -52,7 +52,7 @@ async def blocks(stop, beat):
 def create_app(settings):
     app = application.create()
     async def lifespan(app):
-        end = app[application.TASKS].start("the {task} task", {task})
+        end = app[health.TASKS].start("the {task} task", {task})
         yield
         await end()
     app.cleanup_ctx.append(lifespan)

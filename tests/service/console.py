@@ -16,6 +16,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from console.app import Sources, create_app
 from console.config import Settings
 from console.drills.drill import Pace
+from console.telemetry.records import Line as LogLine
+from console.telemetry.records import Span
+from console.telemetry.records import TraceSummary as Summary
 from tests.tokens import Mint
 
 SERVICES = ("orders", "inventory", "payments")
@@ -36,46 +39,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@dataclass(frozen=True)
-class Span:
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    service: str
-    name: str
-    kind: str
-    start_ns: int
-    end_ns: int
-    status: str
-    attributes: dict[str, Any]
-    links: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class LogLine:
-    id: int
-    at_ns: int
-    service: str
-    level: str
-    text: str
-    fields: dict[str, Any]
-    trace_id: str | None = None
-    key: str | None = None
-    event_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    trace_id: str
-    root_name: str
-    service: str
-    start_ns: int
-    duration_ns: int
-    spans: int
-    errors: int
-    key: str | None
 
 
 @dataclass

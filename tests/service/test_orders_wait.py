@@ -9,7 +9,7 @@ import pytest
 from orders import store
 from orders.api import BACKEND
 from shared.web import database
-from shared.web.application import TASKS
+from shared.web.health import TASKS
 from tests.builders import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
