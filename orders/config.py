@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.process import configuration
 
@@ -18,6 +18,11 @@ class Settings(configuration.Settings):
     """One wait here makes larger batches in all later steps. Their cost depends on turns, not on events."""
     require_token: bool = True
     """False lets anybody who reaches this port act for any user. Only for a port on loopback."""
+    loopback_secret: SecretStr = SecretStr("")
+    """With `REQUIRE_TOKEN=false` and this secret, a request without a token needs it as `X-Loopback-Secret`.
+
+    A proxy that listens on loopback adds it, where others than this machine reach the port too.
+    """
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     canary_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Place an order of the shop's own so often, and measure whether it ends. 0: never."""

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from .. import metrics, postgres, tracing
 from ..errors import ServiceError
-from . import database, deadline, health, problems, requests
+from . import database, deadline, health, operations, problems, requests
 from .health import TASKS
 
 log = structlog.get_logger()
@@ -52,6 +52,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     else:
         response = await _traced(span, request, handler)
     response.headers[requests.REQUEST_ID] = request_id
+    operations.keep_private(request, response)
     trace_id = span.trace_id if span else None
     metrics.observe_request(route, method, response.status, time.monotonic() - started, trace_id)
     return response

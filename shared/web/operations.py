@@ -4,6 +4,7 @@ What must stay true: one declaration admits requests and describes the route in 
 and behaviour cannot differ.
 """
 
+import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from .verification import Verifier
 
 VERIFIER = web.AppKey("VERIFIER", Verifier)
 TOKEN_REQUIRED = web.AppKey("TOKEN_REQUIRED", bool)
+LOOPBACK_SECRET = web.AppKey("LOOPBACK_SECRET", str)
 KNOWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CALLER = web.RequestKey("caller", Caller)
 _SCHEME = "bearer "
@@ -93,6 +95,13 @@ def caller(request: web.Request) -> Caller:
     return request[_CALLER]
 
 
+def keep_private(request: web.Request, response: web.StreamResponse) -> None:
+    """Forbid caches to keep the answer of an operation that needs a token, unless the answer has its own rule."""
+    operation = declared(request.match_info.handler)
+    if operation and operation.access is not Access.PUBLIC:
+        response.headers.setdefault("Cache-Control", "no-store")
+
+
 def with_either_ending(routes: web.RouteTableDef) -> list[web.RouteDef]:
     """The same routes with a slash at the end, or without the one that they have."""
     found = [route for route in routes if isinstance(route, web.RouteDef) and declared(route.handler)]
@@ -114,13 +123,21 @@ async def _admit(request: web.Request, access: Access) -> Caller:
     if access is Access.PUBLIC:
         return _NOBODY
     sent = request.headers.getall("Authorization", [])
-    if not sent and access is Access.TRUSTED and not request.app[TOKEN_REQUIRED]:
+    if not sent and access is Access.TRUSTED and _is_from_loopback(request):
         _refuse_pages(request)
         return tokens.TRUSTED
     found = await request.app[VERIFIER].verify(bearer(sent))
     if access is Access.ADMIN and not found.is_admin:
         raise Forbidden("this is for administrators")
     return found
+
+
+def _is_from_loopback(request: web.Request) -> bool:
+    """True if only this machine reaches the port, or if the proxy that listens on loopback has added its secret."""
+    if request.app[TOKEN_REQUIRED]:
+        return False
+    secret, given = request.app[LOOPBACK_SECRET], request.headers.get("X-Loopback-Secret", "")
+    return not secret or hmac.compare_digest(given.encode(errors="surrogateescape"), secret.encode())
 
 
 def _refuse_pages(request: web.Request) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import structlog
+from pydantic import SecretStr
 
 from tests.service.conftest import Client, Serve
 from tests.tokens import USER, Mint
@@ -156,6 +157,17 @@ async def test_the_catalogue_is_sent_again_only_if_it_has_changed(serve: Serve, 
     assert (changed.status, changed.headers["ETag"] != tag) == (200, True)
 
 
+@pytest.mark.parametrize(
+    ("service", "path"),
+    [("orders", "/orders/"), ("orders", "/v1/orders/x"), ("users", "/users/me"), ("users", "/users/9")],
+)
+async def test_no_cache_may_keep_what_needs_a_token(serve: Serve, mint: Mint, service: str, path: str) -> None:
+    client = await serve(service)
+    for headers in (mint.header(), {}):
+        assert (await client.get(path, headers=headers)).headers["Cache-Control"] == "no-store"
+    assert "Cache-Control" not in (await client.get("/healthz")).headers
+
+
 # Requests that a web page of a foreign origin can cause
 
 
@@ -205,3 +217,22 @@ async def test_with_a_token_any_host_and_origin_are_accepted(serve: Serve, mint:
     client = await serve("orders", require_token=False)
     headers = mint.header() | {"Host": "shop.example", "Origin": "https://app.example"}
     assert (await client.get("/v1/orders", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"X-Loopback-Secret": "guess"}, {"X-Loopback-Secret": ""}, {"X-Loopback-Secret": "\xff"}]
+)
+async def test_where_others_reach_the_port_only_the_proxy_on_loopback_needs_no_token(
+    serve_orders: Serve, given: dict[str, str]
+) -> None:
+    client = await serve_orders(loopback_secret=SecretStr("s3cret"))
+    refused = await client.post("/v1/orders", json={"userId": "u1", "sku": "burger", "quantity": 1}, headers=given)
+    assert refused.status == 401
+    known = {"X-Loopback-Secret": "s3cret"}
+    assert (await client.get("/v1/orders", headers=known)).status == 200
+    assert (await client.get("/v1/orders", headers=known | {"Origin": "https://evil.example"})).status == 403
+
+
+async def test_the_secret_of_the_proxy_opens_nothing_where_every_call_needs_a_token(serve: Serve) -> None:
+    client = await serve("orders", loopback_secret=SecretStr("s3cret"))
+    assert (await client.get("/v1/orders", headers={"X-Loopback-Secret": "s3cret"})).status == 401
