@@ -15,7 +15,6 @@ from bench.create import load
 from bench.report import Rate
 from local import nginx, ports
 from local.process import Server
-from local.stack import NO_LIMITS
 
 CLIENTS = 64
 SECONDS = 4.0
@@ -81,8 +80,9 @@ def shop(run: servers.Servers, database: str) -> Iterator[tuple[int, int]]:
             arguments = ("--only", "api,worker" if name == "auth" else "api")
             stack.enter_context(processes.running(name, name, *arguments, port=own[name], environment=environment))
         addresses = {name: own.get(name, own["orders"]) for name in nginx.UPSTREAMS}
-        values = {f"{name.upper()}_UPSTREAM": f"127.0.0.1:{port}" for name, port in addresses.items()} | NO_LIMITS
-        gateway = Server(nginx.Gateway(servers.FOLDER / "gateway", own["gateway"], values), servers.FOLDER / "gateway")
+        values = {f"{name.upper()}_UPSTREAM": f"127.0.0.1:{port}" for name, port in addresses.items()}
+        home, http = servers.FOLDER / "gateway", (own["gateway"], ports.free_block(1))
+        gateway = Server(nginx.Gateway(home, http, values), home)
         gateway.start()
         stack.callback(gateway.stop)
         yield own["orders"], own["gateway"]

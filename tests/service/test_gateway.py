@@ -5,13 +5,11 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from posixpath import normpath
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -19,260 +17,33 @@ import pytest_asyncio
 from aiohttp import web
 
 from local import nginx, ports
-from local.process import Server
-from local.stack import NO_LIMITS
-from shared.errors import Unauthenticated
-from shared.web import openapi, operations, problems
+from shared.web import openapi, problems
 from tests.builders import eventually
 from tests.lag import Lag
+from tests.service.gateway import (
+    KEY,
+    TOKEN,
+    USER,
+    Answer,
+    Handler,
+    Shop,
+    answer_ok,
+    bearer,
+    chunked,
+    opened,
+    request,
+    signed,
+    sized,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-SERVICE_SECONDS = 2.8  # as in shared/web/deadline.py
-TOKEN = "Bearer good"
-KEY = "Idempotency-Key: k"
-USER = {"X-User-Id": "7", "X-User-Roles": "user"}
 SECURITY = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
 }
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A request as a service received it."""
-
-    method: str
-    path: str
-    headers: list[tuple[str, str]]
-    body: bytes
-
-    @classmethod
-    async def of(cls, request: web.BaseRequest) -> "Seen":
-        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.raw_headers]
-        return cls(request.method, request.raw_path, headers, await request.read())
-
-    def all(self, name: str) -> list[str]:
-        return [value for key, value in self.headers if key.lower() == name.lower()]
-
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-async def answer_ok(request: web.BaseRequest) -> web.StreamResponse:
-    return web.Response(text="ok")
-
-
-class Upstream:
-    """A fake service that records its requests and answers with `handler`."""
-
-    def __init__(self, name: str, port: int) -> None:
-        self.name, self.port = name, port
-        self.seen: list[Seen] = []
-        self.unread = 0
-        self.reads = True
-        self.handler: Handler = answer_ok
-        self._runner: web.ServerRunner | None = None
-
-    async def start(self) -> None:
-        self._runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, ports.LOOPBACK, self.port, backlog=1024).start()
-
-    async def stop(self) -> None:
-        if self._runner:
-            await self._runner.cleanup()
-        self._runner = None
-
-    async def reset(self) -> None:
-        self.seen, self.unread, self.reads, self.handler = [], 0, True, answer_ok
-        if not self._runner:
-            await self.start()
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            async with asyncio.timeout(SERVICE_SECONDS if self.reads else 0):
-                self.seen.append(await Seen.of(request))
-        except (TimeoutError, ConnectionError, web.RequestPayloadError):
-            self.unread += 1
-            return problems.response("invalid", "no body")
-        return await self.handler(request)
-
-
-class Auth(Upstream):
-    """A fake of auth: the keys of `sessions` are the valid tokens, the values are the headers of their users."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__("auth", port)
-        self.validations: list[Seen] = []
-        self.sessions: dict[str, dict[str, str]] = {}
-        self.hang: asyncio.Event | None = None
-
-    async def reset(self) -> None:
-        await super().reset()
-        self.validations, self.sessions, self.hang = [], {"good": USER}, None
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.raw_path != "/auth/validate":
-            return await super()._serve(request)
-        self.validations.append(await Seen.of(request))
-        if self.hang:
-            await self.hang.wait()
-        try:
-            token = operations.bearer(request.headers.getall("Authorization", []))
-            return web.Response(status=204, headers=self.sessions[token])
-        except (Unauthenticated, KeyError):
-            return problems.response("unauthenticated", "no such token")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A complete answer."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    raw: bytes
-
-    @classmethod
-    def of(cls, raw: bytes) -> "Answer":
-        head, _, body = raw.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-        return cls(int(first.split(" ")[1]), headers, body, raw)
-
-    def get(self, name: str) -> str:
-        values = [value for key, value in self.headers if key == name.lower()]
-        assert len(values) <= 1, (name, values)
-        return values[0] if values else ""
-
-    @property
-    def problem(self) -> str:
-        assert self.get("content-type") == "application/problem+json", self.raw
-        found = json.loads(self.body)
-        assert found["status"] == self.status
-        return str(found["type"]).removeprefix(problems.PATH)
-
-
-def request(first: str, *headers: str, body: bytes = b"", token: str | None = TOKEN, close: bool = True) -> bytes:
-    """A request as bytes; a length of the body must be in `headers`."""
-    lines = [f"{first} HTTP/1.1" if "HTTP/" not in first else first, "Host: shop"]
-    if token is not None:
-        lines.append(f"Authorization: {token}")
-    if close:
-        lines.append("Connection: close")
-    return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body
-
-
-def sized(body: bytes) -> str:
-    return f"Content-Length: {len(body)}"
-
-
-def chunked(*chunks: bytes) -> bytes:
-    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
-
-
-@dataclass
-class Shop:
-    """A gateway and the fake services behind it."""
-
-    port: int
-    server: Server
-    upstreams: dict[str, Upstream]
-
-    @property
-    def auth(self) -> Auth:
-        auth = self.upstreams["auth"]
-        assert isinstance(auth, Auth)
-        return auth
-
-    @property
-    def orders(self) -> Upstream:
-        return self.upstreams["orders"]
-
-    @property
-    def seen(self) -> dict[str, list[Seen]]:
-        """The requests that reached services, by service, without the validations of tokens."""
-        return {name: upstream.seen for name, upstream in self.upstreams.items() if upstream.seen}
-
-    def only(self, service: str) -> Seen:
-        """The only request that reached any service."""
-        assert {name: len(seen) for name, seen in self.seen.items()} == {service: 1}
-        return self.upstreams[service].seen[0]
-
-    async def raw(self, *pieces: bytes, pause: float = 0.0, source: str = ports.LOOPBACK, seconds: float = 15) -> bytes:
-        """Send the pieces; return everything that is received until the connection ends."""
-        reader, writer = await asyncio.open_connection(ports.LOOPBACK, self.port, local_addr=(source, 0))
-        got = bytearray()
-
-        async def receive() -> None:
-            try:
-                while data := await reader.read(65536):
-                    got.extend(data)
-            except ConnectionError:
-                pass
-
-        try:
-            async with asyncio.timeout(seconds):
-                receiving = asyncio.create_task(receive())
-                try:
-                    for piece in pieces:
-                        writer.write(piece)
-                        await writer.drain()
-                        if pause:
-                            await asyncio.wait([receiving], timeout=pause)
-                        if receiving.done():
-                            break
-                except ConnectionError:
-                    pass
-                await receiving
-        finally:
-            writer.close()
-        return bytes(got)
-
-    async def send(self, *pieces: bytes, **how: Any) -> Answer:
-        """Send one request, which must ask to close the connection."""
-        return Answer.of(await self.raw(*pieces, **how))
-
-    async def ask(self, first: str, *headers: str, body: bytes = b"", token: str | None = TOKEN, **how: Any) -> Answer:
-        """Send a well-formed request."""
-        lengths = [sized(body)] if body else []
-        return await self.send(request(first, *headers, *lengths, body=body, token=token), **how)
-
-    async def many(self, count: int, first: str, *headers: str, **how: Any) -> list[Answer]:
-        """Send the request `count` times at once."""
-        return await asyncio.gather(*(self.ask(first, *headers, **how) for _ in range(count)))
-
-    def logged(self) -> str:
-        return self.server.log.read_text()
-
-    async def entry(self, request_id: str) -> dict[str, Any]:
-        """The line of the access log about a request. It is written within a second."""
-
-        async def found() -> list[Any]:
-            lines = [json.loads(line) for line in self.logged().splitlines() if line.startswith("{")]
-            return [line for line in lines if line["request_id"] == request_id]
-
-        (entry,) = await eventually(found, seconds=5)
-        return dict(entry)
-
-
-@asynccontextmanager
-async def opened(root: Path, **limits: str) -> AsyncIterator[Shop]:
-    first = ports.free_block(1 + len(nginx.UPSTREAMS))
-    where = dict(zip(nginx.UPSTREAMS, range(first + 1, first + 10), strict=False))
-    upstreams = {name: Auth(port) if name == "auth" else Upstream(name, port) for name, port in where.items()}
-    values = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{port}" for name, port in where.items()}
-    server = Server(nginx.Gateway(root, first, values | NO_LIMITS | limits), root)
-    server.start()
-    try:
-        yield Shop(first, server, upstreams)
-    finally:
-        server.stop()
-        for upstream in upstreams.values():
-            await upstream.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -290,11 +61,9 @@ async def shop(shop_for_all: Shop) -> Shop:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def limited(tmp_path: Path) -> AsyncIterator[Shop]:
-    limits = {"REQUESTS_PER_SECOND": "30", "LOGINS_PER_SECOND": "1", "CONNECTIONS": "4"}
+    limits = {"REQUESTS_PER_SECOND": "30", "LOGINS_PER_SECOND": "1", "REQUESTS_AT_ONCE": "4"}
     limits["CONSOLE_LOGINS_PER_MINUTE"] = "6"
     async with opened(tmp_path, **limits) as shop:
-        for upstream in shop.upstreams.values():
-            await upstream.reset()
         yield shop
 
 
@@ -354,7 +123,7 @@ async def test_anybody_may_ask_which_methods_a_path_has(shop: Shop, path: str) -
     foreign = "Origin: https://evil.example"
     answer = await shop.ask(f"OPTIONS {path}", foreign, "Access-Control-Request-Method: POST", token=None)
     assert answer.status == 200
-    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    assert not [name for name, _ in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize(
@@ -515,16 +284,31 @@ async def test_a_request_without_a_token_reaches_no_service(limited: Shop) -> No
 
 
 @pytest.mark.parametrize(
-    "token", ["Bearer bad", "Basic good", "good", "Bearer", "Bearer good x", "Bearer " + "a" * 8000]
+    "odd",
+    [
+        "Bearer bad",
+        f"Basic {signed('good')}",
+        signed("good"),
+        "Bearer",
+        f"{TOKEN} x",
+        f"{TOKEN}.",
+        f"{TOKEN}a",
+        TOKEN[:-1],
+        "Bearer " + "a" * 8000,
+    ],
 )
-async def test_a_request_with_a_refused_token_reaches_no_service(shop: Shop, token: str) -> None:
-    answer = await shop.ask("GET /v1/orders", token=token)
+async def test_a_request_with_an_odd_token_reaches_no_service_and_not_auth(shop: Shop, odd: str) -> None:
+    answer = await shop.ask("GET /v1/orders", token=odd)
     assert (answer.status, answer.problem, answer.get("WWW-Authenticate")) == (401, "unauthenticated", "Bearer")
+    assert (shop.seen, shop.auth.validations) == ({}, [])
+
+
+async def test_a_request_with_a_refused_token_reaches_no_service(shop: Shop) -> None:
+    for _ in range(2):
+        answer = await shop.ask("GET /v1/orders", token=bearer("bad"))
+        assert (answer.status, answer.problem, answer.get("WWW-Authenticate")) == (401, "unauthenticated", "Bearer")
     assert shop.seen == {}
-    assert [validation.all("Authorization") for validation in shop.auth.validations] in (
-        [[token]],
-        [],
-    )  # or cached, for a second
+    assert [seen.all("Authorization") for seen in shop.auth.validations] == [[bearer("bad")]] * 2
 
 
 async def test_two_tokens_are_refused(shop: Shop) -> None:
@@ -533,7 +317,7 @@ async def test_two_tokens_are_refused(shop: Shop) -> None:
     assert shop.seen == {}
 
 
-NAMES = ("X-User-Id", "X-User-Roles", "X-Real-IP", "X-Forwarded-For", "X-Request-Id")
+NAMES = ("X-User-Id", "X-User-Roles", "X-Real-IP", "X-Forwarded-For", "X-Request-Id", "X-Loopback-Secret")
 SPOOFED = [
     f"{spelling}: evil{number}"
     for name in NAMES
@@ -558,8 +342,8 @@ OWN = {
 @pytest.mark.parametrize("first", OWN)
 @pytest.mark.parametrize("key", ["X-A: b", KEY])
 async def test_forged_identity_headers_reach_no_service(shop: Shop, first: str, key: str) -> None:
-    shop.auth.sessions[token := f"spoof {first} {key}"] = USER
-    answer = await shop.ask(first, key, *SPOOFED, "Connection: X-User-Id, X-Real-IP", token=f"Bearer {token}")
+    shop.auth.sessions[name := f"spoof {first} {key}"] = USER
+    answer = await shop.ask(first, key, *SPOOFED, "Connection: X-User-Id, X-Real-IP", token=bearer(name))
     assert answer.status == 200
     ((seen,),) = shop.seen.values()
     assert {name: seen.all(name) for name in USER} == {name: [OWN[first][name]] if OWN[first] else [] for name in USER}
@@ -602,10 +386,10 @@ async def test_auth_validates_a_token_once_in_two_seconds(shop: Shop) -> None:
     shop.auth.sessions["busy"] = {"X-User-Id": "8", "X-User-Roles": "user"}
     started = time.monotonic()
     await shop.many(
-        1, "GET /v1/orders", token="Bearer busy"
+        1, "GET /v1/orders", token=bearer("busy")
     )  # later, those who come during an update get the old answer
     for _ in range(8):
-        answers = await shop.many(200, "GET /v1/orders", token="Bearer busy")
+        answers = await shop.many(200, "GET /v1/orders", token=bearer("busy"))
         assert {answer.status for answer in answers} == {200}
         await asyncio.sleep(0.3)
     passed = time.monotonic() - started
@@ -615,20 +399,20 @@ async def test_auth_validates_a_token_once_in_two_seconds(shop: Shop) -> None:
 
 async def test_requests_with_the_same_token_share_one_validation(shop: Shop) -> None:
     shop.auth.sessions["cold"] = USER
-    await shop.many(6, "GET /v1/orders", token="Bearer cold")
+    await shop.many(6, "GET /v1/orders", token=bearer("cold"))
     assert len(shop.auth.validations) == 1
 
 
 async def test_two_tokens_never_share_a_user(shop: Shop) -> None:
-    prefix = "p" * 7000
-    tokens = [f"{prefix}{n}" for n in range(5)] + [f"{n}{prefix}" for n in range(5)]
-    tokens += ["t", "T", "tt", "t.", "t;", "t t", "t,t", "bearer", "Bearer", "t=", "t?", "t%20"]
-    shop.auth.sessions = {token: {"X-User-Id": f"u{n}", "X-User-Roles": f"r{n}"} for n, token in enumerate(tokens)}
-    sent = [(f"{word}{token}", token) for token in tokens for word in ("Bearer ", "bearer ", "BEARER ", "Bearer  ")]
+    prefix = "p" * 5000
+    names = [f"{prefix}{n}" for n in range(5)] + [f"{n}{prefix}" for n in range(5)]
+    names += ["t", "T", "tt", "t.", "t;", "t t", "t,t", "bearer", "Bearer", "t=", "t?", "t%20"]
+    shop.auth.sessions = {name: {"X-User-Id": f"u{n}", "X-User-Roles": f"r{n}"} for n, name in enumerate(names)}
+    sent = [(f"{word}{signed(name)}", name) for name in names for word in ("Bearer ", "bearer ", "BEARER ", "Bearer  ")]
 
-    async def ask(number: int, header: str, token: str) -> None:
+    async def ask(number: int, header: str, name: str) -> None:
         answer = await shop.ask(f"GET /users/{number}", token=header)
-        assert answer.status == 200, (header[:20], token[:9])
+        assert answer.status == 200, (header[:20], name[:9])
 
     for _ in range(3):
         await asyncio.gather(*(ask(number, *one) for number, one in enumerate(sent)))
@@ -636,20 +420,20 @@ async def test_two_tokens_never_share_a_user(shop: Shop) -> None:
     for seen in shop.upstreams["users"].seen:
         own = shop.auth.sessions[sent[int(seen.path.removeprefix("/users/"))][1]]
         assert {name: seen.all(name) for name in own} == {name: [value] for name, value in own.items()}
-    assert len(shop.auth.validations) == len(sent)
+    assert len(names) <= len(shop.auth.validations) <= len(sent)
 
 
 async def test_while_auth_is_down_only_known_tokens_are_accepted(shop: Shop) -> None:
     shop.auth.sessions["known"] = USER
-    assert (await shop.ask("GET /v1/orders", token="Bearer known")).status == 200
+    assert (await shop.ask("GET /v1/orders", token=bearer("known"))).status == 200
     await shop.auth.stop()
     started = time.monotonic()
     while time.monotonic() - started < 3.5:  # longer than a token is cached while auth answers
-        assert (await shop.ask("GET /v1/orders", token="Bearer known")).status == 200
+        assert (await shop.ask("GET /v1/orders", token=bearer("known"))).status == 200
         await asyncio.sleep(0.2)
-    unknown = await shop.ask("GET /v1/orders", token="Bearer unknown")
+    unknown = await shop.ask("GET /v1/orders", token=bearer("unknown"))
     assert (unknown.status, unknown.problem, unknown.get("Retry-After")) == (503, "unavailable", "1")
-    unknown = await shop.ask("POST /v1/orders", token="Bearer unknown", body=b"{}")
+    unknown = await shop.ask("POST /v1/orders", token=bearer("unknown"), body=b"{}")
     assert (unknown.status, unknown.problem, unknown.get("Retry-After")) == (503, "refused", "1")
     assert (await shop.ask("GET /v1/orders", token=None)).status == 401
     assert {tuple(seen.all("X-User-Id")) for seen in shop.orders.seen} == {("7",)}
@@ -657,14 +441,14 @@ async def test_while_auth_is_down_only_known_tokens_are_accepted(shop: Shop) -> 
 
 async def test_while_auth_hangs_every_request_is_answered_in_three_seconds(shop: Shop, lag: Lag) -> None:
     shop.auth.sessions["patient"] = USER
-    assert (await shop.ask("GET /v1/orders", token="Bearer patient")).status == 200
+    assert (await shop.ask("GET /v1/orders", token=bearer("patient"))).status == 200
     await asyncio.sleep(3.1)  # now its cached validation is stale
     shop.auth.hang = asyncio.Event()
     started = time.monotonic()
     try:
         *known, unknown = await asyncio.gather(
-            *(shop.ask("GET /v1/orders", token="Bearer patient") for _ in range(50)),
-            shop.ask("GET /v1/orders", token="Bearer stranger"),
+            *(shop.ask("GET /v1/orders", token=bearer("patient")) for _ in range(50)),
+            shop.ask("GET /v1/orders", token=bearer("stranger")),
         )
     finally:
         shop.auth.hang.set()  # otherwise the end of a failed test would wait for it
@@ -675,11 +459,11 @@ async def test_while_auth_hangs_every_request_is_answered_in_three_seconds(shop:
 
 async def test_a_logout_is_noticed_in_three_seconds(shop: Shop, lag: Lag) -> None:
     shop.auth.sessions["leaving"] = USER
-    assert (await shop.ask("GET /v1/orders", token="Bearer leaving")).status == 200
+    assert (await shop.ask("GET /v1/orders", token=bearer("leaving"))).status == 200
     del shop.auth.sessions["leaving"]
 
     async def refused() -> bool:
-        return (await shop.ask("GET /v1/orders", token="Bearer leaving")).status == 401
+        return (await shop.ask("GET /v1/orders", token=bearer("leaving"))).status == 401
 
     started = time.monotonic()
     await eventually(refused)
@@ -907,7 +691,7 @@ async def test_every_answer_has_the_same_security_headers_once(shop: Shop) -> No
             assert answer.problem in problems.BY_NAME
             assert problems.BY_NAME[answer.problem].status == answer.status
             assert (answer.get("Retry-After") == "1") == problems.BY_NAME[answer.problem].retry
-    assert {answer.status for answer in everything} >= {200, 302, 308, 400, 401, 404, 405, 413, 414, 431, 501, 505}
+    assert {answer.status for answer in everything} >= {200, 302, 400, 401, 404, 405, 413, 414, 431, 501, 505}
 
 
 # The API page
@@ -1197,9 +981,9 @@ async def test_slow_senders_of_every_kind_are_ended_while_others_are_served(shop
     byte = [b" "] * 99
     # The first number is the seconds that the client has, the second is the status that it gets at the end.
     slow: dict[str, tuple[float, int | None, Awaitable[Timed]]] = {
-        "no header": (5, None, timed(shop, b"GET")),
+        "no header": (2, None, timed(shop, b"GET")),
         "headers a byte at a time": (
-            5,
+            2,
             None,
             timed(shop, *(b"%c" % b for b in b"GET / HTTP/1.1\r\nX-A: " + b"a" * 99), pause=0.1),
         ),
@@ -1318,8 +1102,6 @@ async def test_without_the_console_its_pages_are_a_clear_problem_and_the_shop_wo
 
 async def test_the_gateway_starts_although_the_name_of_the_console_has_no_address(tmp_path: Path) -> None:
     async with opened(tmp_path, CONSOLE_UPSTREAM="console.invalid:8086") as shop:
-        for upstream in shop.upstreams.values():
-            await upstream.reset()
         assert (await shop.ask("GET /v1/orders")).status == 200
         assert (await shop.ask("GET /console/", token=None)).problem == "unavailable"
 
@@ -1513,7 +1295,9 @@ async def test_too_many_requests_of_an_address_get_429_with_retry_after_and_no_o
     await eventually(again, seconds=3)
 
 
-@pytest.mark.parametrize("path", ["/auth/login", "/auth/register", "/auth/refresh", "/auth/x/../lo%67in"])
+@pytest.mark.parametrize(
+    "path", ["/auth/login", "/auth/register", "/auth/refresh", "/auth/login/", "/auth/x/../lo%67in"]
+)
 async def test_logins_have_their_own_limit_which_does_not_affect_other_requests(limited: Shop, path: str) -> None:
     answers = [await limited.ask(f"POST {path}", body=b"{}", token=None) for _ in range(26)]
     found = Counter(answer.status for answer in answers)

@@ -14,6 +14,8 @@ import pytest
 from local import ports
 from local.problem import Problem
 from local.process import PROGRAM_MARK, STACK_MARK, Program, Server, end_survivors, is_alive, survivors
+from local.services import Job
+from local.stack import Ports, Stack
 
 WEB_SERVER = """
 import http.server, sys
@@ -145,3 +147,14 @@ def test_a_zombie_counts_as_dead() -> None:
 def test_a_block_of_ports_is_consecutive_and_free() -> None:
     first = ports.free_block(3)
     assert all(ports.is_free(first + offset) for offset in range(3))
+
+
+def test_the_log_of_a_job_does_not_grow(tmp_path: Path) -> None:
+    stack = Stack("test", tmp_path, Ports())
+    log = stack.supervisor.log("version")
+    log.parent.mkdir(parents=True)
+    sizes = []
+    for _ in range(2):
+        stack._run(Job("version", ("platform",), {}))
+        sizes.append(log.stat().st_size)
+    assert sizes[0] == sizes[1] > 0

@@ -36,6 +36,39 @@ def test_a_wrong_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch
         config.load()
 
 
+OPEN = {"GATEWAY_HOST": "0.0.0.0"}  # noqa: S104 - the setting that is tested
+
+
+@pytest.mark.parametrize("password", ["", "password", "Short-1", "Password1234", "aaaaaaaaaaaaaaaa", "quickbite1234"])
+def test_others_do_not_reach_a_gateway_whose_password_is_easy(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    for name, value in (OPEN | ({"ADMIN_PASSWORD": password} if password else {})).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        Problem, match=r"^GATEWAY_HOST=0\.0\.0\.0 lets others reach .*: set ADMIN_PASSWORD to 12"
+    ) as raised:
+        config.load()
+    assert "\n" not in str(raised.value)
+
+
+def test_others_reach_a_gateway_whose_password_is_hard(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (OPEN | {"ADMIN_PASSWORD": "wet-lobster-77"}).items():
+        monkeypatch.setenv(name, value)
+    assert config.load().entry.host == OPEN["GATEWAY_HOST"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5"])
+def test_on_loopback_every_password_is_good(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("GATEWAY_HOST", host)
+    assert config.load().entry.host == host
+
+
+@pytest.mark.parametrize("proxies", ["10.0.0.0/33", "proxy.example", "10.0.0.1/8"])
+def test_a_wrong_network_of_proxies_is_reported(monkeypatch: pytest.MonkeyPatch, proxies: str) -> None:
+    monkeypatch.setenv("TRUSTED_PROXIES", proxies)
+    with pytest.raises(Problem, match=r"^TRUSTED_PROXIES="):
+        config.load()
+
+
 def test_a_stack_name_cannot_leave_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACK_NAME", "../../etc")
     with pytest.raises(Problem, match="STACK_NAME"):
@@ -84,9 +117,10 @@ def test_the_gateway_has_the_address_of_every_service(tmp_path: Path, monkeypatc
     chosen = Ports()
     template.write_text("\n".join(f"${{{name.upper()}_UPSTREAM}}" for name in chosen.services))
     monkeypatch.setattr(nginx, "TEMPLATE", template)
-    (gateway,) = Stack("test", tmp_path, chosen)._groups["gateway"]
+    gateway = Stack("test", tmp_path, chosen).gateway
     gateway.prepare()
-    filled = (tmp_path / "gateway" / "nginx.conf").read_text()
+    filled = (gateway.home / "nginx.conf").read_text()
+    gateway.remove()
     assert filled.split() == [f"127.0.0.1:{port}" for port in chosen.services.values()]
 
 

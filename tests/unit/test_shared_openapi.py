@@ -70,7 +70,7 @@ def test_the_problems_of_the_gateway_match_the_table() -> None:
 
 def test_every_retriable_problem_has_retry_after_at_the_gateway_too() -> None:
     statuses = {problem.status for problem in problems.ALL if problem.retry}
-    assert f"/_problem:({'|'.join(map(str, sorted(statuses)))})$" in GATEWAY
+    assert f"/_problem:({'|'.join(map(str, sorted(statuses)))})\\z" in GATEWAY
 
 
 def test_the_page_at_the_gateway_lists_all_services() -> None:
