@@ -1,10 +1,14 @@
 """The stack in Docker has the processes and settings of the embedded stack, and an image with all they need."""
 
 import ast
+import os
 import re
+import ssl
+import subprocess
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ import yaml
 
 from local import config, distribution, nginx, postgres, postgres_start, services
 from local.console import Console, places
+from local.entry import Entry
 from local.stack import Ports, Stack
 
 ROOT = services.PROJECT
@@ -106,7 +111,12 @@ def test_failure_flags_are_switched_on_in_no_container() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_reached_at_its_port_from_this_machine_and_by_the_gateway(name: str) -> None:
     port, gateway = SERVICES[name], section("gateway")
-    assert f'ports: ["127.0.0.1:${{{name.upper()}_PORT:-{port}}}:{port}"]' in section(name)
+    published = f"127.0.0.1:${{{name.upper()}_PORT:-{port}}}:"
+    if name == "orders":  # behind the gateway, because it needs no token there
+        assert "ports" not in CONTAINERS[name]
+        assert published + environment("gateway")["LISTEN_LOOPBACK"] in CONTAINERS["gateway"]["ports"]
+    else:
+        assert CONTAINERS[name]["ports"] == [f"{published}{port}"]
     assert environment("gateway")[f"{name.upper()}_UPSTREAM"] == f"{name}:{port}"
     assert f"{name}: {{condition: service_healthy}}" in gateway
 
@@ -123,16 +133,89 @@ def test_the_same_jobs_run() -> None:
 
 
 def test_both_gateways_set_all_variables_of_the_template() -> None:
-    names = set(re.findall(r"\$\{([A-Z_]+)\}", nginx.TEMPLATE.read_text().partition("worker_processes")[2]))
+    names = template_names("nginx.conf")
     own = Stack("test", ROOT / ".local" / "none", Ports()).gateway.values
-    assert names == own.keys() == names & environment("gateway").keys()
+    assert names == own.keys() == names & (environment("gateway").keys() | made_values("").keys())
     assert set(config.Settings().limits) <= names
+    assert template_names("loopback.conf") <= environment("gateway").keys() | made_values("").keys()
 
 
-def test_only_the_gateway_is_public() -> None:
-    published = re.findall(r'^ +ports: \["(.+)"\]$', COMPOSE, re.MULTILINE)
-    assert len(published) == COMPOSE.count("ports:") == 5 + len(SERVICES)
-    assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
+def template_names(name: str) -> set[str]:
+    text = (nginx.TEMPLATE.parent / name).read_text()
+    return set(re.findall(r"\$\{([A-Z_]+)\}", re.sub("^#.*", "", text, flags=re.MULTILINE)))
+
+
+def made_values(proxies: str, certificate: str = "/dev/null") -> dict[str, str]:
+    """The values that gateway/values.envsh makes in the container, with some paths of this machine instead."""
+    with TemporaryDirectory() as folder:
+        secret, routes = Path(folder, "secret"), Path(folder, "routes")
+        secret.write_text("s3cret\n")
+        # As Linux writes it for a container in Docker's network 172.18.0.0/16.
+        routes.write_text("Iface\tDestination\tGateway\neth0\t000012AC\t00000000\neth0\t00000000\t010012AC\n")
+        known = {
+            "TRUSTED_PROXIES": proxies,
+            "TLS_CERTIFICATE": certificate,
+            "TLS_KEY": certificate,
+            "OWN_FOLDER": folder,
+        }
+        known |= {"LOOPBACK_SECRET_FILE": str(secret), "ROUTES": str(routes), "PATH": os.environ["PATH"]}
+        script = f". {ROOT}/gateway/values.envsh >&2; env"
+        done = subprocess.run(["/bin/sh", "-ec", script], env=known, check=True, capture_output=True, text=True)  # noqa: S603
+        found = {name: value.strip() for name, _, value in (line.partition("=") for line in done.stdout.splitlines())}
+        if certificate == "/dev/null":
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(found["TLS_CERTIFICATE"], found["TLS_KEY"])
+            assert Path(found["TLS_KEY"]).stat().st_mode & 0o777 == 0o600
+        return found
+
+
+@pytest.mark.parametrize("proxies", ["", "10.0.0.0/8", "10.0.0.0/8,192.0.2.1/32, 2001:db8::/32"])
+def test_the_container_makes_the_values_that_the_embedded_stack_has(proxies: str) -> None:
+    made, own = made_values(proxies), Entry(proxies=proxies).values
+    assert {name: made[name] for name in ("REAL_IP", "TRUSTED")} == {name: own[name] for name in ("REAL_IP", "TRUSTED")}
+    assert (made["MACHINE"], made["LOOPBACK_SECRET"], made["HSTS"]) == ("172.18.0.1", "s3cret", "")
+
+
+def test_a_mounted_certificate_is_used_and_browsers_remember_to_use_tls(tmp_path: Path) -> None:
+    own = tmp_path / "own.pem"
+    own.write_text("a certificate")
+    made = made_values("", str(own))
+    assert (made["TLS_CERTIFICATE"], made["TLS_KEY"], made["HSTS"]) == (str(own), str(own), nginx.ONE_YEAR)
+
+
+def test_docker_runs_the_script_that_makes_the_values() -> None:
+    volumes = CONTAINERS["gateway"]["volumes"]
+    assert "./gateway/values.envsh:/docker-entrypoint.d/15-values.envsh:ro" in volumes
+    assert os.access(ROOT / "gateway" / "values.envsh", os.X_OK)  # the entrypoint leaves out what is not executable
+
+
+def published() -> list[str]:
+    return [port for found in CONTAINERS.values() for port in found.get("ports", [])]
+
+
+def test_only_tls_at_the_gateway_can_be_opened_to_others() -> None:
+    assert [port for port in published() if not port.startswith("127.0.0.1:")] == [
+        "${GATEWAY_HOST:-127.0.0.1}:${GATEWAY_TLS_PORT:-443}:8443"
+    ]
+
+
+def test_only_the_services_reach_postgres_and_kafka() -> None:
+    networks = {name: set(found["networks"]) for name, found in CONTAINERS.items()}
+    assert {name for name, found in networks.items() if found == {"micro-net"}} == {"db", "kafka", "migrate", "topics"}
+    assert {name for name, found in networks.items() if found == {"micro-net", "front"}} == set(SERVICES)
+    assert {name for name, found in networks.items() if found == {"front"}} == {"gateway", "console", "lgtm"}
+
+
+def test_orders_believes_only_the_gateway_about_loopback() -> None:
+    own, gateway = CONTAINERS["orders"]["environment"], CONTAINERS["gateway"]["environment"]
+    assert own["REQUIRE_TOKEN"] == "false"
+    assert own["LOOPBACK_SECRET_FILE"] == gateway["LOOPBACK_SECRET_FILE"]
+
+
+def test_every_container_has_bounds() -> None:
+    for name, found in CONTAINERS.items():
+        assert re.fullmatch(r"(\$\{[A-Z_]+:-)?\d+[mg]\}?", found["mem_limit"]), name
+        assert 0 < found["pids_limit"] <= 1024, name
+    assert [path for path in CONTAINERS["gateway"]["tmpfs"] if "size=" not in path] == []
 
 
 def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
