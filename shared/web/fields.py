@@ -20,8 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-QUERY = ConfigDict(frozen=True)
-ANSWER = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
+QUERY = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 MAX_ID = 2**63 - 1
 INVALID_JSON = "invalid json"
@@ -36,8 +35,24 @@ _NOT_BLANK = f"^[^\\u0000]*[^\\u0000{_BLANKS}][^\\u0000]*$"
 
 
 def request_like(example: dict[str, Any]) -> ConfigDict:
-    """The configuration of a body: no type conversions, unknown fields are ignored. The document shows `example`."""
-    return ConfigDict(strict=True, frozen=True, json_schema_extra={"examples": [example]})
+    """The configuration of a body: no type conversions, unknown fields are ignored.
+
+    The document shows `example`, and describes each field by the text below it.
+    """
+    return ConfigDict(
+        strict=True, frozen=True, use_attribute_docstrings=True, json_schema_extra={"examples": [example]}
+    )
+
+
+def answer_like(example: dict[str, Any]) -> ConfigDict:
+    """The configuration of an answer. The document shows `example`, and describes each field by the text below it."""
+    return ConfigDict(
+        frozen=True,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [example]},
+    )
 
 
 def _no_nul(value: str) -> str:
@@ -117,7 +132,7 @@ class Seconds:
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
         """The schema is a pattern and not a number, because a number could be written as 1e-05."""
         below = rf"^[0-{self.most // 10 - 1}]?[0-9](\.[0-9]{{1,3}})?$"
-        return {"type": "string", "pattern": f"{below}|^{self.most}$", "description": f"seconds, at most {self.most}"}
+        return {"type": "string", "pattern": f"{below}|^{self.most}$"}
 
     def _read(self, value: Any) -> float:
         if not _SECONDS.fullmatch(str(value)) or float(value) > self.most:
