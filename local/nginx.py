@@ -15,6 +15,7 @@ TEMPLATE = PROJECT / "gateway" / "nginx.conf"
 SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
 UPSTREAMS = (*SERVICES, "console")
 DOCS = PROJECT / "shared" / "web" / "swagger"
+EVENTS = PROJECT / "docs"
 
 
 class Gateway:
@@ -27,7 +28,11 @@ class Gateway:
         self.root, self.ports = root.resolve(), (port,)
         # No name must be resolved here, so nobody asks the resolver.
         own = {"GATEWAY_PORT": str(port), "RESOLVER": ports.LOOPBACK}
-        folders = {"DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
+        folders = {
+            "DOCS_FOLDER": str(DOCS),
+            "EVENTS_FOLDER": str(EVENTS),
+            "CACHE_FOLDER": str(self.root / "identities"),
+        }
         self.values = own | folders | dict(values)
         self._configuration = self.root / "nginx.conf"
 
