@@ -9,7 +9,7 @@ DEV := @$(PYTHON) local/bootstrap.py dev
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs screenshots lock format
+.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,14 @@ docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md a
 	$(DEV)
 	@$(RUN) documents
 
+site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
+	@.local/site-tools/bin/mkdocs build --quiet
+	@echo "Read it: python3 -m http.server --directory .local/site"
+
+.local/site-tools: requirements/site.txt
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $< || (rm -rf $@; exit 1)
+
 screenshots: ## Take the pictures of docs/seeing.md with Chromium, from a stack of its own
 	$(DEV)
 	@$(RUN) tests.browser.screenshots
@@ -98,6 +106,7 @@ lock: ## Choose and pin the newest versions that requirements/*.in and local/jgo
 	$(LOCK) --upgrade requirements/dev.in -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/run.in -o requirements/run.txt
+	$(LOCK) --upgrade requirements/site.in -o requirements/site.txt
 	cd local && ../.venv/bin/jgo lock
 
 up-local = $(LOCAL) up
