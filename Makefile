@@ -82,7 +82,7 @@ docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md a
 	@$(RUN) documents
 
 site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
-	@.local/site-tools/bin/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 .local/site-tools/bin/mkdocs build --quiet
 	@echo "Read it: python3 -m http.server --directory .local/site"
 
 .local/site-tools: requirements/site.txt

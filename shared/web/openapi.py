@@ -58,6 +58,14 @@ _PROBLEM = {
         "advice": {"type": "string", "description": "What the client can do, if the outcome is unknown."},
     },
 }
+_DETAILS = {
+    "invalid": "invalid id",
+    "unauthenticated": "the token has expired",
+    "forbidden": "this is for administrators",
+    "not-found": "not found",
+    "unavailable": "db error",
+}
+"""Details for the examples. An example of another type has the type's meaning instead."""
 _RETRY_AFTER = {
     "description": "After so many seconds, the same request may succeed.",
     "schema": {"type": "integer", "minimum": 1},
@@ -212,7 +220,7 @@ def _refused(status: int) -> dict[str, str]:
 def _problem(status: int) -> dict[str, Any]:
     """The answer of a status that is refused, with an example of each of its problem types."""
     found = [problem for problem in problems.ALL if problem.status == status]
-    examples = {problem.name: {"value": problem.body(problem.means)} for problem in found}
+    examples = {problem.name: {"value": problem.body(_DETAILS.get(problem.name, problem.means))} for problem in found}
     schema = {"$ref": _REF.format(model="Problem")}
     answer: dict[str, Any] = {
         "description": " ".join(f"`{problem.name}`: {problem.means}" for problem in found),
