@@ -15,7 +15,9 @@ routes = web.RouteTableDef()
 
 
 class ParcelNotFound(errors.NotFound):
-    """The order has no parcel, or not yet."""
+    """The order is not confirmed, or its event has not arrived here yet."""
+
+    text = "the order has no parcel yet"
 
 
 class Parcel(BaseModel):

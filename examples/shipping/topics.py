@@ -16,5 +16,8 @@ TOPICS = {ORDERS: _EVENTS, f"{ORDERS}.dlq": _DEAD_LETTERS, TOPIC: _EVENTS, f"{TO
 if __name__ == "__main__":
     wanted = configuration.read(Settings, "shipping.topics", sys.argv[1:])
     servers, partitions = wanted.kafka_bootstrap_servers, wanted.topic_partitions
-    created = asyncio.run(kafka.create_topics(servers, TOPICS, partitions, wanted.topic_replication))
+    try:
+        created = asyncio.run(kafka.create_topics(servers, TOPICS, partitions, wanted.topic_replication))
+    except kafka.Unavailable as error:
+        sys.exit(f"Kafka at {servers} created no topics: {error}. Start it, or set KAFKA_BOOTSTRAP_SERVERS")
     print(f"created {', '.join(created)}" if created else "all topics exist")

@@ -22,10 +22,10 @@ from tests.builders import eventually, order_confirmed, order_created, record
 from tests.conftest import ROOT, Database
 from tests.examples.shop import create_topics, events_by_order, migrate, parcels, publish, values
 
-PAGE_SECONDS = 120
+PAGE_SECONDS = 180
 CONFIRMED = "select id from orders.orders where status = 'CONFIRMED'"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # the page is followed three times
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ on your own machine.
 
 import asyncio
 import os
+import sys
 
 from alembic import context
 from sqlalchemy import Connection, pool
@@ -58,4 +59,7 @@ async def _run() -> None:
     await engine.dispose()
 
 
-asyncio.run(_run())
+try:
+    asyncio.run(_run())
+except OSError as error:
+    sys.exit(f"Postgres does not answer: {error}. Start it, or set ADMIN_DATABASE_URL")
