@@ -10,7 +10,7 @@ from shared.process import configuration
 class Settings(configuration.Settings):
     """The common settings, and the partitions and replicas of a new topic."""
 
-    port: Annotated[int, Field(ge=0, le=65535)] = 8087
+    port: Annotated[int, Field(ge=0, le=65535)] = 8088
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
         "postgresql://shipping_user:shipping@127.0.0.1:5433/quickbite"
     )
