@@ -9,14 +9,12 @@ from pydantic import BaseModel, Field
 from inventory import domain, service
 from shared import errors
 from shared.web import database, requests, responses
-from shared.web.fields import answer_like, request_like
+from shared.web.fields import Optional, answer_like, request_like
 from shared.web.operations import Access, caller, operation
 
 _SKU = re.compile(r"[^\x00]{1,128}")
 _EXAMPLES = {"sku": "burger"}
 _REPLAYED = {"Idempotent-Replayed": "`true` if an earlier request with the same key added the units."}
-
-AdminsOnly = Annotated[int | None, Field(exclude_if=lambda units: units is None)]
 
 routes = web.RouteTableDef()
 
@@ -39,9 +37,9 @@ class Stock(BaseModel):
     """The sku of the product."""
     available: int
     """Units that can be ordered."""
-    held: AdminsOnly = None
+    held: Optional[int] = None
     """Units that are held for orders that are not final."""
-    sold: AdminsOnly = None
+    sold: Optional[int] = None
     """Units of confirmed orders."""
 
 
