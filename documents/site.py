@@ -11,7 +11,10 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 PROJECT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "LICENSE")
+OUTSIDE = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "LICENSE"),
+    "examples/shipping/README.md",
+)
 """Files of the site that are not in `docs/`."""
 
 _LINK = re.compile(r"(?<=\]\()[^)\s#:]+")

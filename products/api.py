@@ -27,7 +27,8 @@ _PRODUCT = {
     "version": 1,
 }
 
-_CACHED = {"ETag": "Changes with the answer. Send it as `If-None-Match`.", "Cache-Control": "`public, no-cache`"}
+_ASK_AGAIN = "`public, no-cache`: the answer may be kept, if its `ETag` is asked for each time."
+_CACHED = {"ETag": "Changes with the answer. Send it as `If-None-Match`.", "Cache-Control": _ASK_AGAIN}
 
 routes = web.RouteTableDef()
 
