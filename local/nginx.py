@@ -22,7 +22,7 @@ class Gateway:
     """An nginx on `port`, open to the network. `values` fill in the template's names, such as ORDERS_UPSTREAM."""
 
     name = "gateway"
-    host = "0.0.0.0"  # noqa: S104 - the only public entry
+    host = ports.EVERYWHERE
 
     def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
         self.root, self.ports = root.resolve(), (port,)
