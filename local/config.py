@@ -1,69 +1,107 @@
-"""The settings of the embedded stack, read once from the environment."""
+"""The settings of the embedded stack, read once from the environment.
 
+What must stay true: it uses only the standard library, because `make up` checks the settings before `.venv` exists.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from ipaddress import IPv4Address
-from typing import Annotated, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from local import entry
+from local import ports
+from local.entry import DEFAULT_PASSWORD, Entry, complaint, networks
 from local.problem import Problem
 
-Port = Annotated[int, Field(ge=1, le=65534)]  # One less than the highest port: Kafka's controller uses the next one.
+PORTS_IN_A_ROW = {"kafka": 2, "aspire": 3}
+"""Kafka's controller uses the port after Kafka's own. The two ports after Aspire's page are for traces."""
 
 
-def _networks(text: str) -> str:
-    _ = entry.Entry(proxies=text).values
-    return text
+def _text(default: str, pattern: str, wanted: str) -> Any:
+    def read(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(wanted)
+        return value
+
+    return field(default=default, metadata={"read": read})
 
 
-class Settings(BaseSettings):
+def _number(default: int | None, least: int, most: int) -> Any:
+    def read(value: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", value) or not least <= int(value) <= most:
+            raise ValueError(f"a number from {least} to {most}")
+        return int(value)
+
+    return field(default=default, metadata={"read": read})
+
+
+def _checked(default: str, check: Callable[[str], object], wanted: str) -> Any:
+    def read(value: str) -> str:
+        try:
+            check(value)
+        except ValueError:
+            raise ValueError(wanted) from None
+        return value
+
+    return field(default=default, metadata={"read": read})
+
+
+def _port(default: int | None) -> Any:
+    return _number(default, 1, 65_533)  # Aspire and Kafka use the next ports too.
+
+
+@dataclass(frozen=True)
+class Settings:
     """Each field is an environment variable with the same name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True)
-
-    stack_name: Annotated[str, Field(pattern="^[a-z0-9-]{1,30}$")] = "dev"
-    orders_port: Port = 8080
-    inventory_port: Port = 8081
-    payments_port: Port = 8082
-    auth_port: Port = 8083
-    users_port: Port = 8084
-    products_port: Port = 8085
-    console_port: Port = 8086
-    see: Literal["", "aspire"] = ""
+    stack_name: str = _text("dev", "[a-z0-9-]{1,30}", "1 to 30 of the characters a-z, 0-9 and -")
+    port_base: int | None = _number(None, 1, 65_400)
+    """Moves every port that has no variable of its own: to this number plus the last two digits of its default."""
+    orders_port: int = _port(8080)
+    inventory_port: int = _port(8081)
+    payments_port: int = _port(8082)
+    auth_port: int = _port(8083)
+    users_port: int = _port(8084)
+    products_port: int = _port(8085)
+    console_port: int = _port(8086)
+    see: str = _text("", "aspire", "aspire or empty")
     """One more viewer of traces: the Aspire dashboard, which the first use downloads from npm."""
-    aspire_port: Annotated[int, Field(ge=1, le=65533)] = 18888
-    """The port of its page. The next two are for traces."""
-    gateway_port: Port | None = None
-    """The port of plain HTTP, which is on loopback only. Without it, 80, or the first free port from 8000."""
-    gateway_tls_port: Port | None = None
-    """The port of TLS. Without it, 443, or the first free port from 8443."""
-    gateway_host: IPv4Address = IPv4Address("127.0.0.1")
-    """The address of the port of TLS. 0.0.0.0: all addresses of this machine. It needs an ADMIN_PASSWORD."""
-    tls_certificate: str = ""
-    """A PEM file: the gateway's own certificate. Without it, the gateway makes one."""
-    tls_key: str = ""
-    trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
-    """Networks, separated by commas, whose X-Forwarded-For the gateway believes."""
-    admin_password: str = entry.DEFAULT_PASSWORD
+    aspire_port: int = _port(18888)
+    gateway_port: int | None = _port(None)
+    """Of plain HTTP. None: the first free port of 80, 8000, 8001 and so on. With `port_base`, it is that port."""
+    gateway_tls_port: int | None = _port(None)
+    """None: the first free port of 443, 8443, 8444 and so on."""
+    gateway_host: str = _checked("127.0.0.1", IPv4Address, "an IPv4 address of this machine, or 0.0.0.0 for all")
+    """The address of the port of TLS. Plain HTTP is always on loopback."""
+    tls_certificate: str = _checked("", str, "a PEM file")
+    """Without it, the gateway makes a certificate."""
+    tls_key: str = _checked("", str, "a PEM file")
+    trusted_proxies: str = _checked("", networks, "networks such as 10.0.0.0/8,192.0.2.1/32")
+    """The gateway believes the X-Forwarded-For of these."""
+    admin_password: str = _text(
+        DEFAULT_PASSWORD,
+        r"""(?!'|.*\s[;#])[^"\r\n]{8,}(?<!')""",  # supervisord cannot pass on any other
+        "at least 8 characters, without quotes, and without a space before ; or #",
+    )
     """The password of `admin`."""
-    requests_per_second: Annotated[int, Field(ge=1)] = 1000
+    log_level: str = _text("INFO", "(?i:debug|info|warning|error)", "DEBUG, INFO, WARNING or ERROR")
+    """Every service reads it too. Here it is only checked."""
+    requests_per_second: int = _number(1000, 1, 1_000_000)
     """Requests per second that the gateway accepts from one address. A burst may have as many more."""
-    logins_per_second: Annotated[int, Field(ge=1)] = 5
-    console_logins_per_minute: Annotated[int, Field(ge=1)] = 10
-    requests_at_once: Annotated[int, Field(ge=1)] = 128
+    logins_per_second: int = _number(5, 1, 1_000_000)
+    console_logins_per_minute: int = _number(10, 1, 1_000_000)
+    requests_at_once: int = _number(128, 1, 1_000_000)
     """Requests of one address that the gateway answers at the same time. One more gets 429."""
-    connections: Annotated[int, Field(ge=1)] = 256
+    connections: int = _number(256, 1, 1_000_000)
     """Connections of one address. One more is closed."""
-    postgres_port: Port = 5433
-    kafka_port: Port = 9092
-    kafka_heap: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "256m"
+    postgres_port: int = _port(5433)
+    kafka_port: int = _port(9092)
+    kafka_heap: str = _text("256m", "[0-9]+[mg]", "a size such as 256m or 1g")
 
     @property
-    def entry(self) -> entry.Entry:
-        return entry.Entry(
-            str(self.gateway_host), self.tls_certificate, self.tls_key, self.trusted_proxies, self.limits
-        )
+    def entry(self) -> Entry:
+        return Entry(self.gateway_host, self.tls_certificate, self.tls_key, self.trusted_proxies, self.limits)
 
     @property
     def limits(self) -> dict[str, str]:
@@ -76,14 +114,66 @@ class Settings(BaseSettings):
             "CONNECTIONS": str(self.connections),
         }
 
+    @property
+    def ports(self) -> dict[str, tuple[int, ...]]:
+        """All ports of each program that this stack has. The gateway is left out if it takes a free port."""
+        first = {name.removesuffix("_port"): port for name, port in asdict(self).items() if name.endswith("_port")}
+        unused = set() if self.see == "aspire" else {"aspire"}
+        return {
+            name: tuple(range(port, port + PORTS_IN_A_ROW.get(name, 1)))
+            for name, port in first.items()
+            if port and name not in unused
+        }
+
+
+def read(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Return the settings, and a sentence for each wrong variable. It gets its default. An empty one is not set."""
+    values: dict[str, Any] = {}
+    wrong = []
+    for one in fields(Settings):
+        name = one.name.upper()
+        if given := environment.get(name):
+            try:
+                values[one.name] = one.metadata["read"](given)
+            except ValueError as error:
+                wrong.append(f"{name} must be {error}{'' if 'PASSWORD' in name else f', and is {given!r}'}.")
+    settings = Settings(**_moved(values.get("port_base")) | values)
+    easy = complaint(settings.gateway_host, settings.admin_password)
+    return settings, wrong + _clashes(settings) + ([easy] if easy else [])
+
 
 def load() -> Settings:
-    """Read the settings. Raises `Problem` with one line that names the wrong variable."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise Problem(f"{str(wrong['loc'][0]).upper()}={wrong['input']}: {wrong['msg']}") from error
-    if found := entry.complaint(str(settings.gateway_host), settings.admin_password):
-        raise Problem(found)
+    """Read the settings. Raises `Problem` with a line for each wrong variable."""
+    settings, wrong = read(os.environ)
+    if wrong:
+        raise Problem("\n".join(wrong))
     return settings
+
+
+def taken(settings: Settings) -> list[str]:
+    """A sentence for each port where another program listens. Only for a stack that is not running."""
+    hosts = {"gateway_tls": settings.gateway_host}
+    return [
+        sentence
+        for name, wanted in settings.ports.items()
+        for sentence in ports.complaints(name, hosts.get(name, ports.LOOPBACK), wanted)
+    ]
+
+
+def _moved(base: int | None) -> dict[str, int]:
+    """The ports that `base` moves, by their fields."""
+    if base is None:
+        return {}
+    defaults = asdict(Settings()) | {"gateway_tls_port": 443}
+    return {name: base + (port or 0) % 100 for name, port in defaults.items() if name.endswith("_port")}
+
+
+def _clashes(settings: Settings) -> list[str]:
+    owners: dict[int, str] = {}
+    found = []
+    for name, wanted in settings.ports.items():
+        for port in wanted:
+            owner = owners.setdefault(port, name)
+            if owner != name:
+                found.append(f"{owner} and {name} need port {port}: set {owner.upper()}_PORT or {name.upper()}_PORT.")
+    return found

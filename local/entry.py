@@ -39,15 +39,20 @@ class Entry:
     @property
     def values(self) -> dict[str, str]:
         """The values of the gateway's template. Raises `ValueError` if a network cannot be read."""
-        networks = [ip_network(one.strip()) for one in self.proxies.split(",") if one.strip()]
+        trusted = networks(self.proxies)
         return {
             **self.limits,
-            "REAL_IP": " ".join(f"set_real_ip_from {one};" for one in networks),
-            "TRUSTED": " ".join(f"{one} 1;" for one in networks),
+            "REAL_IP": " ".join(f"set_real_ip_from {one};" for one in trusted),
+            "TRUSTED": " ".join(f"{one} 1;" for one in trusted),
         }
 
 
 ONLY_HERE = Entry()
+
+
+def networks(text: str) -> list[str]:
+    """The networks in a text, separated by commas. Raises `ValueError`."""
+    return [str(ip_network(one.strip())) for one in text.split(",") if one.strip()]
 
 
 def complaint(host: str, password: str) -> str | None:

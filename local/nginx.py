@@ -23,6 +23,7 @@ TEMPLATE = PROJECT / "gateway" / "nginx.conf"
 SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
 UPSTREAMS = (*SERVICES, "console")
 DOCS = PROJECT / "shared" / "web" / "swagger"
+EVENTS = PROJECT / "docs"
 START = Path(nginx_start.__file__)
 ONE_YEAR = "max-age=31536000"
 
@@ -41,13 +42,15 @@ class Gateway:
         self._user = "daemon" if os.geteuid() == 0 else ""
         self.home = shelter.reachable(self.root) if self._user else self.root
         self._binary = self.home / "nginx" if self._user else Path(nginx_binary())
-        docs = self.home / "docs" if self._user else DOCS
+        self._folders = {"DOCS_FOLDER": DOCS, "EVENTS_FOLDER": EVENTS}
+        if self._user:
+            self._folders = {name: self.home / name.lower() for name in self._folders}
         self._listen = [f"{ports.LOOPBACK}:{where[0]}", f"{entry.host}:{where[1]}"]
         own = {
             "LISTEN": self._listen[0],
             "LISTEN_TLS": self._listen[1],
             "RESOLVER": ports.LOOPBACK,  # No name must be resolved here, so nobody asks the resolver.
-            "DOCS_FOLDER": str(docs),
+            **{name: str(folder) for name, folder in self._folders.items()},
             "CACHE_FOLDER": str(self.home / "identities"),
             "TLS_CERTIFICATE": str(self.home / certificate.CERTIFICATE),
             "TLS_KEY": str(self.home / certificate.KEY),
@@ -67,7 +70,8 @@ class Gateway:
         if self._user:
             self._binary.unlink(missing_ok=True)
             shutil.copy2(nginx_binary(), self._binary)
-            shutil.copytree(DOCS, self.home / "docs", dirs_exist_ok=True)
+            for source, target in zip((DOCS, EVENTS), self._folders.values(), strict=True):
+                shutil.copytree(source, target, dirs_exist_ok=True)
             for path in (self.home, *self.home.rglob("*")):
                 shutil.chown(path, self._user)
 

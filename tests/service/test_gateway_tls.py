@@ -20,9 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
+async def shop_for_all(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
     async with opened(tmp_path_factory.mktemp("gateway")) as shop:
         yield shop
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shop(shop_for_all: Shop) -> Shop:
+    for upstream in shop_for_all.upstreams.values():
+        await upstream.reset()
+    return shop_for_all
 
 
 def trusting(shop: Shop) -> ssl.SSLContext:
