@@ -200,15 +200,23 @@ def test_only_tls_at_the_gateway_can_be_opened_to_others() -> None:
 
 def test_only_the_services_reach_postgres_and_kafka() -> None:
     networks = {name: set(found["networks"]) for name, found in CONTAINERS.items()}
-    assert {name for name, found in networks.items() if found == {"micro-net"}} == {"db", "kafka", "migrate", "topics"}
+    assert {name for name, found in networks.items() if found == {"micro-net"}} == {
+        *("db", "kafka", "migrate", "topics", "loopback")
+    }
     assert {name for name, found in networks.items() if found == {"micro-net", "front"}} == set(SERVICES)
     assert {name for name, found in networks.items() if found == {"front"}} == {"gateway", "console", "lgtm"}
 
 
 def test_orders_believes_only_the_gateway_about_loopback() -> None:
-    own, gateway = CONTAINERS["orders"]["environment"], CONTAINERS["gateway"]["environment"]
-    assert own["REQUIRE_TOKEN"] == "false"
-    assert own["LOOPBACK_SECRET_FILE"] == gateway["LOOPBACK_SECRET_FILE"]
+    own, gateway = CONTAINERS["orders"], CONTAINERS["gateway"]
+    secret = gateway["environment"]["LOOPBACK_SECRET_FILE"]
+    assert own["environment"]["REQUIRE_TOKEN"] == "false"
+    assert own["command"] == ["sh", "-c", f"LOOPBACK_SECRET=$$(cat {secret}) exec python -m orders"]
+    for found in (own, gateway):
+        assert f"loopback:{Path(secret).parent}:ro" in found["volumes"]
+    assert [name for name, found in CONTAINERS.items() if "loopback" in str(found.get("volumes"))] == [
+        *("loopback", "orders", "gateway")
+    ]
 
 
 def test_every_container_has_bounds() -> None:
