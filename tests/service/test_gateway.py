@@ -354,7 +354,7 @@ async def test_anybody_may_ask_which_methods_a_path_has(shop: Shop, path: str) -
     foreign = "Origin: https://evil.example"
     answer = await shop.ask(f"OPTIONS {path}", foreign, "Access-Control-Request-Method: POST", token=None)
     assert answer.status == 200
-    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    assert not [name for name, _ in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize(
@@ -887,7 +887,7 @@ async def test_every_answer_has_the_same_security_headers_once(shop: Shop) -> No
             await shop.ask(first)
             for first in ("GET /v1/orders", "GET /users/1", "GET /nowhere", "GET /healthz", "GET /")
         ],
-        *[await shop.ask(first) for first in ("GET /orders", "POST /docs", "TRACE /x")],
+        *[await shop.ask(first) for first in ("GET /console", "POST /docs", "TRACE /x")],
         *pages,
         await shop.ask("GET /v1/orders", token=None),
         await shop.ask("POST /v1/orders", body=b"a" * 70_000),
