@@ -1,10 +1,14 @@
 """Creating topics. The brokers must not create any by themselves (`auto.create.topics.enable=false`)."""
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
+from ...process.backoff import Backoff
 from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
@@ -53,3 +57,29 @@ async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[
     finally:
         await admin.close()
     return [resource.name for resource in changed]
+
+
+async def create_offsets(bootstrap_servers: str) -> None:
+    """Make Kafka create its own topic of offsets, and wait for it. Raises `Unavailable` if Kafka does not answer.
+
+    Kafka does it when a group asks for its coordinator for the first time. Until then it refuses all groups, and their
+    members log errors. If Kafka takes too long, the members wait.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+    try:
+        await bounded(admin.start(), START_SECONDS)
+        with suppress(Unavailable):
+            await bounded(_find_coordinator(admin), START_SECONDS)
+    finally:
+        await admin.close()
+
+
+async def _find_coordinator(admin: AIOKafkaAdminClient) -> None:
+    backoff = Backoff()
+    while True:
+        try:
+            await admin.find_coordinator("any")
+        except GroupCoordinatorNotAvailableError:
+            await asyncio.sleep(backoff.next())
+        else:
+            return
