@@ -12,18 +12,35 @@ SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
 class Settings(BaseSettings):
     """Read from the environment. The defaults fit the stack of `make up`."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, use_attribute_docstrings=True)
 
     quickbite_host: str = "127.0.0.1"
+    """The machine of the services. `{service}` in it is the name of the service."""
     orders_port: Port = 8080
+    """The port of orders."""
     inventory_port: Port = 8081
+    """The port of inventory."""
     payments_port: Port = 8082
+    """The port of payments."""
     auth_port: Port = 8083
+    """The port of auth."""
     users_port: Port = 8084
+    """The port of users."""
     products_port: Port = 8085
+    """The port of products."""
+    gateway_port: Port = 80
+    """The port of the gateway."""
+    kafka_port: Port = 9092
+    """The port of Kafka."""
     admin_password: str = "password"  # noqa: S105 - of the stack on one's own machine
+    """The password of `admin`."""
     quickbite_token: str = ""
     """An administrator's access token, instead of the password."""
 
     def address(self, service: str) -> str:
-        return f"http://{self.quickbite_host}:{getattr(self, f'{service}_port')}"
+        return f"http://{self.place(service)}"
+
+    def place(self, program: str) -> str:
+        """Host and port of a service, of the gateway or of Kafka."""
+        host = self.quickbite_host.replace("{service}", program)
+        return f"{host}:{getattr(self, f'{program}_port')}"
