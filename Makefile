@@ -3,7 +3,6 @@ PYTHON ?= python3
 STACK ?= $(shell $(PYTHON) local/bootstrap.py stack)
 RUN := .venv/bin/python -m
 LOCAL := $(PYTHON) local/bootstrap.py local && $(RUN) local
-QUICKBITE := $(PYTHON) local/bootstrap.py run && $(RUN) quickbite
 DEV := @$(PYTHON) local/bootstrap.py dev
 
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
@@ -29,7 +28,7 @@ reset: ## Stop the stack and delete the data
 ps: ## List all programs and their states
 	@$(ON_STACK)
 
-logs: ## Follow the logs; of one process only with NAME=orders
+logs: ## Follow the logs; of one process only with NAME=orders; lines as they are with FORMAT=json
 	@$(ON_STACK)
 
 demo: ## Place three orders through the gateway and print the path of each, event by event
@@ -45,10 +44,10 @@ psql: ## Open psql in the database as orders_user
 	@$(ON_STACK)
 
 parked: ## List the events that could not be handled; python -m quickbite has more commands
-	@$(QUICKBITE) parked list
+	@$(ON_STACK)
 
 timeline: ## Show all that happened to an order: ORDER=17
-	@$(QUICKBITE) order timeline $(or $(ORDER),$(error say which order: make timeline ORDER=17))
+	@$(if $(ORDER),$(ON_STACK),$(error say which order: make timeline ORDER=17))
 
 # Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group of files stays on one.
 PARALLEL := -n 3 -p tests.scheduling
@@ -77,7 +76,7 @@ bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
-docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md and deploy/dashboards from the code
+docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
 	$(DEV)
 	@$(RUN) documents
 
@@ -106,7 +105,9 @@ down-local = $(LOCAL) down
 reset-local = $(LOCAL) reset
 ps-local = $(LOCAL) ps
 logs-local = $(LOCAL) logs -f $(NAME)
-demo-local = $(LOCAL) demo
+demo-local = $(LOCAL) quickbite demo
+parked-local = $(LOCAL) quickbite parked list
+timeline-local = $(LOCAL) quickbite order timeline $(ORDER)
 rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
@@ -127,13 +128,18 @@ Or watch three orders, event by event: make demo
 
 endef
 export WELCOME
+TOOLS := docker compose run --rm --no-deps
 up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
-restart-compose = docker compose up --build --detach --wait $(NAME)
+restart-compose = docker compose build && docker compose up --detach --wait $(NAME)
 down-compose = COMPOSE_PROFILES=observability docker compose down
 reset-compose = COMPOSE_PROFILES=observability docker compose down --volumes
 ps-compose = docker compose ps
-logs-compose = docker compose logs --follow --tail 50 $(NAME)
-demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo
+logs-compose = if [ -t 1 ] && [ "$(FORMAT)" != json ]; \
+	then docker compose logs --no-color --follow --tail 50 $(NAME) | $(TOOLS) -T tools python -m shared.process.readable --colour; \
+	else docker compose logs --no-log-prefix --follow --tail 50 $(NAME); fi
+demo-compose = $(TOOLS) tools python -m quickbite demo
+parked-compose = $(TOOLS) tools python -m quickbite parked list
+timeline-compose = $(TOOLS) tools python -m quickbite order timeline $(ORDER)
 rotate-keys-compose = docker compose exec auth python -m auth rotate-keys
 events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\
