@@ -30,14 +30,14 @@ class Settings(configuration.Settings):
     provider_limit_cents: Annotated[int, Field(ge=0)] = 50_000
     """The simulated provider declines every amount above this."""
     provider_decline_ratio: Ratio = 0.0
-    """The simulated provider declines so many of its charges: 0.5 is every second one, by chance."""
+    """The simulated provider declines this share of the charges, by chance."""
     provider_slow_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     """The simulated provider takes so much longer for each call."""
     provider_timeout_after_charge_ratio: Ratio = 0.0
-    """The simulated provider never answers so many of its calls, although it does what they ask for."""
+    """The simulated provider never answers this share of the calls, although it does what they ask for."""
     provider_error_after_charge_ratio: Ratio = 0.0
-    """The simulated provider answers so many of its calls with an error, although it does what they ask for."""
+    """The simulated provider answers this share of the calls with an error, although it does what they ask for."""
     provider_double_ratio: Ratio = 0.0
-    """So many calls reach the simulated provider twice at the same time."""
+    """This share of the calls reaches the simulated provider twice at the same time."""
     provider_seed: int | None = None
     """With a seed, the faults of the simulated provider are the same in every run."""
