@@ -75,7 +75,7 @@ async def create_offsets(bootstrap_servers: str) -> None:
 
 
 async def _find_coordinator(admin: AIOKafkaAdminClient) -> None:
-    backoff = Backoff()
+    backoff = Backoff(first_seconds=1.0)  # Kafka warns of each attempt while it creates the topic
     while True:
         try:
             await admin.find_coordinator("any")
