@@ -26,11 +26,6 @@ class Lag:
         self._times, self._totals = [time.monotonic()], [0.0]
         self._lock = threading.Lock()
 
-    @property
-    def began(self) -> float:
-        """The time of the first sample."""
-        return self._times[0]
-
     def sample(self) -> None:
         """Add what the threads have waited since the last sample."""
         with self._lock:

@@ -15,11 +15,10 @@ from shared.process.lines import parse
 from tests.acceptance.conftest import System, auth_mint, running_system
 from tests.acceptance.people import ADMIN_PASSWORD
 from tests.conftest import ROOT
-from tests.lag import Lag
 
 TROUBLE = {"warning", "error", "critical"}
-BUSY = 0.1
-"""A start is not healthy if its programs wait for a core for this share of the time: their own limits end."""
+BUSY = 4.0
+"""A start is not healthy if so many programs for each core want to run: the limits of their waits end."""
 
 
 @pytest.fixture
@@ -51,8 +50,7 @@ def demo(system: System) -> list[str]:
     return done.stdout.splitlines()
 
 
-async def test_a_healthy_start_and_its_first_orders_log_no_warning(lag: Lag, fresh: System) -> None:
-    """`lag` is measured since before the start of the stack."""
+async def test_a_healthy_start_and_its_first_orders_log_no_warning(fresh: System) -> None:
     shown = await asyncio.to_thread(demo, fresh)
     assert [line.split(": ")[1] for line in shown if line.startswith("order ")] == [
         "2 burgers",
@@ -60,9 +58,9 @@ async def test_a_healthy_start_and_its_first_orders_log_no_warning(lag: Lag, fre
         "100 sushi",
     ]
     assert len([line for line in shown if " ms  CONFIRMED " in line or " ms  CANCELLED " in line]) == 3
-    found, ended = trouble(fresh), time.monotonic()
-    if found and lag.seconds(lag.began, ended) > BUSY * (ended - lag.began):
-        pytest.skip(f"the machine is too busy for a healthy start: {len(found)} warnings")
+    found = trouble(fresh)
+    if found and os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        pytest.skip(f"the machine is too busy for a healthy start: {found[:3]}")
     assert found == []
     await fresh.settled()
 

@@ -12,6 +12,7 @@ from ...process.backoff import Backoff
 from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
+_OFFSETS = "__consumer_offsets"
 _SET_FOR_THE_TOPIC = 1
 
 
@@ -69,17 +70,22 @@ async def create_offsets(bootstrap_servers: str) -> None:
     try:
         await bounded(admin.start(), START_SECONDS)
         with suppress(Unavailable):
-            await bounded(_find_coordinator(admin), START_SECONDS)
+            await bounded(_wait_for_offsets(admin), START_SECONDS)
     finally:
         await admin.close()
 
 
-async def _find_coordinator(admin: AIOKafkaAdminClient) -> None:
-    backoff = Backoff(first_seconds=1.0)  # Kafka warns of each attempt while it creates the topic
-    while True:
-        try:
-            await admin.find_coordinator("any")
-        except GroupCoordinatorNotAvailableError:
-            await asyncio.sleep(backoff.next())
-        else:
-            return
+async def _wait_for_offsets(admin: AIOKafkaAdminClient) -> None:
+    """Ask for a coordinator once, then look for the topic: Kafka warns of further requests while it creates it."""
+    if await _has_offsets(admin):
+        return
+    with suppress(GroupCoordinatorNotAvailableError):
+        await admin.find_coordinator("any")
+    backoff = Backoff()
+    while not await _has_offsets(admin):  # noqa: ASYNC110 - there is nothing to wait on
+        await asyncio.sleep(backoff.next())
+
+
+async def _has_offsets(admin: AIOKafkaAdminClient) -> bool:
+    [topic] = await admin.describe_topics([_OFFSETS])
+    return not any(part["error_code"] for part in (topic, *topic["partitions"]))
