@@ -1,8 +1,12 @@
 """The tables of all settings, and an example of the file `.env`, from the classes that read the environment."""
 
+import ast
+import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,7 +21,9 @@ import quickbite.config
 from documents.openapi import SERVICES
 from local import services
 
-PARTS: Mapping[str, Mapping[str, type[BaseModel]]] = {
+Source = type[BaseModel] | type[local.config.Settings]
+
+PARTS: Mapping[str, Mapping[str, Source]] = {
     "The stack": {"`make`": local.config.Settings},
     "Services": {name: import_module(f"{name}.config").Settings for name in SERVICES},
     "The console": {"console": console.config.Settings},
@@ -57,13 +63,39 @@ def files() -> dict[str, str]:
     return {"docs/settings.md": _tables(), ".env.example": _example()}
 
 
-def of(settings: type[BaseModel]) -> list[Setting]:
-    """The settings of a class."""
+def of(settings: Source) -> list[Setting]:
+    """The settings of a class: of pydantic's, or of the embedded stack's own, which needs no package."""
+    if not issubclass(settings, BaseModel):
+        texts = _docstrings(settings)
+        return [
+            Setting(one.name.upper(), str(one.default or ""), _wanted(one), texts[one.name]) for one in fields(settings)
+        ]
     prefix = dict(settings.model_config).get("env_prefix", "")
     return [
         Setting(f"{prefix}{name}".upper(), _default(field), _values(field), _text(settings, name))
         for name, field in settings.model_json_schema()["properties"].items()
     ]
+
+
+def _docstrings(settings: type) -> dict[str, str]:
+    """The docstrings of the fields of a dataclass."""
+    [found] = ast.parse(inspect.getsource(settings)).body
+    assert isinstance(found, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    return {
+        one.target.id: " ".join(str(after.value.value).split())
+        for one, after in pairwise(found.body)
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    }
+
+
+def _wanted(one: Field[Any]) -> str:
+    """What a field accepts: the text of its complaint about an empty value."""
+    try:
+        one.metadata["read"]("")
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _tables() -> str:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from dotenv import load_dotenv
 
-from local import config, nginx, services, stack
+from local import config, env_file, nginx, services, stack
 from local.aspire import Aspire
 from local.console import Viewers
-from local.problem import Problem
+from local.problem import Problem, disk_problem
 from shared.process import readable
 
 RESTART = "Services keep the code and the settings with which they started; to change that: make restart"
@@ -44,6 +43,20 @@ def restart(
 ) -> None:
     """Start services again, one after the other, with the code that is in this folder now and the settings of now."""
     typer.echo(f"Restarted {', '.join(_running_stack().restart(names or []))}.")
+
+
+@app.command()
+def stop(names: Annotated[list[str], typer.Argument(help="Programs.")]) -> None:
+    """Stop programs, until `start` or `up` starts them again."""
+    _running_stack().stop(names)
+    typer.echo(f"Stopped {', '.join(names)}.")
+
+
+@app.command()
+def start(names: Annotated[list[str], typer.Argument(help="Programs.")]) -> None:
+    """Start programs that were stopped, and return when they are ready."""
+    _running_stack().start(names)
+    typer.echo(f"Started {', '.join(names)}.")
 
 
 @app.command()
@@ -207,14 +220,21 @@ class Terminal(logging.Handler):
 
 
 def main() -> None:
-    """Run a command, with the settings of `.env`. A `Problem` becomes one line on stderr and exit status 1."""
-    load_dotenv(services.PROJECT / ".env")
+    """Run a command, with the settings of `.env`.
+
+    A `Problem`, a full disk or a closed folder becomes a line on stderr and exit status 1.
+    """
+    env_file.load(services.PROJECT / ".env")
     logging.getLogger("local").setLevel(logging.INFO)
     logging.getLogger("local").addHandler(Terminal())
     try:
         app()
     except Problem as problem:
         sys.exit(str(problem))
+    except OSError as error:
+        if found := disk_problem(str(error), services.PROJECT):
+            sys.exit(found)
+        raise
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_a_row_has_default_bounds_and_reader() -> None:
 
 def test_a_setting_of_all_services_has_one_row_and_a_default_of_one_service_its_own() -> None:
     rows = [line.split(" | ") for line in TABLES.splitlines()]
-    assert [row[3] for row in rows if row[0] == "| `LOG_LEVEL`"] == ["all services"]
+    assert [row[3] for row in rows if row[0] == "| `POOL_SIZE`"] == ["all services"]
     assert [row[1:4:2] for row in rows if row[0] == "| `PORT`"][0] == ["`8080`", "orders"]  # noqa: RUF015
     assert len([row for row in rows if row[0] == "| `PORT`"]) == 6
 
