@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local import __main__ as local
-from local import bootstrap, config, nginx, ports, stack, supervisor
+from local import bootstrap, config, env_file, nginx, ports, stack, supervisor
 from local.aspire import Aspire
 from local.console import Viewers
 from local.problem import Problem, disk_problem
@@ -472,3 +472,13 @@ def test_a_failed_installation_leaves_no_stamp(venv: Path, monkeypatch: pytest.M
     with pytest.raises(SystemExit):
         bootstrap.install("dev")
     assert bootstrap.needed("local")
+
+
+def test_a_file_env_sets_what_the_environment_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"ORDERS_PORT": "1", "AUTH_PORT": ""})
+    env_file.load(tmp_path / "missing")
+    (tmp_path / "env").write_text(
+        '# a comment\n#USERS_PORT=9\n\nORDERS_PORT=2\nAUTH_PORT = 3\nADMIN_PASSWORD="a = b"\n'
+    )
+    env_file.load(tmp_path / "env")
+    assert os.environ == {"ORDERS_PORT": "1", "AUTH_PORT": "3", "ADMIN_PASSWORD": "a = b"}

@@ -3,7 +3,7 @@
 from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
-from .topics import configure_topics, create_topics
+from .topics import configure_topics, create_offsets, create_topics
 
 __all__ = [
     "Batch",
@@ -16,5 +16,6 @@ __all__ = [
     "TopicUnusable",
     "Unavailable",
     "configure_topics",
+    "create_offsets",
     "create_topics",
 ]
