@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     users_port: Port = 8084
     products_port: Port = 8085
     console_port: Port = 8086
+    storefront_port: Port = 8087
     see: Literal["", "aspire"] = ""
     """One more viewer of traces: the Aspire dashboard, which the first use downloads from npm."""
     aspire_port: Annotated[int, Field(ge=1, le=65533)] = 18888

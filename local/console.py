@@ -13,7 +13,7 @@ from local.process import Engine, Program
 
 @dataclass(frozen=True)
 class Viewers:
-    """The viewers of a stack: the console with further settings, and programs that start before it."""
+    """The storefront, the console with further settings, and other viewers, which start before them."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Engine, ...] = ()
