@@ -34,6 +34,8 @@ COOKIE = "visit"
 STREAMS = 200
 """So many visitors can watch an order at the same time. Others see a page that loads itself again."""
 _STREAM_SECONDS = 120.0  # an order ends after 60 s
+_LATE_SECONDS = 15.0
+"""How long the last events of an order that has ended are awaited."""
 _LOOK_SECONDS = 3.0
 
 OUTCOMES = (
@@ -161,7 +163,7 @@ async def stop_payments(request: web.Request) -> web.Response:
 
 
 async def _follow(request: web.Request, order: Order, response: EventSourceResponse) -> None:
-    """Send the way until the order is final and nothing is awaited, or no more events come."""
+    """Send the way until the order is final and its way is over, or its last events do not come."""
     memory, tasks = request.app[BACKEND].memory, request.app[TASKS]
     until, sent = time.monotonic() + _STREAM_SECONDS, ""
     with memory.watching(order.id) as news:
@@ -174,8 +176,9 @@ async def _follow(request: web.Request, order: Order, response: EventSourceRespo
                 sent = drawn
             if order.is_final and way.of(memory.of(order.id)).is_over:
                 break
-            if not await wait(news, _LOOK_SECONDS) and order.is_final:
-                break
+            if order.is_final:
+                until = min(until, time.monotonic() + _LATE_SECONDS)
+            await wait(news, _LOOK_SECONDS)
     if not tasks.draining:
         await response.send("", event="end")
 

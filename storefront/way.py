@@ -59,6 +59,18 @@ _NEXT: Sequence[tuple[Types, str, str, Types]] = (
 )
 """After all of the first events, a service is awaited until one of the last events."""
 
+_CAUSE: Mapping[str, type[BaseModel]] = {
+    "InventoryReserved": OrderCreated,
+    "InventoryRejected": OrderCreated,
+    "PaymentSucceeded": InventoryReserved,
+    "PaymentFailed": InventoryReserved,
+    "OrderConfirmed": PaymentSucceeded,
+    "out_of_stock": InventoryRejected,
+    "unknown_sku": InventoryRejected,
+    "payment_declined": PaymentFailed,
+}
+"""The event before an event, by its name or its reason. Topics are read independently, so it may come later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -75,14 +87,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The known steps in the order of time, and the services that are awaited, each with what it has to do."""
+    """The known steps in the order of time, and the services that are awaited, each with what it has to do.
+
+    It `is_over` when nothing is awaited and no step is missing in between.
+    """
 
     steps: Sequence[Step]
     awaited: Sequence[tuple[str, str]]
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self.steps) and not self.awaited
+    is_over: bool
 
 
 def of(records: Iterable[Record]) -> Way:
@@ -91,7 +103,9 @@ def of(records: Iterable[Record]) -> Way:
     found = sorted(known.values(), key=lambda pair: pair[0])
     seen = {type(one.event) for _, one in found}
     awaited = [(service, what) for after, service, what, until in _NEXT if after <= seen and not until & seen]
-    return Way([_step(one, (at - found[0][0]).total_seconds()) for at, one in found], awaited)
+    steps = [_step(one, (at - found[0][0]).total_seconds()) for at, one in found]
+    causes = {_CAUSE[text] for step in steps for text in (step.name, step.detail) if text in _CAUSE}
+    return Way(steps, awaited, is_over=bool(steps) and not awaited and causes <= seen)
 
 
 def _dated(record: Record) -> tuple[datetime, Received] | None:

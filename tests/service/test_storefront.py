@@ -61,13 +61,9 @@ class Visitor:
         return path
 
     async def ended(self, path: str) -> str:
-        """The page of an order, as soon as the order is final and its events are known."""
-
-        async def final() -> str | None:
-            page = await self.get(path)
-            return page if "PENDING" not in page and "step awaited" not in page and 'id="no-step"' not in page else None
-
-        return str(await eventually(final))
+        """The page of an order, as soon as it has its whole way."""
+        await self.live(path)
+        return await self.get(path)
 
     async def live(self, path: str) -> list[str]:
         """The messages of an order's stream, until it ends."""
@@ -205,10 +201,13 @@ async def test_a_token_that_is_not_valid_any_more_is_replaced(visitor: Visitor) 
     await visitor.get(await visitor.order(**BURGERS))
 
 
-async def test_an_order_that_is_not_in_memory_is_shown_without_its_way(visitor: Visitor) -> None:
+async def test_an_order_that_is_not_in_memory_is_shown_without_its_way(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = await visitor.order(**BURGERS)
     await visitor.ended(path)
     visitor.client.app[pages.BACKEND].memory._of.clear()
+    monkeypatch.setattr(pages, "_LATE_SECONDS", 0.0)
     page = words(await visitor.get(path))
     assert "CONFIRMED" in page
     assert f"make timeline ORDER={path.rpartition('/')[2]}" in page

@@ -32,6 +32,8 @@ REFUSED = PaymentFailed(version=1, order_id=1, reason="payment_declined")
 REFUNDED = PaymentRefunded(version=2, order_id=1, amount_cents=170000, currency="EUR", provider_ref="p")
 CONFIRMED = order_confirmed()
 CANCELLED = OrderCancelled(version=2, order_id=1, sku="burger", quantity=2, reason="payment_declined")
+SOLD_OUT = CANCELLED.model_copy(update={"reason": "out_of_stock"})
+BY_CUSTOMER = CANCELLED.model_copy(update={"reason": "cancelled_by_customer"})
 
 
 def of(*made: Any) -> way.Way:
@@ -61,20 +63,28 @@ def test_the_file_and_the_function_of_a_step_exist_and_belong_to_its_service(eve
         ([CREATED, RESERVED, PAID], ["orders"]),
         ([CREATED, RESERVED, PAID, CONFIRMED], []),
         ([CREATED, REJECTED], ["orders"]),
-        ([CREATED, REJECTED, CANCELLED], []),
+        ([CREATED, REJECTED, SOLD_OUT], []),
         ([CREATED, RESERVED, REFUSED], ["orders"]),
         ([CREATED, RESERVED, REFUSED, CANCELLED], ["inventory"]),
         ([CREATED, RESERVED, REFUSED, CANCELLED, RELEASED], []),
-        ([CREATED, CANCELLED], []),
-        ([CREATED, RESERVED, CANCELLED], ["inventory"]),
-        ([CREATED, RESERVED, PAID, CANCELLED], ["inventory", "payments"]),
-        ([CREATED, RESERVED, PAID, CANCELLED, RELEASED, REFUNDED], []),
+        ([CREATED, BY_CUSTOMER], []),
+        ([CREATED, RESERVED, BY_CUSTOMER], ["inventory"]),
+        ([CREATED, RESERVED, PAID, BY_CUSTOMER], ["inventory", "payments"]),
+        ([CREATED, RESERVED, PAID, BY_CUSTOMER, RELEASED, REFUNDED], []),
     ],
 )
 def test_the_services_that_have_something_to_do_are_awaited(made: list[Any], awaited: list[str]) -> None:
     found = of(*made)
     assert [service for service, _ in found.awaited] == awaited
     assert found.is_over == (bool(made) and not awaited)
+
+
+@pytest.mark.parametrize(
+    "made", [[CREATED, CONFIRMED], [CREATED, PAID, CONFIRMED], [CREATED, CANCELLED], [REJECTED, CANCELLED]]
+)
+def test_a_way_with_a_gap_is_not_over(made: list[Any]) -> None:
+    found = of(*made)
+    assert (list(found.awaited), found.is_over) == ([], False)
 
 
 def test_steps_come_in_the_order_of_time_with_place_and_detail() -> None:
