@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parent
 ROOT = "/shop"
 COOKIE = "visit"
 STREAMS = 200
-"""So many visitors can watch an order at the same time. Others see a page that loads itself again."""
+"""So many visitors can watch an order at the same time. The pages of others try again."""
 _STREAM_SECONDS = 120.0  # an order ends after 60 s
 _LATE_SECONDS = 15.0
 """How long the last events of an order that has ended are awaited."""
@@ -139,9 +139,13 @@ async def cancel(request: web.Request) -> web.Response:
 @routes.get(ROOT + "/orders/{id:[0-9]{1,18}}/events")
 async def stream(request: web.Request) -> web.StreamResponse:
     """The way of an order, sent as HTML whenever it has changed, until the order has come to its end."""
-    backend, order = request.app[BACKEND], await _own(request)
+    backend = request.app[BACKEND]
+    try:
+        order = await _own(request)
+    except Unavailable:
+        return _later()
     if backend.streams >= STREAMS:
-        raise Unavailable("too many visitors watch an order now")
+        return _later()
     backend.streams += 1
     try:
         async with sse_response(request, headers=pages.HEADERS) as response:
@@ -181,6 +185,11 @@ async def _follow(request: web.Request, order: Order, response: EventSourceRespo
             await wait(news, _LOOK_SECONDS)
     if not tasks.draining:
         await response.send("", event="end")
+
+
+def _later() -> web.Response:
+    """An empty stream. The page connects again after a moment, which it does not do after an error."""
+    return web.Response(content_type="text/event-stream")
 
 
 async def _page(request: web.Request, order: Order | None) -> web.Response:

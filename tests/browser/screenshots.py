@@ -99,6 +99,7 @@ async def take_shop(camera: Camera) -> None:
         await camera.open("/")
         await camera.page.get_by_role("button", name="Order 2 burgers").click()
         await camera.page.locator("#step-OrderConfirmed").wait_for()
+    await camera.page.evaluate("scrollTo(0, 0)")
     await camera.take("shop", camera.page.locator("#order"))
 
 

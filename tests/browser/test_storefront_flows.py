@@ -11,6 +11,7 @@ from tests.browser.conftest import OpenTab, Tab
 playwright = pytest.importorskip("playwright.async_api", reason="no Playwright: install requirements/dev.txt")
 barriers = pytest.importorskip("tests.browser.barriers", reason="no axe: install requirements/dev.txt").barriers
 expect = playwright.expect
+expect.set_options(timeout=20_000)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -301,10 +301,24 @@ async def test_only_so_many_visitors_watch_at_the_same_time(visitor: Visitor, mo
     path = await visitor.order(**BURGERS)
     await visitor.ended(path)
     monkeypatch.setattr(pages, "STREAMS", 0)
-    assert "too many visitors" in await visitor.get(f"{path}/events", 503)
+    await is_asked_to_come_again(visitor, path)
     monkeypatch.undo()
     await visitor.live(path)
     assert visitor.client.app[pages.BACKEND].streams == 0
+
+
+async def is_asked_to_come_again(visitor: Visitor, path: str) -> None:
+    async with visitor.client.get(f"{path}/events") as answer:
+        assert (answer.status, answer.content_type, await answer.text()) == (200, "text/event-stream", "")
+
+
+async def test_a_page_connects_again_when_orders_did_not_answer(visitor: Visitor) -> None:
+    path = await visitor.order(**BURGERS)
+    shop = visitor.client.app[pages.BACKEND].shop
+    known, shop._orders = shop._orders, "http://127.0.0.1:9"
+    await is_asked_to_come_again(visitor, path)
+    shop._orders = known
+    await visitor.live(path)
 
 
 async def test_without_the_services_the_page_is_readable_and_an_order_is_refused_in_one_sentence() -> None:
