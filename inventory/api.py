@@ -9,13 +9,11 @@ from pydantic import BaseModel, Field
 from inventory import domain, service
 from shared import errors
 from shared.web import database, requests, responses
-from shared.web.fields import request_like
+from shared.web.fields import Optional, request_like
 from shared.web.operations import Access, caller, operation
 
 _SKU = re.compile(r"[^\x00]{1,128}")
 _REPLAYED = {"Idempotent-Replayed": "`true` if an earlier request with the same key added the units."}
-
-AdminsOnly = Annotated[int | None, Field(exclude_if=lambda units: units is None)]
 
 routes = web.RouteTableDef()
 
@@ -33,8 +31,8 @@ class Stock(BaseModel):
 
     sku: str
     available: int
-    held: AdminsOnly = None
-    sold: AdminsOnly = None
+    held: Optional[int] = None
+    sold: Optional[int] = None
 
 
 @routes.get("/inventory/{sku}")

@@ -1,20 +1,17 @@
 """HTTP in: read the payment of an order, for its user and for administrators."""
 
 from datetime import datetime
-from typing import Annotated, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from contracts.payments import FailReason
 from payments import store
 from payments.domain import Status
 from shared import errors
 from shared.web import database, requests, responses
+from shared.web.fields import Optional
 from shared.web.operations import Access, caller, operation
-
-T = TypeVar("T")
-Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
 
 routes = web.RouteTableDef()
 

@@ -17,6 +17,8 @@ Name = Annotated[str, Line(128)]
 Price = Annotated[int, Field(ge=0, le=10**9)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 
+_CACHED = {"ETag": "Changes with the answer. Send it as `If-None-Match`.", "Cache-Control": "`public, no-cache`"}
+
 routes = web.RouteTableDef()
 
 
@@ -78,22 +80,23 @@ class ProductFilters(BaseModel):
 
 
 @routes.get("/products/")
-@operation(Access.PUBLIC, {200: ProductPage}, query=ProductFilters)
+@operation(Access.PUBLIC, {200: ProductPage, 304: None}, query=ProductFilters, headers=_CACHED)
 async def index(request: web.Request, part: ProductFilters) -> web.Response:
     """List the products that can be bought, a page at a time."""
     after, limit = part.cursor or 0, part.limit + 1
     products = await database.reading(request, lambda conn: store.page(conn, after, limit))
     more = len(products) > part.limit
     shown = [Product.of(product) for product in products[: part.limit]]
-    return responses.json(ProductPage(products=shown, next_cursor=str(shown[-1].id) if more else None))
+    return responses.shared(request, ProductPage(products=shown, next_cursor=str(shown[-1].id) if more else None))
 
 
 @routes.get("/products/{id}")
-@operation(Access.PUBLIC, {200: Product})
+@operation(Access.PUBLIC, {200: Product, 304: None}, headers=_CACHED)
 async def get(request: web.Request) -> web.Response:
     """Read a product, also if it cannot be bought any more."""
     product_id = requests.path_id(request)
-    return responses.json(Product.of(await database.reading(request, lambda conn: service.get(conn, product_id))))
+    found = await database.reading(request, lambda conn: service.get(conn, product_id))
+    return responses.shared(request, Product.of(found))
 
 
 @routes.post("/products/")
@@ -113,7 +116,7 @@ async def create(request: web.Request, entry: AddProduct) -> web.Response:
 @routes.patch("/products/{id}")
 @operation(Access.ADMIN, {200: Product}, body=ChangeProduct, problems=[409])
 async def change(request: web.Request, wanted: ChangeProduct) -> web.Response:
-    """ChangeProduct a product; with `version`, only if that is the one it has."""
+    """Change a product; with `version`, only if that is the one it has."""
     product_id = requests.path_id(request)
     values = wanted.model_dump(exclude_unset=True)
     version = values.pop("version", None)

@@ -21,6 +21,10 @@ class Invalid(ServiceError):
     """The request cannot be understood, or asks for something that is never possible."""
 
 
+class NotJson(Invalid):
+    """The body is not declared as JSON."""
+
+
 class NotFound(ServiceError):
     """The thing does not exist, or the caller may not know that it does."""
 

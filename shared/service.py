@@ -89,6 +89,7 @@ def create(
         app.add_routes(routes)
         app.add_routes(admin.routes)
         openapi.serve(app, name, description)
+        app.add_routes(operations.with_either_ending(routes))
     app.cleanup_ctx.append(lambda started: lifespan(started, settings))
     return app
 

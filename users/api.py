@@ -17,8 +17,6 @@ from users.domain import Profile
 DisplayName = Annotated[Text, Field(max_length=128)]
 Email = Annotated[str, Field(pattern=domain.EMAIL, max_length=254)]
 
-_PROFILE = "/users/{id:(?!me$)[^/]+}"  # without this, /users/me would accept all verbs of a profile
-
 routes = web.RouteTableDef()
 
 
@@ -68,9 +66,7 @@ class UserFilters(BaseModel):
 @operation(Access.USER, {200: User}, problems=[404])
 async def me(request: web.Request) -> web.Response:
     """Read the caller's own profile."""
-    user_id = read_id(caller(request).user_id)
-    if user_id is None:
-        raise service.ProfileNotFound
+    user_id = _own_id(request)
     return responses.json(User.of(await database.reading(request, lambda conn: service.own(conn, user_id))))
 
 
@@ -84,7 +80,7 @@ async def index(request: web.Request, filters: UserFilters) -> web.Response:
     return responses.json(UserPage(users=shown, next_cursor=str(shown[-1].id) if len(profiles) > limit else None))
 
 
-@routes.get(_PROFILE)
+@routes.get("/users/{id}")
 @operation(Access.USER, {200: User})
 async def get(request: web.Request) -> web.Response:
     """Read a profile."""
@@ -92,17 +88,19 @@ async def get(request: web.Request) -> web.Response:
     return responses.json(User.of(await database.reading(request, lambda conn: service.get(conn, user_id))))
 
 
-@routes.patch(_PROFILE)
-@operation(Access.USER, {200: User}, body=ChangeUser)
+@routes.patch("/users/me")
+@routes.patch("/users/{id}")
+@operation(Access.USER, {200: User}, body=ChangeUser, problems=[404])
 async def change(request: web.Request, wanted: ChangeUser) -> web.Response:
-    """ChangeUser a profile."""
+    """Change a profile."""
     user_id, values = _visible_id(request), wanted.model_dump(exclude_unset=True)
     profile = await database.writing(request, [str(user_id)], lambda conn: service.change(conn, user_id, values))
     return responses.json(User.of(profile))
 
 
-@routes.delete(_PROFILE)
-@operation(Access.USER, {204: None}, problems=[409])
+@routes.delete("/users/me")
+@routes.delete("/users/{id}")
+@operation(Access.USER, {204: None}, problems=[404, 409])
 async def delete(request: web.Request) -> web.Response:
     """Delete a profile and its login permanently. Neither keeps personal data."""
     user_id, by = _visible_id(request), caller(request)
@@ -113,8 +111,20 @@ async def delete(request: web.Request) -> web.Response:
 
 
 def _visible_id(request: web.Request) -> int:
-    """The id in the path, if the caller may see that user. Raises `Invalid` or `ProfileNotFound`."""
+    """The id in the path, if the caller may see that user. Raises `Invalid` or `ProfileNotFound`.
+
+    A path without an id means the caller.
+    """
+    if "id" not in request.match_info:
+        return _own_id(request)
     user_id = requests.path_id(request)
     if not caller(request).may_see(str(user_id)):
+        raise service.ProfileNotFound
+    return user_id
+
+
+def _own_id(request: web.Request) -> int:
+    user_id = read_id(caller(request).user_id)
+    if user_id is None:
         raise service.ProfileNotFound
     return user_id

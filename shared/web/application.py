@@ -45,11 +45,13 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     route = resource.canonical if resource else "none"
     method = request.method if request.method in hdrs.METH_ALL else "other"  # a client can invent methods
     started = time.monotonic()
+    request_id = requests.bind_id(request)
     span = requests.begin_span(request, method, route) if tracing.is_on() else None
     if span is None:
         response = await _respond(request, handler)
     else:
         response = await _traced(span, request, handler)
+    response.headers[requests.REQUEST_ID] = request_id
     trace_id = span.trace_id if span else None
     metrics.observe_request(route, method, response.status, time.monotonic() - started, trace_id)
     return response
@@ -78,21 +80,23 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
-        response = problems.of_http(error)
+        is_question = request.method == hdrs.METH_OPTIONS and isinstance(error, web.HTTPMethodNotAllowed)
+        response = _methods(error) if is_question else problems.of_http(error)
     except postgres.ERRORS as error:
         if not postgres.is_transient(error):
-            log.exception("request failed", path=request.path, request_id=_request_id(request))
+            log.exception("request failed", path=request.path)
             response = problems.response("internal", "internal error")
         else:
             log.warning("Postgres did not answer", path=request.path, error=repr(error))
             response = problems.response("unavailable", "db error")
     except Exception:
-        log.exception("request failed", path=request.path, request_id=_request_id(request))
+        log.exception("request failed", path=request.path)
         response = problems.response("internal", "internal error")
     if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
         response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it
     return response
 
 
-def _request_id(request: web.Request) -> str:
-    return request.headers.get("X-Request-Id", "")[:64]
+def _methods(error: web.HTTPException) -> web.Response:
+    """The answer to OPTIONS. It has no CORS headers: a page of another origin may not use the API."""
+    return web.Response(status=204, headers={hdrs.ALLOW: f"{error.headers[hdrs.ALLOW]},OPTIONS"})

@@ -7,10 +7,11 @@ integers, a text has no NUL (Postgres cannot store it), digits are ASCII.
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -20,7 +21,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-QUERY = ConfigDict(frozen=True)
+QUERY = ConfigDict(frozen=True, extra="forbid")
+LENIENT_QUERY = ConfigDict(frozen=True, extra="ignore")
+"""Unknown parameters are ignored."""
 ANSWER = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 
 MAX_ID = 2**63 - 1
@@ -35,9 +38,13 @@ _BLANKS = "\\u0009-\\u000d\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u
 _NOT_BLANK = f"^[^\\u0000]*[^\\u0000{_BLANKS}][^\\u0000]*$"
 
 
-def request_like(example: dict[str, Any]) -> ConfigDict:
-    """The configuration of a body: no type conversions, unknown fields are ignored. The document shows `example`."""
-    return ConfigDict(strict=True, frozen=True, json_schema_extra={"examples": [example]})
+def request_like(example: dict[str, Any], *, lenient: bool = False) -> ConfigDict:
+    """The configuration of a body: no type conversions, no unknown fields. The document shows `example`.
+
+    A `lenient` body may have unknown fields, and a value of a wrong type is answered with `INVALID_JSON`.
+    """
+    extra: Literal["ignore", "forbid"] = "ignore" if lenient else "forbid"
+    return ConfigDict(strict=True, frozen=True, extra=extra, json_schema_extra={"examples": [example]})
 
 
 def _no_nul(value: str) -> str:
@@ -125,23 +132,41 @@ class Seconds:
         return float(value)
 
 
+T = TypeVar("T")
+Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
+"""A field of an answer that is left out if it has no value."""
+
 Cursor = Annotated[int, Digits(1, MAX_ID)]
 Limit = Annotated[int, Digits(1, 100)]
 
 
-def sentence(error: ValidationError, *, in_json: bool) -> str:
-    """One sentence about the first wrong field; in JSON, `INVALID_JSON` if any value has a wrong type."""
+def sentence(error: ValidationError, model: type[BaseModel], *, in_json: bool) -> str:
+    """One sentence about the first wrong field of `model`. A wrong type in a lenient body is `INVALID_JSON`."""
     found = error.errors(include_url=False)
-    if in_json and any(e["type"] in _WRONG_KIND and e["input"] is not None for e in found):
+    if in_json and is_lenient(model) and any(e["type"] in _WRONG_KIND and e["input"] is not None for e in found):
         return INVALID_JSON
     first = found[0]
-    return f"{'.'.join(map(str, first['loc']))} {_reason(first)}"
+    name = ".".join(map(str, first["loc"])) or "the body"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(field.alias or own for own, field in model.model_fields.items())
+        return f"{name:.100} is unknown here; known are: {known}"
+    return f"{name} {_reason(first)}"
+
+
+def is_lenient(model: type[BaseModel]) -> bool:
+    """True if unknown fields are ignored."""
+    return model.model_config.get("extra") != "forbid"
 
 
 _WRONG_KIND = {"string_type", "int_type", "bool_type", "list_type", "dict_type", "model_type", "nul"}
 
 
 _SENTENCES = {
+    "string_type": "must be a text",
+    "int_type": "must be an integer",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
     "greater_than": "must be > {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
@@ -159,4 +184,4 @@ def _reason(error: Any) -> str:
     if error["type"] == "missing" or error["input"] is None:
         return "is required"
     reason = _SENTENCES.get(error["type"])
-    return reason.format(**error["ctx"]).replace("'", "") if reason else str(error["msg"])
+    return reason.format(**error.get("ctx", {})).replace("'", "") if reason else str(error["msg"])

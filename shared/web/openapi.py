@@ -178,7 +178,7 @@ def _problems(path: str, op: Operation) -> list[int]:
     if op.access is Access.ADMIN:
         found.add(403)
     if op.body:
-        found |= {408, 413}
+        found |= {408, 413, 415}
     if "{" in path:
         found.add(404)
     if op.idempotent:

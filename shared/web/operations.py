@@ -4,6 +4,7 @@ What must stay true: one declaration admits requests and describes the route in 
 and behaviour cannot differ.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,8 +20,10 @@ from .verification import Verifier
 
 VERIFIER = web.AppKey("VERIFIER", Verifier)
 TOKEN_REQUIRED = web.AppKey("TOKEN_REQUIRED", bool)
+KNOWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CALLER = web.RequestKey("caller", Caller)
 _SCHEME = "bearer "
+_PORT = re.compile(r":[0-9]{1,5}$", re.ASCII)
 
 RouteFunction: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
 """An aiohttp handler with two more arguments: the parsed body and the parsed query, if it declares them."""
@@ -90,6 +93,16 @@ def caller(request: web.Request) -> Caller:
     return request[_CALLER]
 
 
+def with_either_ending(routes: web.RouteTableDef) -> list[web.RouteDef]:
+    """The same routes with a slash at the end, or without the one that they have."""
+    found = [route for route in routes if isinstance(route, web.RouteDef) and declared(route.handler)]
+    return [web.RouteDef(r.method, _other_ending(r.path), r.handler, r.kwargs) for r in found]
+
+
+def _other_ending(path: str) -> str:
+    return path.rstrip("/") if path.endswith("/") else f"{path}/"
+
+
 def declared(handler: Any) -> Operation | None:
     """The declaration of a route's function, or None."""
     found = getattr(handler, "operation", None)
@@ -102,11 +115,24 @@ async def _admit(request: web.Request, access: Access) -> Caller:
         return _NOBODY
     sent = request.headers.getall("Authorization", [])
     if not sent and access is Access.TRUSTED and not request.app[TOKEN_REQUIRED]:
+        _refuse_pages(request)
         return tokens.TRUSTED
     found = await request.app[VERIFIER].verify(bearer(sent))
     if access is Access.ADMIN and not found.is_admin:
         raise Forbidden("this is for administrators")
     return found
+
+
+def _refuse_pages(request: web.Request) -> None:
+    """Raises `Forbidden` for a request without a token that a web page of a foreign origin may have caused.
+
+    Such a page can reach a port on loopback, by its number or by a name of its own that leads there (DNS rebinding).
+    """
+    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+    if _PORT.sub("", host) not in KNOWN_HOSTS:
+        raise Forbidden(f"without a token, Host must be one of {', '.join(sorted(KNOWN_HOSTS))}")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise Forbidden("without a token, a page of another origin is refused")
 
 
 def bearer(sent: Sequence[str]) -> str:

@@ -63,6 +63,12 @@ ALL = (
     ),
     Problem("length-required", 411, "The body has no length.", "Send `Content-Length`, or chunks."),
     Problem("payload-too-large", 413, "The body is larger than 64 KiB.", "Send a smaller body."),
+    Problem(
+        "unsupported-media-type",
+        415,
+        "The body is not declared as JSON.",
+        "Send the header `Content-Type: application/json`.",
+    ),
     Problem("uri-too-long", 414, "The path and query are longer than 8 KiB.", "Send a shorter path or query."),
     Problem("expectation-failed", 417, "`Expect` asks for something other than 100-continue.", "Leave the header out."),
     Problem(
@@ -104,6 +110,7 @@ BY_STATUS = {problem.status: problem for problem in reversed(ALL)}
 # The only place that maps errors to HTTP.
 _TYPES: dict[type[BaseException], str] = {
     errors.Invalid: "invalid",
+    errors.NotJson: "unsupported-media-type",
     errors.Unauthenticated: "unauthenticated",
     errors.Forbidden: "forbidden",
     errors.NotFound: "not-found",

@@ -2,40 +2,48 @@
 
 import asyncio
 import re
+from random import getrandbits
 from typing import TypeVar
 
 import orjson
+import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from .. import tracing
-from ..errors import Invalid
+from ..errors import Invalid, NotJson
 from . import deadline, fields
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_JSON = "application/json"
+REQUEST_ID = "X-Request-Id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)  # the same as in gateway/nginx.conf
 _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 
 
 async def body(request: web.Request, model: type[Model], **context: object) -> Model:
-    """Read a JSON object into `model`, within the request's deadline. Raises `Invalid` with the reason.
+    """Read a JSON object into `model`, within the request's deadline. Raises `NotJson`, or `Invalid` with the reason.
 
     Validators of the model get `context`. A `null` body is validated like `{}`, so the client learns which field is
-    missing; if none is missing, `null` is still invalid.
+    missing; if none is missing, `null` is still invalid. A body must be declared as JSON, because a browser sends any
+    other type also for a page of a foreign origin.
     """
+    if request.headers.get("Content-Type") != _JSON and request.content_type != _JSON:
+        raise NotJson("the body must be sent with Content-Type: application/json")
     try:
         async with asyncio.timeout(deadline.seconds_left(request)):
             value = orjson.loads(await request.read())
     except (orjson.JSONDecodeError, TimeoutError, ConnectionError, web.RequestPayloadError):  # all caused by the client
         raise Invalid(fields.INVALID_JSON) from None
     if not isinstance(value, dict | None):
-        raise Invalid(fields.INVALID_JSON)
+        raise Invalid(fields.INVALID_JSON if fields.is_lenient(model) else "the body must be a JSON object")
     try:
         found = model.model_validate(value or {}, context=context)
     except ValidationError as error:
-        raise Invalid(fields.sentence(error, in_json=True)) from None
+        raise Invalid(fields.sentence(error, model, in_json=True)) from None
     if value is None:
         raise Invalid(fields.INVALID_JSON)
     return found
@@ -47,7 +55,7 @@ def query(request: web.Request, model: type[Model]) -> Model:
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        raise Invalid(fields.sentence(error, in_json=False)) from None
+        raise Invalid(fields.sentence(error, model, in_json=False)) from None
 
 
 def path_id(request: web.Request, name: str = "id") -> int:
@@ -66,6 +74,14 @@ def idempotency_key(request: web.Request) -> str | None:
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         raise Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters, once")
     return keys[0]
+
+
+def bind_id(request: web.Request) -> str:
+    """The id of the request: its X-Request-Id if that is sane, or a new one. Every line logged from here has it."""
+    sent = request.headers.get(REQUEST_ID, "")
+    chosen = sent if _REQUEST_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+    structlog.contextvars.bind_contextvars(request_id=chosen)
+    return chosen
 
 
 SPAN = web.RequestKey("span", tracing.Span)

@@ -37,7 +37,7 @@ from tests.lag import Lag
 from tests.tokens import Mint
 
 AT_ONCE = 8
-REFUSED = {400, 413, 414, 431}
+REFUSED = {400, 413, 414, 415, 431}
 """The statuses for bad input."""
 ELSEWHERE = {302, 308, 400, 401, 404, 405, 414}
 """The statuses for a path that may no longer belong to the operation.
@@ -270,11 +270,16 @@ DISTORTED: dict[str, Callable[[bytes], bytes]] = {
 
 STILL_GOOD: dict[str, Callable[[bytes], bytes]] = {
     "with blanks": lambda good: b" \r\n\t" + good + b" \r\n\t",
+    "with every field twice": lambda good: good[:-1] + b"," + good[1:],
+}
+
+WITH_MORE: dict[str, Callable[[bytes], bytes]] = {
     "with unknown fields": lambda good: good[:-1] + b',"x":1,"__proto__":{"y":1},"":[{}],"\xf0\x9f\x8d\x94":null}',
     "with many unknown fields": lambda good: good[:-1] + b"".join(b',"%d":1' % n for n in range(5_000)) + b"}",
-    "with every field twice": lambda good: good[:-1] + b"," + good[1:],
     "with a number beyond all bounds": lambda good: good[:-1] + b',"x":' + b"1" * 300 + b"}",
 }
+"""Only the tutorial's API ignores unknown fields."""
+TUTORIAL = "/v1/"
 
 
 def bodies(operation: Operation) -> Iterator[Request]:
@@ -286,15 +291,15 @@ def bodies(operation: Operation) -> Iterator[Request]:
         yield Request(operation, what, refused, body=distorted(good))
     for what, distorted in STILL_GOOD.items():
         yield Request(operation, what, accepted, body=distorted(good))
+    for what, distorted in WITH_MORE.items():
+        right = accepted if operation.path.startswith(TUTORIAL) else refused
+        yield Request(operation, what, right, body=distorted(good))
     yield Request(operation, "in pieces", accepted, body=good, chunked=True)
     yield Request(operation, "too much, in pieces", refused, body=b" " * 200_000, chunked=True)
-    for kind in (
-        "text/plain",
-        "application/xml",
-        "x",
-        "application/json; charset=utf-16",
-    ):  # the content type is ignored
-        yield Request(operation, kind, accepted, headers=(("Content-Type", kind),), without=("Content-Type",))
+    for kind in ("text/plain", "application/xml", "x", ""):
+        yield Request(operation, f"as {kind}", {415}, headers=(("Content-Type", kind),), without=("Content-Type",))
+    kind = "application/json; charset=utf-16"  # the charset is ignored: JSON is UTF-8
+    yield Request(operation, kind, accepted, headers=(("Content-Type", kind),), without=("Content-Type",))
     bomb = gzip.compress(b" " * 50_000_000)
     encodings = {
         "a gzip bomb": ("gzip", bomb),
@@ -406,8 +411,11 @@ def queries(operation: Operation) -> Iterator[Request]:
             if name == "wait" and right is accepted and float(value) > 0:
                 continue  # the answer may take as long as the valid `wait`
             yield Request(operation, f"{name} = {value[:40]}", right, query=f"{name}={value}")
-    for query in ("unknown=1", "&&&", "=", "a[]=1&a[0]=2", "%00=%00", "&".join(f"p{n}=1" for n in range(500))):
-        yield Request(operation, f"query {query[:40]}", operation.statuses - REFUSED, query=query)
+    refuses = operation.parameters("query") and not operation.path.startswith(TUTORIAL)
+    for query in ("unknown=1", "=", "a[]=1&a[0]=2", "%00=%00", "&".join(f"p{n}=1" for n in range(500))):
+        right = {400} if refuses else operation.statuses - REFUSED
+        yield Request(operation, f"query {query[:40]}", right, query=query)
+    yield Request(operation, "query &&&", operation.statuses - REFUSED, query="&&&")
 
 
 def keys(operation: Operation) -> Iterator[Request]:

@@ -38,7 +38,9 @@ async def serving(service: str, database_url: str, **changes: Any) -> AsyncItera
         chosen |= {"admin_password": "password", "only": ["api", "worker"], "auth_jwks_url": keys}
     settings = config.Settings(**chosen | changes)
     unlimited = TCPConnector(limit=0)  # with the default of 100, requests would wait in the client
-    async with TestClient(Production(app.create_app(settings), port=port), connector=unlimited) as client:
+    as_json = {"Content-Type": "application/json"}
+    server = Production(app.create_app(settings), port=port)
+    async with TestClient(server, connector=unlimited, headers=as_json) as client:
         yield client
 
 

@@ -163,7 +163,7 @@ ODD_TOKENS = {
 @pytest.mark.parametrize("path", GOOD)
 async def test_a_body_that_is_no_json_object_is_refused(auth: Client, path: str, data: bytes) -> None:
     detail = await assert_problem(await auth.post(f"/auth/{path}", data=data), 400)
-    assert detail == "invalid json" or detail.endswith("is required")
+    assert detail in {"invalid json", "the body must be a JSON object"} or detail.endswith("is required")
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
@@ -217,20 +217,16 @@ async def test_an_unknown_refresh_token_refreshes_nothing_and_ends_nothing(auth:
     assert (await auth.post("/auth/logout", json={"refresh_token": token})).status == 204
 
 
-async def test_unknown_fields_give_no_role(auth: Client) -> None:
-    more = {"roles": ["admin"], "user_id": MADE_UP, "id": 1, "is_admin": True, "disabled_at": None}
+async def test_unknown_fields_are_refused(auth: Client) -> None:
     pair = {"username": "mallory", "password": "correct horse"}
-    answer = await auth.post("/auth/register", json=more | pair)
-    assert answer.status == 201
-    assert (await answer.json()).keys() == {"id", "username"}
-    tokens = await (await auth.post("/auth/login", json=more | pair)).json()
-    shown = await auth.get("/auth/validate", headers={"Authorization": f"Bearer {tokens['token']}"})
-    assert (shown.status, shown.headers["X-User-Roles"]) == (204, "")
-    assert shown.headers["X-User-Id"] == answer.headers["Location"].rpartition("/")[2] != str(MADE_UP)
+    for more in ({"roles": ["admin"]}, {"user_id": MADE_UP}, {"id": 1}, {"is_admin": True}, {"disabled_at": None}):
+        detail = await assert_problem(await auth.post("/auth/register", json=more | pair), 400)
+        assert detail == f"{next(iter(more))} is unknown here; known are: username, password"
+    await assert_problem(await auth.post("/auth/login", json=pair), 401)
 
 
 @pytest.mark.parametrize("path", [*GOOD, "validate", "jwks.json"])
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "PURGE"])
 async def test_an_unsupported_verb_is_405(auth: Client, path: str, method: str) -> None:
     await assert_problem(await auth.request(method, f"/auth/{path}", data=b"{}"), 405)
 

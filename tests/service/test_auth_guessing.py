@@ -202,7 +202,10 @@ async def test_guesses_for_many_names_slow_down_their_address_and_no_other(lenie
 async def test_any_value_of_the_address_header_is_handled(auth: Auth, ip: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", auth.client.port)
     body = b'{"username":"from afar","password":"guess"}'
-    writer.write(b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Real-IP: " % len(body))
+    writer.write(
+        b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\nX-Real-IP: "
+        % len(body)
+    )
     writer.write(ip + b"\r\n\r\n" + body)
     async with asyncio.timeout(3):
         assert (await reader.readline()).split()[1] in (b"401", b"429")

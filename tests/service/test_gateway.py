@@ -344,10 +344,17 @@ async def test_documents_of_services_are_public(shop: Shop, service: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/orders", "/users", "/products"])
-async def test_a_missing_slash_is_redirected_with_a_relative_location(shop: Shop, path: str) -> None:
-    answer = await shop.ask(f"POST {path}?a=%2f&b", token=None)
-    assert (answer.status, answer.get("Location")) == (308, f"{path}/?a=%2f&b")
-    assert shop.seen == {}
+async def test_a_missing_slash_is_no_error(shop: Shop, path: str) -> None:
+    assert (await shop.ask(f"POST {path}?a=%2f&b", body=b"x")).status == 200
+    assert shop.only(path[1:]).path == f"{path}?a=%2f&b"
+
+
+@pytest.mark.parametrize("path", ["/orders/1", "/users/me", "/products", "/v1/orders/1/cancel"])
+async def test_anybody_may_ask_which_methods_a_path_has(shop: Shop, path: str) -> None:
+    foreign = "Origin: https://evil.example"
+    answer = await shop.ask(f"OPTIONS {path}", foreign, "Access-Control-Request-Method: POST", token=None)
+    assert answer.status == 200
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +373,7 @@ async def test_a_missing_slash_is_redirected_with_a_relative_location(shop: Shop
             "/livez",
         ),
         *("/_identity", "/_problem", "/%5fproblem", "//_identity", "/x/../_problem", "/@keyed", "/openapi/x.json"),
-        *("/openapi/", "/openapi/orders.jsonx", "/openapi/../openapi.json", "/auth", "/inventory", "/payments"),
+        *("/openapi/", "/openapi/orders.jsonx", "/openapi/../openapi.json"),
     ],
 )
 async def test_an_unknown_path_is_a_404_problem(shop: Shop, path: str) -> None:
@@ -449,7 +456,7 @@ TRICKS = [
 
 @pytest.mark.parametrize("path", TRICKS)
 async def test_no_spelling_of_a_path_avoids_the_token(shop: Shop, path: str) -> None:
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
         for header in (
             "X-A: b",
             KEY,
@@ -480,8 +487,8 @@ async def test_no_idempotency_key_makes_a_write_public(shop: Shop, key: str) -> 
     assert shop.seen == {}
 
 
-@pytest.mark.parametrize("method", ["TRACE", "BREW", "GETS", "XGET", "PROPFIND"])
-async def test_an_unknown_verb_reaches_a_service_only_as_a_bare_trace_request(shop: Shop, method: str) -> None:
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "BREW", "GETS", "XGET", "PROPFIND"])
+async def test_an_unknown_verb_reaches_a_service_only_as_a_bare_question(shop: Shop, method: str) -> None:
     inner = request("GET /users/smuggled")
     for sent in (
         request(f"{method} /users/1", "X-User-Id: 1"),
@@ -490,7 +497,8 @@ async def test_an_unknown_verb_reaches_a_service_only_as_a_bare_trace_request(sh
     ):
         assert (await shop.send(sent)).status in {200, 400}
     for seen in (users := shop.upstreams["users"]).seen:
-        assert (seen.method, seen.path, seen.body) == ("TRACE", "/users/1", b"")
+        question = "OPTIONS" if method == "OPTIONS" else "TRACE"
+        assert (seen.method, seen.path, seen.body) == (question, "/users/1", b"")
         assert {name.lower() for name, _ in seen.headers} <= {"host", "x-request-id"}
     assert users.unread == 0
 
@@ -573,7 +581,7 @@ async def test_a_badly_spelled_header_is_not_corrected_by_the_gateway(shop: Shop
 
 
 @pytest.mark.parametrize(
-    "sent", ["a" * 7, "a" * 65, "a b c d e f", "évilévil", "<script>1", "aaaa\taaaa", '"; DROP --', "%0d%0aX: y"]
+    "sent", ["", "a" * 129, "a b c d e f", "évilévil", "<script>1", "aaaa\taaaa", '"; DROP --', "%0d%0aX: y"]
 )
 async def test_an_invalid_request_id_is_replaced_everywhere(shop: Shop, sent: str) -> None:
     answer = await shop.ask("GET /products/", f"X-Request-Id: {sent}")
@@ -703,7 +711,6 @@ TRIES = {
     ("DELETE /users/1", ""): (1, "outcome-unknown"),
     ("DELETE /v1/orders/1", KEY): (1, "outcome-unknown"),
     ("PUT /users/1", ""): (1, "outcome-unknown"),
-    ("OPTIONS /users/1", ""): (1, "outcome-unknown"),
 }
 
 

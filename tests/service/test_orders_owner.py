@@ -26,7 +26,7 @@ async def place(client: Client, headers: dict[str, str], **changes: Any) -> int:
 async def test_an_order_belongs_to_the_user_of_the_token(client: Client, mint: Mint) -> None:
     order_id = await place(client, mint.header())
     shown = await (await client.get(f"/orders/{order_id}", headers=mint.header())).json()
-    assert shown["userId"] == USER
+    assert shown["user_id"] == USER
 
 
 async def test_an_order_for_another_user_is_refused_even_for_an_administrator(client: Client, mint: Mint) -> None:
@@ -56,17 +56,17 @@ async def test_a_user_lists_own_orders_and_an_administrator_lists_all(client: Cl
         return [order["id"] for order in (await answer.json())["orders"]]
 
     assert await listed(mint.header()) == [own]
-    assert await listed(mint.header(), f"?userId={USER}") == [own]
+    assert await listed(mint.header(), f"?user_id={USER}") == [own]
     assert await listed(mint.admin) == [others, own]
-    assert await listed(mint.admin, f"?userId={OTHER}") == [others]
-    assert (await client.get(f"/orders/?userId={OTHER}", headers=mint.header())).status == 403
+    assert await listed(mint.admin, f"?user_id={OTHER}") == [others]
+    assert (await client.get(f"/orders/?user_id={OTHER}", headers=mint.header())).status == 403
 
 
 async def test_a_product_is_chosen_by_its_id(client: Client, mint: Mint) -> None:
     answer = await client.post("/orders/", data='{"product_id": 1}', headers=mint.header())
     assert (answer.status, answer.headers["Location"]) == (202, f"/orders/{(await answer.json())['id']}")
     shown = await (await client.get(answer.headers["Location"], headers=mint.header())).json()
-    assert (shown["sku"], shown["quantity"], shown["userId"]) == ("burger", 1, USER)
+    assert (shown["sku"], shown["quantity"], shown["user_id"]) == ("burger", 1, USER)
 
 
 async def test_an_unknown_product_cannot_be_ordered(client: Client, mint: Mint) -> None:

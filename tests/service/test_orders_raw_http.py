@@ -22,7 +22,10 @@ ANSWER_SECONDS = 3.1
 
 
 def request(*headers: str, body: bytes = BODY, first: str = "POST /v1/orders HTTP/1.1") -> bytes:
-    return "\r\n".join([first, "Host: x", *headers, "", ""]).encode("latin-1") + body
+    return (
+        "\r\n".join([first, "Host: localhost", "Content-Type: application/json", *headers, "", ""]).encode("latin-1")
+        + body
+    )
 
 
 def sized(body: bytes = BODY) -> str:

@@ -200,22 +200,22 @@ def raw(field: str, value: bytes) -> bytes:
 
 
 NO_JSON = {
-    "empty": b"",
-    "truncated": raw("name", b'"x"')[:-1],
-    "array": b"[]",
-    "text": b'"salad"',
-    "invalid UTF-8": raw("name", b'"\xff"'),
-    "lone surrogate": raw("name", rb'"\ud800"'),
-    "NaN": raw("price_cents", b"NaN"),
-    "name number": raw("name", b"1"),
-    "name list": raw("name", b'["x"]'),
-    "NUL in the name": raw("name", rb'"a\u0000"'),
-    "price text": raw("price_cents", b'"1"'),
-    "price 1.0": raw("price_cents", b"1.0"),
-    "price true": raw("price_cents", b"true"),
-    "price 2^64": raw("price_cents", b"18446744073709551616"),
-    "active 1": raw("active", b"1"),
-    "active text": raw("active", b'"true"'),
+    "empty": (b"", "invalid json"),
+    "truncated": (raw("name", b'"x"')[:-1], "invalid json"),
+    "array": (b"[]", "the body must be a JSON object"),
+    "text": (b'"salad"', "the body must be a JSON object"),
+    "invalid UTF-8": (raw("name", b'"\xff"'), "invalid json"),
+    "lone surrogate": (raw("name", rb'"\ud800"'), "invalid json"),
+    "NaN": (raw("price_cents", b"NaN"), "invalid json"),
+    "name number": (raw("name", b"1"), "name must be a text"),
+    "name list": (raw("name", b'["x"]'), "name must be a text"),
+    "NUL in the name": (raw("name", rb'"a\u0000"'), "name must not contain NUL"),
+    "price text": (raw("price_cents", b'"1"'), "price_cents must be an integer"),
+    "price 1.0": (raw("price_cents", b"1.0"), "price_cents must be an integer"),
+    "price true": (raw("price_cents", b"true"), "price_cents must be an integer"),
+    "price 2^64": (raw("price_cents", b"18446744073709551616"), "invalid json"),
+    "active 1": (raw("active", b"1"), "active must be true or false"),
+    "active text": (raw("active", b'"true"'), "active must be true or false"),
 }
 
 PRICES = {
@@ -249,7 +249,7 @@ NO_CHANGE = {
     "null version": (raw("version", b"null"), "version is required"),
     "version 0": (raw("version", b"0"), "version must be > 0"),
     "version 2^31": (raw("version", b"2147483648"), None),
-    "version 1.0": (raw("version", b"1.0"), "invalid json"),
+    "version 1.0": (raw("version", b"1.0"), "version must be an integer"),
 }
 
 
@@ -261,11 +261,11 @@ async def assert_refused(client: Any, mint: Mint, method: str, data: bytes, deta
 
 @ON_ONE
 @pytest.mark.parametrize("method", ["post", "patch"])
-@pytest.mark.parametrize("data", NO_JSON.values(), ids=NO_JSON)
-async def test_a_field_of_the_wrong_type_is_invalid_json(
-    for_all: Any, shared_mint: Mint, method: str, data: bytes
+@pytest.mark.parametrize(("data", "detail"), NO_JSON.values(), ids=NO_JSON)
+async def test_a_field_of_the_wrong_type_is_named(
+    for_all: Any, shared_mint: Mint, method: str, data: bytes, detail: str
 ) -> None:
-    await assert_refused(for_all, shared_mint, method, data, "invalid json")
+    await assert_refused(for_all, shared_mint, method, data, detail)
 
 
 @ON_ONE

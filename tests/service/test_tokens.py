@@ -348,7 +348,7 @@ async def test_identities_in_other_headers_are_ignored(client: Client) -> None:
     claimed = {"X-User-Id": ADMIN, "X-User-Roles": "admin", "X-Forwarded-User": "admin", "Cookie": f"token={made()}"}
     await assert_refused(client, claimed)
     await assert_refused(client, claimed | {"Authorization": f"Bearer {FORGED['expired']}"})
-    answer = await client.get("/orders/?userId=8", headers=claimed | MINT.header("7"))
+    answer = await client.get("/orders/?user_id=8", headers=claimed | MINT.header("7"))
     assert answer.status == 403
 
 
@@ -356,7 +356,7 @@ async def test_identities_in_other_headers_are_ignored(client: Client) -> None:
 @pytest.mark.parametrize("roles", [["Admin"], ["admin "], ["admin\0"], ["\u0430dmin"], ["admin,user"], list("admin")])
 async def test_a_role_that_only_looks_like_admin_gives_no_rights(client: Client, roles: list[str]) -> None:
     answer = await client.get(
-        "/orders/?userId=8", headers={"Authorization": f"Bearer {claiming(sub='7', roles=roles)}"}
+        "/orders/?user_id=8", headers={"Authorization": f"Bearer {claiming(sub='7', roles=roles)}"}
     )
     assert answer.status == 403
 
@@ -394,7 +394,10 @@ async def test_an_invalid_authorization_line_is_refused_in_time(client: Client, 
     before = await orders_placed(client)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
-        b"POST /orders/ HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\nAuthorization: " + line + b"\r\n\r\n" + ORDER
+        b"POST /orders/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16\r\nAuthorization: "
+        + line
+        + b"\r\n\r\n"
+        + ORDER
     )
     async with asyncio.timeout(3):
         first = await reader.readline()
