@@ -43,7 +43,7 @@ class Order(BaseModel):
     status: str
     sku: str
     quantity: int
-    reason: str = ""
+    reason: str | None = None
 
     @property
     def is_final(self) -> bool:
