@@ -126,7 +126,9 @@ def _step(one: Received, after_seconds: float) -> Step:
 
 
 def _detail(event: Any) -> str:
-    """The reason, or the amount, if the event has one."""
+    """The reason, the amount, or what is held."""
+    if isinstance(event, InventoryReserved):
+        return f"{event.quantity} {event.sku}"
     if reason := getattr(event, "reason", ""):
         return str(reason)
     cents = getattr(event, "amount_cents", None)

@@ -96,6 +96,7 @@ def test_steps_come_in_the_order_of_time_with_place_and_detail() -> None:
     )
     assert (first.detail, second.detail, second.work.service) == ("17.00 EUR", "out_of_stock", "inventory")
     assert second.after_ms >= 0
+    assert of(RESERVED).steps[0].detail == "2 burger"
 
 
 def test_an_event_that_was_published_twice_is_one_step() -> None:
