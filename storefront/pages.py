@@ -201,6 +201,7 @@ async def _page(request: web.Request, order: Order | None) -> web.Response:
         order=order,
         drawn=_way(request, order) if order else "",
         outage=_outage(request),
+        now=int(time.time()),
     )
 
 
