@@ -1,10 +1,12 @@
 """The settings of the storefront, read once from the environment: `STOREFRONT_PORT`, and so on."""
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.process import configuration
 
 PREFIX = "STOREFRONT_"
 
@@ -24,7 +26,7 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     supervisor_socket: str = ""
     """The socket of supervisord, only in the embedded stack. Empty: payments cannot be stopped from the page."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: configuration.LogLevel = "INFO"
 
 
 def read() -> Settings:
@@ -32,5 +34,4 @@ def read() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        sys.exit("wrong setting: " + "; ".join(wrong))
+        sys.exit(configuration.complaint(error, PREFIX))
