@@ -101,7 +101,7 @@ site: .local/site-tools ## Build the documents as a web site in .local/site, wit
 	@rm -rf $@ && $(PYTHON) -m venv $@
 	@$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $< || (rm -rf $@; exit 1)
 
-screenshots: ## Take the pictures of docs/seeing.md with Chromium, from a stack of its own
+screenshots: ## Take the pictures of README.md and docs/seeing.md with Chromium, from a stack of its own
 	$(DEV)
 	@$(RUN) tests.browser.screenshots
 
@@ -140,6 +140,7 @@ psql-local = $(LOCAL) psql
 
 define WELCOME
 
+  shop     http://127.0.0.1:$(or $(GATEWAY_PORT),80)/    (order something, and see each step)
   orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders
   gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(if $(ADMIN_PASSWORD),$$ADMIN_PASSWORD,password))
   the API  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/docs

@@ -18,6 +18,7 @@ import local.config
 import local.console
 import migrations.config
 import quickbite.config
+import storefront.config
 from documents.openapi import SERVICES
 from local import services
 
@@ -27,6 +28,7 @@ PARTS: Mapping[str, Mapping[str, Source]] = {
     "The stack": {"`make`": local.config.Settings},
     "Services": {name: import_module(f"{name}.config").Settings for name in SERVICES},
     "The console": {"console": console.config.Settings},
+    "The shop's page": {"storefront": storefront.config.Settings},
     "Jobs": {"migrate": migrations.config.Settings, "topics": contracts.topics.Settings},
     "Commands": {"`python -m quickbite`": quickbite.config.Settings},
 }

@@ -182,6 +182,7 @@ def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
         users=settings.users_port,
         products=settings.products_port,
         console=settings.console_port,
+        storefront=settings.storefront_port,
         gateway=gateway,
         postgres=settings.postgres_port,
         kafka=settings.kafka_port,
@@ -193,6 +194,7 @@ def _welcome(ports: stack.Ports) -> str:
     gateway = f"http://127.0.0.1:{ports.gateway}"
     order = '{"userId":"u1","sku":"burger","quantity":2}'
     return f"""
+  shop     {gateway}/    (order something, and see each step)
   orders   {orders}/v1/orders
   gateway  {gateway}    (admin / password)
   the API  {gateway}/docs

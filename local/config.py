@@ -60,6 +60,8 @@ class Settings:
     """The port of products."""
     console_port: int = _port(8086)
     """The port of the console."""
+    storefront_port: int = _port(8087)
+    """The port of the storefront, the page at `/`."""
     format: str = _text("", "json", "json or empty")
     """`json`: `make logs` prints all lines as they are, also on a terminal."""
     see: str = _text("", "aspire", "aspire or empty")

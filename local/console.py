@@ -16,7 +16,7 @@ SETTINGS = ("CONSOLE_ALERTS_FILE", "CONSOLE_ALERT_WEBHOOK_URL", "CONSOLE_FORWARD
 
 @dataclass(frozen=True)
 class Viewers:
-    """The viewers of a stack: the console with further settings, and programs that start before it."""
+    """The storefront, the console with further settings, and other viewers, which start before them."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Engine, ...] = ()

@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parent.parent
 PARTITIONS = "4"
 NOT_TAKEN = {"ONLY", "INSTANCE_ID"}
 """Settings of one process of several, so no settings of a stack."""
+STOREFRONT_ASKS = ("orders", "products", "auth")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def services(
     """
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{ports.LOOPBACK}:{console}/otlp"} if console else {}
     extra = {
-        "auth": {"ADMIN_PASSWORD": admin_password},
+        "auth": {"ADMIN_PASSWORD": admin_password, "VISITORS": "true"},
         "orders": {"REQUIRE_TOKEN": "false", **({"CANARY_SECONDS": "60"} if console else {})},
         "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
     }
@@ -94,6 +95,18 @@ def services(
         )
         for name, port in chosen.items()
     )
+
+
+def storefront(port: int, chosen: Mapping[str, int], kafka: int, supervisor: Path) -> Service:
+    """The page for visitors on `port`. It finds the services on the `chosen` ports, and supervisord at its socket."""
+    urls = {f"STOREFRONT_{name.upper()}_URL": f"http://{ports.LOOPBACK}:{chosen[name]}" for name in STOREFRONT_ASKS}
+    own = {
+        "STOREFRONT_HOST": ports.LOOPBACK,
+        "STOREFRONT_PORT": str(port),
+        "STOREFRONT_KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{kafka}",
+        "STOREFRONT_SUPERVISOR_SOCKET": str(supervisor),
+    }
+    return Service("storefront", port, own | urls)
 
 
 def wrong_settings(program: Program) -> list[str]:

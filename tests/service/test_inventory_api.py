@@ -275,7 +275,9 @@ async def test_the_document_describes_the_served_operations(client: Client) -> N
     served = {(method, path) for path, of in document["paths"].items() for method in of}
     assert served == {("get", "/inventory/{sku}"), ("post", "/inventory/{sku}/restock")}
     answers = document["paths"]["/inventory/{sku}/restock"]["post"]["responses"]
-    assert answers == dict.fromkeys(["200", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "503"], ANY)
+    assert answers == dict.fromkeys(
+        ["200", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "503"], ANY
+    )
     assert document["components"]["schemas"]["Stock"]["required"] == ["sku", "available"]
 
 

@@ -146,7 +146,7 @@ def test_both_gateways_set_all_variables_of_the_template() -> None:
 
 def test_only_the_gateway_is_public() -> None:
     published = re.findall(r'^ +ports: \["(.+)"\]$', COMPOSE, re.MULTILINE)
-    assert len(published) == COMPOSE.count("ports:") == 5 + len(SERVICES)
+    assert len(published) == COMPOSE.count("ports:") == 6 + len(SERVICES)
     assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
 
 
@@ -234,6 +234,33 @@ def test_the_console_may_write_only_its_data() -> None:
     assert console["volumes"] == [f"console_data:{console['environment']['CONSOLE_DATA_FOLDER']}"]
     assert "install -d -o 10001 -g 10001 /data" in DOCKERFILE
     assert "USER 10001:10001" in DOCKERFILE
+
+
+# The storefront
+
+
+def test_the_storefront_has_the_settings_of_the_embedded_stack() -> None:
+    embedded = services.storefront(8087, SERVICES, 9092, Path("x")).program()
+    found: dict[str, str] = CONTAINERS["storefront"]["environment"]
+    assert [*CONTAINERS["storefront"]["command"][1:]] == [*embedded.command[1:]]
+    assert embedded.environment.keys() - found.keys() == {
+        "PYTHONUNBUFFERED",  # The image sets it.
+        "STOREFRONT_SUPERVISOR_SOCKET",  # Here Docker stops and starts processes.
+    }
+    assert found["STOREFRONT_PORT"] == found["PORT"] == embedded.environment["STOREFRONT_PORT"]
+    assert found["STOREFRONT_KAFKA_BOOTSTRAP_SERVERS"] == environment("orders")["KAFKA_BOOTSTRAP_SERVERS"]
+    for name in services.STOREFRONT_ASKS:
+        assert found[f"STOREFRONT_{name.upper()}_URL"] == f"http://{name}:{SERVICES[name]}"
+
+
+def test_the_storefront_depends_on_nothing_and_nothing_on_the_storefront() -> None:
+    assert CONTAINERS["storefront"]["depends_on"] == []
+    assert not [name for name, found in CONTAINERS.items() if "storefront" in found.get("depends_on", [])]
+
+
+def test_both_stacks_have_visitors() -> None:
+    (auth,) = services.services({"auth": 1}, postgres=1, kafka=2, auth=1)
+    assert environment("auth")["VISITORS"] == auth.program().environment["VISITORS"] == "true"
 
 
 # The profile `observability`
