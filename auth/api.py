@@ -17,6 +17,8 @@ from shared.web.operations import Access, caller, operation
 LOGINS = web.AppKey("LOGINS", Logins)
 KEYRING = web.AppKey("KEYRING", Keyring)
 
+_NOT_STORED = {"Cache-Control": "no-store"}
+
 routes = web.RouteTableDef()
 
 
@@ -62,12 +64,10 @@ class RegisteredUser(BaseModel):
     """The name to log in with."""
 
 
-class Tokens(BaseModel):
-    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
+class VisitorToken(BaseModel):
+    """An access token of a visitor."""
 
-    model_config = answer_like(
-        {"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 900, "refresh_token": "7.Zm9v…"}
-    )
+    model_config = answer_like({"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 3600})
 
     token: str
     """The access token: send it as `Authorization: Bearer <token>`."""
@@ -75,6 +75,15 @@ class Tokens(BaseModel):
     """The scheme of the `Authorization` header."""
     expires_in: int
     """For how many seconds the access token is valid."""
+
+
+class Tokens(VisitorToken):
+    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
+
+    model_config = answer_like(
+        {"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 900, "refresh_token": "7.Zm9v…"}
+    )
+
     refresh_token: str
     """A secret for POST /auth/refresh. It is valid once."""
 
@@ -111,6 +120,14 @@ async def log_in(request: web.Request, login: Login) -> web.Response:
     """Log in."""
     work = request.app[LOGINS].log_in(login.username, login.password, _address(request))
     return _tokens(await deadline.within(request, work))
+
+
+@routes.post("/auth/visitor")
+@operation(Access.PUBLIC, {200: VisitorToken}, problems=[403])
+async def visit(request: web.Request) -> web.Response:
+    """Get a token without a login, as a new user with no roles. Only if the setting `VISITORS` allows it."""
+    token, seconds = request.app[LOGINS].visit()
+    return responses.json(VisitorToken(token=token, expires_in=seconds), 200, **_NOT_STORED)
 
 
 @routes.post("/auth/refresh")
@@ -151,7 +168,7 @@ async def keys(request: web.Request) -> web.Response:
 
 def _tokens(tokens: service.Tokens) -> web.Response:
     answer = Tokens(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
-    return responses.json(answer, 200, **{"Cache-Control": "no-store"})
+    return responses.json(answer, 200, **_NOT_STORED)
 
 
 def _address(request: web.Request) -> str:
