@@ -150,7 +150,7 @@ async def test_a_client_cannot_fill_the_log(tmp_path: Path) -> None:
         long = "a" * 7000
         for first in (f"GET /{long}", f"{'A' * 7000} /", f"GET /?{long}"):
             answer = await shop.ask(first, "X-Request-Id: long")
-            assert answer.status in {404, 405, 302}
+            assert answer.status in {200, 404, 405}
         await shop.many(1000, f"GET /{long}")
 
         async def written() -> list[str]:
