@@ -13,9 +13,9 @@ from random import uniform
 from typing import Any
 
 import aiohttp
-import jwt
 import orjson
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ..errors import Unauthenticated, Unavailable
 from ..process.loop import Beat, repeat
@@ -41,7 +41,7 @@ class Verifier:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._keys: dict[str, jwt.PyJWK] = {}
+        self._keys: dict[str, Ed25519PublicKey] = {}
         self._tried_at = float("-inf")
         self._fetching = asyncio.Lock()
         self._known: dict[str, Caller] = {}
@@ -66,9 +66,7 @@ class Verifier:
         """
         async with asyncio.timeout(_FETCH_SECONDS):
             published = await self._fetch()
-        keys = {
-            jwk["kid"]: jwt.PyJWK(jwk, tokens.ALGORITHM) for jwk in published["keys"] if jwk.get("crv") == "Ed25519"
-        }
+        keys = {jwk["kid"]: tokens.public_key(jwk) for jwk in published["keys"] if jwk.get("crv") == "Ed25519"}
         if self._keys.keys() - keys.keys():
             self._known.clear()
         self._keys = keys
@@ -86,7 +84,7 @@ class Verifier:
     async def _read(self, token: str) -> Caller:
         return tokens.read(token, await self._key(tokens.key_id(token)))
 
-    async def _key(self, kid: str | None) -> jwt.PyJWK:
+    async def _key(self, kid: str | None) -> Ed25519PublicKey:
         if kid not in self._keys:
             async with self._fetching:  # one request at a time, with a pause, however many unknown kids come
                 pause = _RETRY_SECONDS if self._keys else _FIRST_RETRY_SECONDS
