@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from auth import domain, service
+from auth import audit, domain, service
 from auth.domain import USERNAME, Sender
 from auth.endings import Endings
 from auth.keyring import Keyring
@@ -199,7 +199,7 @@ async def sessions(request: web.Request) -> web.Response:
 async def end_session(request: web.Request) -> web.Response:
     """End one of the caller's own sessions. Its access tokens are refused within seconds."""
     user_id, session_id = _own_id(request), domain.read_session_id(request.match_info["session"])
-    with service.audited("end session", _sender(request), user_id, user_id):
+    with audit.decision("end session", _sender(request), user_id, user_id):
         await database.writing(request, (), lambda conn: service.end_session(conn, user_id, session_id))
     return web.Response(status=204)
 
@@ -209,7 +209,7 @@ async def end_session(request: web.Request) -> web.Response:
 async def make_administrator(request: web.Request) -> web.Response:
     """Make a user an administrator. Their next token has the role."""
     by, user_id = _own_id(request), requests.path_id(request, "user_id")
-    with service.audited("give role admin", _sender(request), by, user_id):
+    with audit.decision("give role admin", _sender(request), by, user_id):
         await database.writing(request, (), lambda conn: service.make_administrator(conn, by, user_id))
     return web.Response(status=204)
 
@@ -219,7 +219,7 @@ async def make_administrator(request: web.Request) -> web.Response:
 async def dismiss_administrator(request: web.Request) -> web.Response:
     """Take the administrator's role from a user, and end their sessions. The last administrator keeps it."""
     by, user_id = _own_id(request), requests.path_id(request, "user_id")
-    with service.audited("take role admin", _sender(request), by, user_id):
+    with audit.decision("take role admin", _sender(request), by, user_id):
         await database.writing(request, (), lambda conn: service.dismiss_administrator(conn, by, user_id))
     return web.Response(status=204)
 

@@ -6,15 +6,14 @@ again, two parties have it, and its session ends. Only the device that used it m
 the answer may be lost; it gets the same successor.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 
-from auth import blocklist, domain, store
+from auth import audit, blocklist, domain, store
 from auth.domain import ADMIN_NAME, GRACE_SECONDS, Bucket, Credential, Key, Refresh, Sender, Session
 from auth.keyring import Keyring
 from auth.passwords import Passwords
@@ -93,33 +92,6 @@ _SHARED_LEAK_SECONDS = 6.0
 """What many share leaks faster: the pace of a few guessers must not fill it for good."""
 
 
-@dataclass(slots=True)
-class Audit:
-    """A decision about access: the ids of who asked and on whom it acts. They may be set while it is made."""
-
-    who: object = ""
-    whom: object = ""
-
-
-@contextmanager
-def audited(what: str, sender: Sender, who: object = "", whom: object = "") -> Iterator[Audit]:
-    """Log one line `audit` when the block ends, whatever the outcome. It has ids, no names and no secrets."""
-    audit, outcome = Audit(who, whom), "failed"
-    try:
-        yield audit
-        outcome = "done"
-    except errors.ServiceError as error:
-        outcome = f"refused: {error.detail}"
-        raise
-    finally:
-        _log(what, sender, audit, outcome)
-
-
-def _log(what: str, sender: Sender, audit: Audit, outcome: str) -> None:
-    ids = {"who": str(audit.who), "whom": str(audit.whom)}
-    log.info("audit", what=what, **ids, address=sender.address, outcome=outcome)
-
-
 class Logins:
     """The use cases that hash a password. They open their own short transactions, because hashing takes 30 ms."""
 
@@ -131,7 +103,7 @@ class Logins:
 
     async def register(self, username: str, password: str, sender: Sender) -> int:
         """Create a login, with its event. Returns the user's id. Raises `NameTaken`, `CommonPassword` or `TooMany`."""
-        with audited("register", sender) as audit:
+        with audit.decision("register", sender) as decision:
             if username == ADMIN_NAME:  # otherwise a user could take the name before the administrator exists
                 raise NameTaken
             _refuse_common(username, password)
@@ -139,7 +111,7 @@ class Logins:
                 password_hash = await self._passwords.hash(password)
             async with postgres.transaction(self._pool) as conn:
                 user_id = await register(conn, username, password_hash)
-            audit.who = audit.whom = user_id
+            decision.who = decision.whom = user_id
         self._committed()
         return user_id
 
@@ -150,11 +122,11 @@ class Logins:
         own count.
         """
         key = self._keyring.signing
-        with audited("login", sender) as audit:
+        with audit.decision("login", sender) as decision:
             async with self._passwords.turn():
                 async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                     known = await store.find(conn, username)
-                    audit.whom = known.user_id if known else ""
+                    decision.whom = known.user_id if known else ""
                     device = domain.known_device(known, sender.device)
                     forgiven, kept = self._buckets(username, sender, device)
                     await _count(conn, forgiven, kept)
@@ -168,7 +140,7 @@ class Logins:
                     refresh, seconds = Refresh.new(), self._limits.refresh_seconds
                     if not await store.add_session(conn, refresh, known, seconds, sender.user_agent):
                         raise errors.Unauthenticated("wrong username or password")
-            audit.who = known.user_id
+            decision.who = known.user_id
         return self._tokens(key, known, refresh, domain.device_token(known, device or ""))
 
     async def refresh(self, token: str, sender: Sender) -> Tokens:
@@ -187,7 +159,7 @@ class Logins:
             ended = await store.end_session(conn, old.session_id) if known is None else None
         if ended is not None:
             log.warning("an old refresh token was used; its session is over", session=old.session_id.hex)
-            _log("refresh", sender, Audit(whom=ended), "refused: an old refresh token; the session is over")
+            audit.line("refresh", sender, "refused: an old refresh token; the session is over", whom=ended)
         if known is None:
             raise errors.Unauthenticated("the refresh token is not valid")
         return self._tokens(key, known, new)
@@ -199,7 +171,7 @@ class Logins:
             async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                 ended = await store.end_session(conn, known.session_id, known.digest)
             if ended is not None:
-                _log("logout", sender, Audit(ended, ended), "done")
+                audit.line("logout", sender, "done", ended, ended)
 
     async def change_password(self, user_id: int, session_id: UUID | None, old: str, new: str, sender: Sender) -> str:
         """Replace a password, and end the user's other sessions. Returns a new device token.
@@ -207,7 +179,7 @@ class Logins:
         Wrong old passwords count for the session. Raises `WrongPassword`, `TooMany`, `CommonPassword`, `SetByOperator`
         or `UserNotFound`.
         """
-        with audited("change password", sender, user_id, user_id):
+        with audit.decision("change password", sender, user_id, user_id):
             tries = Bucket(domain.slowed("session", f"{user_id} {session_id}"), self._limits.free, _LEAK_SECONDS)
             async with self._passwords.turn():
                 async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
@@ -234,7 +206,7 @@ class Logins:
             known = await store.find(conn, ADMIN_NAME)
         if await self._passwords.is_right(known, password):
             return
-        with audited("set password", Sender(), "ADMIN_PASSWORD", known.user_id if known else ADMIN_NAME):
+        with audit.decision("set password", Sender(), "ADMIN_PASSWORD", known.user_id if known else ""):
             password_hash = await self._passwords.hash(password)
             async with postgres.transaction(self._pool) as conn:
                 if known is None:
