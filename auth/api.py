@@ -29,6 +29,8 @@ LOGINS = web.AppKey("LOGINS", Logins)
 ENDINGS = web.AppKey("ENDINGS", Endings)
 KEYRING = web.AppKey("KEYRING", Keyring)
 
+_NOT_STORED = {"Cache-Control": "no-store"}
+
 routes = web.RouteTableDef()
 
 
@@ -74,12 +76,17 @@ class RegisteredUser(BaseModel):
     username: str
 
 
-class Tokens(BaseModel):
-    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
+class VisitorToken(BaseModel):
+    """An access token, and how many seconds it is valid."""
 
     token: str
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the scheme's name
     expires_in: int
+
+
+class Tokens(VisitorToken):
+    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
+
     refresh_token: str
 
 
@@ -144,6 +151,14 @@ async def log_in(request: web.Request, login: Login) -> web.Response:
     work = request.app[LOGINS].log_in(login.username, login.password, _sender(request))
     tokens = await deadline.within(request, work)
     return _with_device(request, _tokens(tokens), tokens.device)
+
+
+@routes.post("/auth/visitor")
+@operation(Access.PUBLIC, {200: VisitorToken}, problems=[403])
+async def visit(request: web.Request) -> web.Response:
+    """Get a token without a login, as a new user with no roles. Only if the setting `VISITORS` allows it."""
+    token, seconds = request.app[LOGINS].visit()
+    return responses.json(VisitorToken(token=token, expires_in=seconds), 200, **_NOT_STORED)
 
 
 @routes.post("/auth/refresh")
@@ -254,7 +269,7 @@ async def ended(request: web.Request, query: After) -> web.Response:
 
 def _tokens(tokens: service.Tokens) -> web.Response:
     answer = Tokens(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
-    return responses.json(answer, 200, **{"Cache-Control": "no-store"})
+    return responses.json(answer, 200, **_NOT_STORED)
 
 
 def _with_device(request: web.Request, answer: web.Response, token: str) -> web.Response:

@@ -6,6 +6,8 @@ from pydantic import Field, SecretStr
 
 from shared.process import configuration
 
+VISITOR_SECONDS = 3600
+
 
 class Settings(configuration.Settings):
     """The common settings, how long tokens are valid, and how many wrong passwords cause no wait."""
@@ -20,6 +22,8 @@ class Settings(configuration.Settings):
     refresh_token_seconds: Annotated[int, Field(ge=60, le=366 * 86_400)] = 30 * 86_400
     key_lead_seconds: Annotated[int, Field(ge=0, le=86_400)] = 30
     """How long a new key is published before it signs: longer than a service needs to fetch it."""
+    visitors: bool = False
+    """True: anybody gets a token of a visitor without a login. Registration is public anyway."""
     hashes_at_once: Annotated[int, Field(ge=1, le=64)] = 1
     """How many passwords are hashed at the same time. Each takes 19 MiB and 30 ms of a core."""
     free_failures: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -27,3 +31,8 @@ class Settings(configuration.Settings):
     free_failures_per_account: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """The same from all addresses together. It is high, so that one address alone cannot lock the owner out."""
     free_failures_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+
+    @property
+    def visitor_seconds(self) -> int:
+        """How long the token of a visitor is valid. 0: there are no visitors."""
+        return VISITOR_SECONDS if self.visitors else 0

@@ -22,6 +22,7 @@ GRACE_SECONDS = 60
 """For so long after an access token expires, its key and its ended session are kept, because clocks differ."""
 
 _SECRET_BYTES = 32
+_FIRST_VISITOR = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,11 @@ def read_session_id(text: str) -> UUID | None:
 def new_salt() -> bytes:
     """Random bytes for `Refresh.successor`."""
     return secrets.token_bytes(_SECRET_BYTES)
+
+
+def new_visitor() -> Credential:
+    """A visitor, who cannot log in and is stored nowhere. No registered user has such a high id."""
+    return Credential(_FIRST_VISITOR + secrets.randbelow(_FIRST_VISITOR), "", "", [])
 
 
 def new_key() -> tuple[str, bytes]:

@@ -9,7 +9,7 @@ the answer may be lost; it gets the same successor.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -76,13 +76,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long tokens are valid, and how many wrong passwords cause no wait."""
+    """How long tokens are valid, and how many wrong passwords cause no wait. `visitor_seconds` of 0: no visitors."""
 
     access_seconds: int
     refresh_seconds: int
     free: int
     per_account: int
     per_address: int
+    visitor_seconds: int = 0
 
 
 SESSIONS_SHOWN = 100
@@ -142,6 +143,14 @@ class Logins:
                         raise errors.Unauthenticated("wrong username or password")
             decision.who = known.user_id
         return self._tokens(key, known, refresh, domain.device_token(known, device or ""))
+
+    def visit(self) -> tuple[str, int]:
+        """An access token of a new visitor, and how many seconds it is valid. Nothing is stored. Raises `Forbidden`."""
+        seconds = self._limits.visitor_seconds
+        if not seconds:
+            raise errors.Forbidden("there are no visitors here: register and log in")
+        visitor, now = domain.new_visitor(), datetime.now(UTC)
+        return domain.access_token(self._keyring.signing, visitor, uuid4(), now, seconds), seconds
 
     async def refresh(self, token: str, sender: Sender) -> Tokens:
         """Exchange a refresh token for new tokens. A used token ends its session. Raises `Unauthenticated`."""

@@ -1,8 +1,9 @@
-"""Kafka: topics, publishing batches, reading as a member of a group. No other package imports aiokafka."""
+"""Kafka: topics, publishing batches, reading in a group or from the end. No other package imports aiokafka."""
 
 from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
+from .tail import Tail
 from .topics import configure_topics, create_topics
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Publisher",
     "Rejected",
     "Subscription",
+    "Tail",
     "TopicUnusable",
     "Unavailable",
     "configure_topics",

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-revision = "auth_0003"
+revision = "auth_0004"
 down_revision = "auth_0002"
 branch_labels = None
 depends_on = None

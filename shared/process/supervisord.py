@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shared.errors import Conflict, Unavailable
+from ..errors import Conflict, Unavailable
 
 T = TypeVar("T")
 
@@ -57,6 +57,26 @@ class Supervisord:
     async def signal(self, name: str, signal: str) -> None:
         """Send a signal, such as `KILL`, to `group:name`. Raises `Conflict` if it does not run, or `Unavailable`."""
         await self._call(lambda rpc: rpc.signalProcess(name, signal))
+
+    async def wake(self, name: str) -> bool:
+        """Send SIGCONT, which a running process ignores. Returns False if supervisord does not answer.
+
+        A cancellation does not stop it.
+        """
+
+        async def send() -> bool:
+            for _ in range(3):
+                try:
+                    await self.signal(name, "CONT")
+                except Conflict:  # it does not run, or does not exist any more
+                    return True
+                except Unavailable:
+                    await asyncio.sleep(0.3)
+                else:
+                    return True
+            return False
+
+        return await asyncio.shield(asyncio.create_task(send(), name="waking a frozen program"))
 
     async def _call(self, work: Callable[[Any], T]) -> T:
         def call() -> T:
