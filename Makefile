@@ -1,15 +1,22 @@
-# STACK=local runs the stack from pip (see local/), STACK=compose in Docker. Default: Docker, if an engine answers.
+# STACK=local runs the stack from pip (see local/), STACK=compose in Docker. Default: the embedded stack if it is
+# running, else Docker if an engine answers.
 PYTHON ?= python3
-STACK ?= $(shell $(PYTHON) local/bootstrap.py stack)
+BOOTSTRAP := $(PYTHON) -m local.bootstrap
+STACK ?= $(shell STACK_NAME='$(STACK_NAME)' $(BOOTSTRAP) stack $@)
 RUN := .venv/bin/python -m
-LOCAL := $(PYTHON) local/bootstrap.py local && $(RUN) local
-QUICKBITE := $(PYTHON) local/bootstrap.py run && $(RUN) quickbite
-DEV := @$(PYTHON) local/bootstrap.py dev
+LOCAL := $(BOOTSTRAP) local && $(RUN) local
+QUICKBITE := $(BOOTSTRAP) run && $(RUN) quickbite
+DEV := @$(BOOTSTRAP) dev
+
+# With PORT_BASE, every port gets its variable. Docker Compose needs them, and so do the addresses printed below.
+ifneq ($(PORT_BASE),)
+$(foreach port,$(or $(shell PORT_BASE='$(PORT_BASE)' $(BOOTSTRAP) ports),$(error wrong settings)),$(eval export $(port)))
+endif
 
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +25,12 @@ up: ## Start the whole stack and wait until it is ready
 	@$(ON_STACK)
 
 restart: ## Start the services again with the code of this folder; only one with NAME=payments
+	@$(ON_STACK)
+
+stop: ## Stop one program until it is started again: NAME=payments
+	@$(ON_STACK)
+
+start: ## Start a program that was stopped: NAME=payments
 	@$(ON_STACK)
 
 down: ## Stop the stack and keep the data
@@ -81,6 +94,14 @@ docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md a
 	$(DEV)
 	@$(RUN) documents
 
+site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
+	@NO_MKDOCS_2_WARNING=1 .local/site-tools/bin/mkdocs build --quiet
+	@echo "Read it: python3 -m http.server --directory .local/site"
+
+.local/site-tools: requirements/site.txt
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $< || (rm -rf $@; exit 1)
+
 screenshots: ## Take the pictures of docs/seeing.md with Chromium, from a stack of its own
 	$(DEV)
 	@$(RUN) tests.browser.screenshots
@@ -98,11 +119,15 @@ lock: ## Choose and pin the newest versions that requirements/*.in, the example 
 	$(LOCK) --upgrade requirements/dev.in -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/run.in -o requirements/run.txt
+	$(LOCK) --upgrade requirements/site.in -o requirements/site.txt
 	$(LOCK) --constraint requirements/dev.txt examples/shipping/requirements.in -o examples/shipping/requirements.txt
 	cd local && ../.venv/bin/jgo lock
 
-up-local = $(LOCAL) up
+NAMED = $(or $(NAME),$(error say which program: make $@ NAME=payments))
+up-local = $(BOOTSTRAP) check local && $(LOCAL) up
 restart-local = $(LOCAL) restart $(NAME)
+stop-local = $(LOCAL) stop $(NAMED)
+start-local = $(LOCAL) start $(NAMED)
 down-local = $(LOCAL) down
 reset-local = $(LOCAL) reset
 ps-local = $(LOCAL) ps
@@ -128,13 +153,16 @@ Or watch three orders, event by event: make demo
 
 endef
 export WELCOME
-up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
+up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))$(BOOTSTRAP) check compose && \
+	docker compose up --build --detach --wait && echo "$$WELCOME"
 restart-compose = docker compose up --build --detach --wait $(NAME)
+stop-compose = docker compose stop $(NAMED:postgres=db)
+start-compose = docker compose start $(NAMED:postgres=db)
 down-compose = COMPOSE_PROFILES=observability docker compose down
 reset-compose = COMPOSE_PROFILES=observability docker compose down --volumes
 ps-compose = docker compose ps
 logs-compose = docker compose logs --follow --tail 50 $(NAME)
-demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo
+demo-compose = $(BOOTSTRAP) run && $(RUN) local.demo
 rotate-keys-compose = docker compose exec auth python -m auth rotate-keys
 events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\

@@ -17,7 +17,7 @@ from auth.service import Logins
 from contracts.users import read_id
 from shared.errors import Unauthenticated
 from shared.web import database, deadline, requests, responses
-from shared.web.fields import QUERY, Seconds, Text, request_like
+from shared.web.fields import QUERY, Seconds, Text, answer_like, request_like
 from shared.web.operations import Access, caller, operation
 from shared.web.verification import EndedSessions
 
@@ -31,6 +31,15 @@ KEYRING = web.AppKey("KEYRING", Keyring)
 
 _NOT_STORED = {"Cache-Control": "no-store"}
 
+_SESSION_ID = "0f8fad5bd9cb469fa16570867728950e"
+_SESSION = {
+    "id": _SESSION_ID,
+    "created_at": "2026-01-31T12:00:00.000000Z",
+    "last_used_at": "2026-01-31T12:14:00.000000Z",
+    "user_agent": "curl/8.5.0",
+    "is_current": True,
+}
+
 routes = web.RouteTableDef()
 
 
@@ -40,24 +49,29 @@ class RegisterUser(BaseModel):
     model_config = request_like({"username": "ada", "password": "correct horse"})
 
     username: Annotated[str, Field(pattern=USERNAME)]
+    """The name to log in with. It cannot change later."""
     password: Annotated[Text, Field(min_length=8, max_length=128)]
+    """A password that only the user knows."""
 
 
 class Login(BaseModel):
-    """A username and a password."""
+    """A username and a password. The example is the administrator of a local stack."""
 
-    model_config = request_like({"username": "ada", "password": "correct horse"})
+    model_config = request_like({"username": "admin", "password": "password"})
 
     username: Annotated[Text, Field(max_length=128)]
+    """The name of a registered user."""
     password: Annotated[Text, Field(max_length=128)]
+    """The user's password."""
 
 
 class RefreshToken(BaseModel):
     """The refresh token of the last login or refresh."""
 
-    model_config = request_like({"refresh_token": "the one from the last answer"})
+    model_config = request_like({"refresh_token": "the refresh_token of the last login or refresh"})
 
     refresh_token: Annotated[Text, Field(max_length=512)]
+    """The `refresh_token` of that answer. It is valid once."""
 
 
 class ChangePassword(BaseModel):
@@ -66,59 +80,92 @@ class ChangePassword(BaseModel):
     model_config = request_like({"old_password": "correct horse", "new_password": "battery staple"})
 
     old_password: Annotated[Text, Field(max_length=128)]
+    """The password until now."""
     new_password: Annotated[Text, Field(min_length=8, max_length=128)]
+    """Another one. The commonest passwords are refused."""
 
 
 class RegisteredUser(BaseModel):
     """The new user. The profile follows in a moment."""
 
+    model_config = answer_like({"id": 2, "username": "ada"})
+
     id: int
+    """The id of the user."""
     username: str
+    """The name to log in with."""
 
 
 class VisitorToken(BaseModel):
     """An access token, and how many seconds it is valid."""
 
+    model_config = answer_like({"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 3600})
+
     token: str
+    """The access token: send it as `Authorization: Bearer <token>`."""
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the scheme's name
+    """The scheme of the `Authorization` header."""
     expires_in: int
+    """For how many seconds the access token is valid."""
 
 
 class Tokens(VisitorToken):
     """An access token, how many seconds it is valid, and a refresh token that is valid once."""
 
+    model_config = answer_like(
+        {"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 900, "refresh_token": "7.Zm9v…"}
+    )
+
     refresh_token: str
+    """A secret for POST /auth/refresh. It is valid once."""
 
 
 class Session(BaseModel):
-    """A login on a device that is not over. `user_agent` is how the device called itself."""
+    """A login on a device, which is not over."""
+
+    model_config = answer_like(_SESSION)
 
     id: str
+    """The id of the session. Access tokens have it as `sid`."""
     created_at: datetime
+    """When the user logged in."""
     last_used_at: datetime
+    """When the tokens were refreshed last."""
     user_agent: str
+    """How the device called itself at the login: the first 200 characters of its `User-Agent`."""
     is_current: bool
+    """True for the session of this request."""
 
 
 class SessionList(BaseModel):
-    """The caller's sessions, at most 100. Those that were used last come first."""
+    """The caller's sessions, at most 100."""
+
+    model_config = answer_like({"sessions": [_SESSION]})
 
     sessions: list[Session]
+    """Those that were used last come first."""
 
 
 class After(BaseModel):
-    """The `next` of the last answer, and how long to wait for sessions that end after it."""
+    """Which ended sessions to list."""
 
     model_config = QUERY
 
     after: Annotated[str, Field(pattern=r"^([0-9a-f]{8}-[0-9]{1,15})?$")] = ""
+    """The `next` of the last answer."""
     wait: Annotated[float, Seconds(30)] = 0.0
+    """How many seconds to wait for sessions that end after it."""
 
 
 class KeySet(BaseModel):
     """A JWK set (RFC 7517)."""
 
+    model_config = answer_like(
+        {"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k1", "x": "11qYAYKx…"}]}
+    )
+
     keys: list[dict[str, Any]]
+    """The public keys. A token names its key by `kid`."""
 
 
 @routes.post("/auth/register")
@@ -210,7 +257,7 @@ async def sessions(request: web.Request) -> web.Response:
 
 
 @routes.delete("/auth/sessions/{session}")
-@operation(Access.USER, {204: None})
+@operation(Access.USER, {204: None}, examples={"session": _SESSION_ID})
 async def end_session(request: web.Request) -> web.Response:
     """End one of the caller's own sessions. Its access tokens are refused within seconds."""
     user_id, session_id = _own_id(request), domain.read_session_id(request.match_info["session"])

@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.process import configuration
 
 PREFIX = "CONSOLE_"
 
@@ -39,7 +41,7 @@ class Settings(BaseSettings):
     """The socket of supervisord, only in the embedded stack. Empty: processes cannot be killed from the console."""
     admin_password: SecretStr = SecretStr("")
     """The password with which the console itself logs in as `admin`, to compare the books. Empty: it does not."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: configuration.LogLevel = "INFO"
 
     @property
     def targets(self) -> dict[str, str]:
@@ -52,5 +54,4 @@ def read() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        sys.exit("wrong setting: " + "; ".join(wrong))
+        sys.exit(configuration.complaint(error, PREFIX))

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from local import config, nginx, stack
+from local import config, nginx, services, stack
 from local import demo as demonstration
 from local.aspire import Aspire
 from local.console import Viewers
-from local.problem import Problem
+from local.problem import Problem, disk_problem
 
 RESTART = "Services keep the code with which they started; to change that: make restart"
 
@@ -41,6 +41,20 @@ def restart(
 ) -> None:
     """Start services again, one after the other, with the code that is in this folder now."""
     typer.echo(f"Restarted {', '.join(_running_stack().restart(names or []))}.")
+
+
+@app.command()
+def stop(names: Annotated[list[str], typer.Argument(help="Programs.")]) -> None:
+    """Stop programs, until `start` or `up` starts them again."""
+    _running_stack().stop(names)
+    typer.echo(f"Stopped {', '.join(names)}.")
+
+
+@app.command()
+def start(names: Annotated[list[str], typer.Argument(help="Programs.")]) -> None:
+    """Start programs that were stopped, and return when they are ready."""
+    _running_stack().start(names)
+    typer.echo(f"Started {', '.join(names)}.")
 
 
 @app.command()
@@ -199,13 +213,17 @@ class Terminal(logging.Handler):
 
 
 def main() -> None:
-    """Run a command. A `Problem` becomes one line on stderr and exit status 1."""
+    """Run a command. A `Problem`, a full disk or a closed folder becomes a line on stderr and exit status 1."""
     logging.getLogger("local").setLevel(logging.INFO)
     logging.getLogger("local").addHandler(Terminal())
     try:
         app()
     except Problem as problem:
         sys.exit(str(problem))
+    except OSError as error:
+        if found := disk_problem(str(error), services.PROJECT):
+            sys.exit(found)
+        raise
 
 
 if __name__ == "__main__":

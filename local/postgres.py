@@ -21,7 +21,7 @@ import psutil
 
 from local import ports, postgres_start, shelter
 from local.files import complete_folder, locked
-from local.problem import Problem
+from local.problem import Problem, disk_problem
 from local.process import Program, identity, is_alive
 
 # Located, not imported: an import creates folders and prints warnings about them.
@@ -105,7 +105,8 @@ class Postgres:
         shelter.remove(self.home)
 
     def _socket_folder(self) -> str:
-        return str(self.home) if len(os.fsencode(self.home)) <= LONGEST_SOCKET_FOLDER else ""
+        # In quotes, because the setting is a list.
+        return f'"{self.home}"' if len(os.fsencode(self.home)) <= LONGEST_SOCKET_FOLDER else ""
 
     def _give(self, path: Path) -> None:
         if self._user:
@@ -131,7 +132,8 @@ class Postgres:
             **identity(self._user),
         )
         if done.returncode:
-            raise Problem(f"{name} failed: {done.stderr.decode(errors='replace').strip()}")
+            output = done.stderr.decode(errors="replace").strip()
+            raise Problem(f"{name} failed: {disk_problem(output, self.home) or output}")
 
     def _copy_package(self) -> None:
         """Copy Postgres and its libraries. The programs find the libraries by a relative path."""

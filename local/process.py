@@ -92,7 +92,8 @@ class Server:
         """
         self._root.mkdir(parents=True, exist_ok=True)
         end_survivors(self._root, [self._engine.program()])
-        ports.refuse_taken(self._engine.name, self._engine.host, self._engine.ports)
+        if taken := ports.complaints(self._engine.name, self._engine.host, self._engine.ports):
+            raise Problem("\n".join(taken))
         self._engine.prepare()
         program = self._engine.program()
         with self.log.open("ab") as log:

@@ -3,10 +3,14 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from local import ports
 from local.process import Program
+from shared.process import configuration
 
 PROJECT = Path(__file__).parent.parent
 PARTITIONS = "4"
@@ -88,6 +92,24 @@ def services(
         )
         for name, port in chosen.items()
     )
+
+
+def wrong_settings(program: Program) -> list[str]:
+    """A sentence for each variable that a service or the console would refuse at its start.
+
+    It reads the settings as the program does: from its own environment, and from the one of this process.
+    """
+    settings = import_module(f"{program.name}.config").Settings
+    prefix = settings.model_config.get("env_prefix", "")
+    variables = {name: f"{prefix}{name}".upper() for name in settings.model_fields}
+    own = {
+        name: program.environment[variable] for name, variable in variables.items() if variable in program.environment
+    }
+    try:
+        settings(**own)
+    except ValidationError as error:
+        return configuration.sentences(error, prefix)
+    return []
 
 
 def python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -118,8 +118,7 @@ class Stack:
         ready; then everything that this call started is stopped again.
         """
         wanted = set(only or self.names)
-        if unknown := wanted.difference(self.names):
-            raise Problem(f"Unknown: {', '.join(sorted(unknown))}. This stack has: {', '.join(self.names)}")
+        _refuse_unknown(wanted, self.names)
         with locked(self.root / "lock"):
             was_running = self.supervisor.is_running()
             missing = [engine for engine in self._engines.values() if engine.name in wanted - self._up()]
@@ -145,9 +144,23 @@ class Stack:
             chosen = [name for name in own if name in (names or own)]
             for name in chosen:
                 self.supervisor.stop_program(name)
-                self.supervisor.start_program(name)
-                self._wait_started(self._engines[name])
+                self._start_and_wait(name)
         return chosen
+
+    def stop(self, names: Collection[str]) -> None:
+        """Stop programs, one after the other, until `start` or `up`. Raises `Problem` if a name is unknown."""
+        _refuse_unknown(names, self._engines)
+        with locked(self.root / "lock"):
+            for name in names:
+                self.supervisor.stop_program(name)
+
+    def start(self, names: Collection[str]) -> None:
+        """Start the programs of `names` that are not running, and return when they are ready. Raises `Problem`."""
+        _refuse_unknown(names, self._engines)
+        with locked(self.root / "lock"):
+            for name in names:
+                if not self.supervisor.is_up(name):
+                    self._start_and_wait(name)
 
     def down(self) -> None:
         """Stop everything in reverse order, also the processes that an earlier supervisord left behind."""
@@ -193,13 +206,20 @@ class Stack:
             raise Problem(f"The stack {self.name} is running with other settings: stop it first, with `make down`.")
         if not was_running:
             self._end_survivors()
-        for engine in missing:
-            ports.refuse_taken(engine.name, engine.host, engine.ports)
+        found = [line for engine in missing for line in ports.complaints(engine.name, engine.host, engine.ports)]
+        if not was_running:  # Otherwise the programs get the environment of the supervisord that runs.
+            found += _wrong_settings(missing)
+        if found:
+            raise Problem("\n".join(found))
         for engine in missing:
             engine.prepare()
         if not was_running:
             self.supervisor.start()
             self._ports_file.write_text(json.dumps(asdict(self.ports)))
+
+    def _start_and_wait(self, name: str) -> None:
+        self.supervisor.start_program(name)
+        self._wait_started(self._engines[name])
 
     def _start(self, missing: Collection[Engine], jobs: Collection[services.Job]) -> None:
         for group, engines in self._groups.items():
@@ -248,6 +268,17 @@ class Stack:
         # A supervisord that does not answer is killed first. Otherwise it would restart the programs that stop here.
         supervisord = Program("supervisord", (), stop_signal=signal.SIGKILL)
         end_survivors(self.root, [supervisord, *(engine.program() for engine in reversed(self._engines.values()))])
+
+
+def _wrong_settings(engines: Iterable[Engine]) -> list[str]:
+    """A sentence for each variable that one or more programs would refuse."""
+    own = [engine.program() for engine in engines if isinstance(engine, services.Service | Console)]
+    return list(dict.fromkeys(line for program in own for line in services.wrong_settings(program)))
+
+
+def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    if unknown := set(names).difference(known):
+        raise Problem(f"Unknown: {', '.join(sorted(unknown))}. This stack has: {', '.join(known)}")
 
 
 def saved_ports(root: Path) -> Ports | None:

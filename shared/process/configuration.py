@@ -9,11 +9,16 @@ import socket
 import sys
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Part = Literal["api", "relay", "consumer", "worker"]
 PARTS: tuple[Part, ...] = ("api", "relay", "consumer", "worker")
+
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+]
 
 
 class Settings(BaseSettings):
@@ -32,7 +37,7 @@ class Settings(BaseSettings):
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
     release: str = "0.1.0"
     """The release that this process runs, for `build_info`."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: LogLevel = "INFO"
     failure_flags: bool = False
     """True: administrators may make parts of this process fail for a while. Never set it in production."""
     otel_exporter_otlp_endpoint: Annotated[str, Field(pattern="^(https?://.*)?$")] = ""
@@ -67,13 +72,18 @@ def read(settings_type: type[S], service: str, arguments: list[str]) -> S:
         sys.exit(complaint(error))
 
 
-def complaint(error: ValidationError) -> str:
+def complaint(error: ValidationError, prefix: str = "") -> str:
     """One line that names every wrong variable."""
-    return "wrong setting: " + "; ".join(_sentence(e) for e in error.errors())
+    return "wrong setting: " + "; ".join(sentences(error, prefix))
 
 
-def _sentence(error: Any) -> str:
-    name = ".".join(map(str, error["loc"])).upper()
+def sentences(error: ValidationError, prefix: str = "") -> list[str]:
+    """A sentence for each wrong variable. The names of all variables begin with `prefix`."""
+    return [_sentence(e, prefix) for e in error.errors()]
+
+
+def _sentence(error: Any, prefix: str) -> str:
+    name = f"{prefix}{'.'.join(map(str, error['loc'])).upper()}"
     if error["type"] == "missing":
         return f"{name} must be set: it has no default, because a guessed value would open the whole shop"
     if "PASSWORD" in name:

@@ -929,6 +929,21 @@ async def test_the_page_and_its_files_are_served_with_their_types(shop: Shop) ->
     assert (front.status, front.get("Location")) == (302, "/docs")
 
 
+async def test_the_events_are_served_with_their_schemas_and_a_page_without_scripts(shop: Shop) -> None:
+    files = {"/asyncapi.json": "application/json", "/events/OrderCreated.schema.json": "application/json"}
+    files |= {"/events/index.html": "text/html", "/events/page.css": "text/css"}
+    for path, kind in files.items():
+        answer = await shop.ask(f"GET {path}", token=None)
+        assert (answer.status, answer.get("Content-Type")) == (200, kind)
+        assert answer.body == (nginx.EVENTS / path[1:]).read_bytes()
+    page = await shop.ask("GET /events/", token=None)
+    assert page.body == (nginx.EVENTS / "events" / "index.html").read_bytes()
+    assert "script" not in page.get("Content-Security-Policy")
+    assert "style-src 'self'" in page.get("Content-Security-Policy")
+    bare = await shop.ask("GET /events", token=None)
+    assert (bare.status, bare.get("Location")) == (308, "/events/")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -936,6 +951,7 @@ async def test_the_page_and_its_files_are_served_with_their_types(shop: Shop) ->
         *("/docs/x/../../openapi.py", "/docs..%2fopenapi.py", "/docs/....//openapi.py", "/docs/%252e%252e/openapi.py"),
         *("/docs//etc/passwd", "/docs/../../../../../../etc/passwd", "/docs/.git", "/docs/..%5copenapi.py"),
         *("/docs/%00", "/docs/start.js%00.html", "/docs/x"),
+        *("/events/../architecture.md", "/events../architecture.md", "/events/..%2farchitecture.md", "/events/x"),
     ],
 )
 async def test_no_other_file_on_the_disk_can_be_read(shop: Shop, path: str) -> None:
