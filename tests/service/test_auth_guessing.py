@@ -186,7 +186,9 @@ async def test_unknown_names_are_counted_and_answered_like_known_ones(auth: Auth
         for name in ("known", "nobody", "gone", "", "Known", "'; --", "\u0661" * 128)
     }
     assert [status for status, _, _ in answers["known"]] == [401] * (FREE + 1) + [429]
-    assert all(found == answers["known"] for found in answers.values()), answers
+    for found in answers.values():  # the seconds that are left depend on how long the test took
+        assert [(status, detail) for status, _, detail in found] == [(s, d) for s, _, d in answers["known"]]
+        assert 0 < found[-1][1] <= 31
 
 
 @pytest.mark.usefixtures("long_waits")
