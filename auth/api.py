@@ -97,7 +97,7 @@ class RegisteredUser(BaseModel):
 
 
 class VisitorToken(BaseModel):
-    """An access token, and how many seconds it is valid."""
+    """An access token of a visitor."""
 
     model_config = answer_like({"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 3600})
 

@@ -23,25 +23,34 @@ _SERVICES = (
 class Settings(BaseSettings):
     """The defaults fit the stack of `make up`."""
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix=PREFIX, env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     host: str = "127.0.0.1"
+    """The address on which the console listens."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8086
+    """The port on which the console listens."""
     data_folder: Path = Path(".local/console")
     """The folder of the SQLite files."""
     auth_url: Url = "http://127.0.0.1:8083"
+    """The address of auth, at which operators log in."""
     services: Listed = _SERVICES
     """`name=address` of each service, separated by commas."""
     log_folder: str = ""
     """A folder whose `*.log` files are read. Empty: none."""
     alerts_file: Path = Path("deploy/alerts.yaml")
+    """The file with the alert rules."""
     alert_webhook_url: str = ""
+    """Alerts that begin or end are posted to this address. Empty: none."""
     forward_otlp_endpoint: str = ""
+    """Spans are forwarded to this address (OTLP/HTTP), without `/v1/traces`. Empty: none."""
     supervisor_socket: str = ""
     """The socket of supervisord, only in the embedded stack. Empty: processes cannot be killed from the console."""
     admin_password: SecretStr = SecretStr("")
     """The password with which the console itself logs in as `admin`, to compare the books. Empty: it does not."""
     log_level: configuration.LogLevel = "INFO"
+    """The lowest level that is logged."""
 
     @property
     def targets(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from documents import dashboards, events, openapi, page
+from documents import dashboards, events, openapi, page, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
@@ -15,7 +15,7 @@ _WHOLE = ((f"docs/{events.SCHEMAS}", events.SUFFIX), (dashboards.FOLDER, dashboa
 def files() -> dict[str, str]:
     """All generated files, by their paths in the project."""
     documents = events.files() | page.files() | openapi.files()
-    return {f"docs/{path}": text for path, text in documents.items()} | dashboards.files()
+    return {f"docs/{path}": text for path, text in documents.items()} | dashboards.files() | settings.files()
 
 
 def drift(project: Path) -> list[str]:

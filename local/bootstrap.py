@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from local import env_file
 from local.problem import disk_problem
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ CONTAINS = {"run": ("run",), "local": ("local", "run"), "dev": ("dev", "local", 
 
 def main(wanted: str, detail: str = "") -> None:
     """Do what the first argument says. On failure, exit with a line for each problem."""
+    env_file.load(PROJECT / ".env")
     if wanted == "stack":
         chosen, reason = stack()
         if detail == "up":

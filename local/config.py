@@ -43,20 +43,33 @@ class Settings:
     """Each field is an environment variable with the same name in capitals."""
 
     stack_name: str = _text("dev", "[a-z0-9-]{1,30}", "1 to 30 of the characters a-z, 0-9 and -")
+    """The name of the stack: its files are in `.local/<name>`. Each of several stacks needs its own."""
     port_base: int | None = _number(None, 1, 65_400)
     """Moves every port that has no variable of its own: to this number plus the last two digits of its default."""
     orders_port: int = _port(8080)
+    """The port of orders."""
     inventory_port: int = _port(8081)
+    """The port of inventory."""
     payments_port: int = _port(8082)
+    """The port of payments."""
     auth_port: int = _port(8083)
+    """The port of auth."""
     users_port: int = _port(8084)
+    """The port of users."""
     products_port: int = _port(8085)
+    """The port of products."""
     console_port: int = _port(8086)
+    """The port of the console."""
+    storefront_port: int = _port(8087)
+    """The port of the storefront, the page at `/`."""
+    format: str = _text("", "json", "json or empty")
+    """`json`: `make logs` prints all lines as they are, also on a terminal."""
     see: str = _text("", "aspire", "aspire or empty")
     """One more viewer of traces: the Aspire dashboard, which the first use downloads from npm."""
     aspire_port: int = _port(18888)
+    """The port of the page of the Aspire dashboard. The next two are for traces."""
     gateway_port: int | None = _port(None)
-    """None: the gateway takes the first free port of 80, 8000, 8001 and so on. With `port_base`, it takes that port."""
+    """The port of the gateway. Without it: the first free port of 80, 8000, 8001 and so on, or `PORT_BASE`."""
     admin_password: str = _text(
         "password",
         r"""(?!'|.*\s[;#])[^"\r\n]{8,}(?<!')""",  # supervisord cannot pass on any other
@@ -64,15 +77,21 @@ class Settings:
     )
     """The password of `admin`. The gateway is open to the network: change the password if others can reach it."""
     log_level: str = _text("INFO", "(?i:debug|info|warning|error)", "DEBUG, INFO, WARNING or ERROR")
-    """Every service reads it too. Here it is only checked."""
+    """The lowest level that is logged. The services read it; `make up` only checks it."""
     requests_per_second: int = _number(1000, 1, 1_000_000)
     """Requests per second that the gateway accepts from one address. A burst may have as many more."""
     logins_per_second: int = _number(5, 1, 1_000_000)
+    """Logins, registrations and refreshes per second that the gateway accepts from one address."""
     console_logins_per_minute: int = _number(10, 1, 1_000_000)
+    """Logins to the console per minute that the gateway accepts from one address."""
     connections: int = _number(512, 1, 1_000_000)
+    """The most connections of one address to the gateway."""
     postgres_port: int = _port(5433)
+    """The port of Postgres."""
     kafka_port: int = _port(9092)
+    """The port of Kafka. Its controller uses the next one."""
     kafka_heap: str = _text("256m", "[0-9]+[mg]", "a size such as 256m or 1g")
+    """The most memory of Kafka's heap."""
 
     @property
     def limits(self) -> dict[str, str]:

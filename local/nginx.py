@@ -13,7 +13,7 @@ from local.process import Program
 PROJECT = Path(__file__).parent.parent
 TEMPLATE = PROJECT / "gateway" / "nginx.conf"
 SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
-UPSTREAMS = (*SERVICES, "console")
+UPSTREAMS = (*SERVICES, "console", "storefront")
 DOCS = PROJECT / "shared" / "web" / "swagger"
 EVENTS = PROJECT / "docs"
 

@@ -91,7 +91,9 @@ class Postgres:
         return Program(self.name, [*start, *command], folder=self.home, stop_signal=signal.SIGINT, stop_seconds=30)
 
     def is_ready(self) -> bool:
-        """True if the server accepts connections. During recovery it answers, but does not accept them yet."""
+        """True if the server accepts connections. During recovery it logs each attempt to connect as fatal."""
+        if not self._says_ready():
+            return False
         command = [str(PACKAGE / BIN / "pg_isready"), "-q", "-t", "1", "-h", self.host, "-p", str(self.ports[0])]
         return subprocess.run(command, check=False).returncode == 0
 
@@ -99,6 +101,14 @@ class Postgres:
         """The command that opens psql as `role`, and its environment variables."""
         address = f"postgresql://{role}:{password}@{self.host}:{self.ports[0]}/quickbite"
         return [str(PACKAGE / BIN / "psql"), address], {"PGOPTIONS": f"--search_path={schema}"}
+
+    def _says_ready(self) -> bool:
+        """True if the server wrote so to its lock file. A file of a killed server has the old text."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[7].strip() == "ready"
 
     def remove(self) -> None:
         """Delete the data."""

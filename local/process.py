@@ -9,7 +9,7 @@ import pwd
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ class Program:
     folder: Path = Path("/")
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: int = 10
+    settings: Collection[str] = ()
+    """Variables that supervisord's program takes from the environment of the command that starts it."""
 
     def marked(self, stack: Path) -> dict[str, str]:
         """The environment with the marks by which `survivors` finds the process."""

@@ -41,6 +41,7 @@ class Ports:
     users: int = 8084
     products: int = 8085
     console: int = 8086
+    storefront: int = 8087
     gateway: int = 80
     postgres: int = 5433
     kafka: int = 9092
@@ -62,7 +63,8 @@ class Stack:
     """A stack called `name`, with all its files below `root`.
 
     `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO. The console runs only if there are `viewers`.
+    the stack is logged at level INFO. The storefront and the console run only if there are
+    `viewers`.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "viewers": (*viewers.others, self._console(viewers.settings, admin_password)) if viewers else (),
+            "viewers": self._viewers(viewers, admin_password) if viewers else (),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
@@ -190,10 +192,12 @@ class Stack:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
 
-    def _console(self, more: Mapping[str, str], admin_password: str) -> Console:
+    def _viewers(self, viewers: Viewers, admin_password: str) -> tuple[Engine, ...]:
         logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
-        found = places(self.ports.services, logs, socket, admin_password)
-        return Console(self.root / "console", self.ports.console, found | dict(more))
+        found = places(self.ports.services, logs, socket, admin_password) | dict(viewers.settings)
+        console = Console(self.root / "console", self.ports.console, found)
+        storefront = services.storefront(self.ports.storefront, self.ports.services, self.ports.kafka, socket)
+        return (*viewers.others, storefront, console)
 
     def _up(self) -> set[str]:
         if not self.supervisor.is_running():

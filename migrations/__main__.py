@@ -1,7 +1,6 @@
 """`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +8,11 @@ import typer
 from alembic import command
 from alembic.config import Config
 
+from migrations import config
 from migrations import seed as seeds
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
-DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 
 app = typer.Typer(add_completion=False, help="Bring the database's schemas up, or take them down.")
 
@@ -24,7 +23,7 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and
     for section in SECTIONS:
         command.upgrade(Config(INI, ini_section=section), "head")
     if seed:
-        asyncio.run(seeds.run(os.environ.get("ADMIN_DATABASE_URL", DEFAULT_URL)))
+        asyncio.run(seeds.run(config.Settings().admin_database_url))
 
 
 @app.command()

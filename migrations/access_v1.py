@@ -1,15 +1,17 @@
 """Version 1 of the login role and the schema of a service. A version never changes; a change is a new version."""
 
-import os
 from collections.abc import Sequence
 
 from alembic import op
 
+from migrations.config import Settings
+
 
 def upgrade(services: Sequence[str]) -> None:
     """Create the roles, which belong to the cluster, and the schemas, which belong to the database."""
+    settings = Settings()
     for service in services:
-        password = os.environ.get(f"{service.upper()}_DB_PASSWORD", service).replace("'", "''")
+        password = settings.password_of(service).replace("'", "''")
         op.execute(
             f"""
             do $$ begin

@@ -5,17 +5,15 @@
 """
 
 import asyncio
-import os
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from migrations import metadata
+from migrations import config, metadata
 from shared.delivery.tables import Xid8
 
 ADMIN = "admin"
-DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 
 section = context.config.config_ini_section
 schema = "public" if section == ADMIN else section
@@ -49,7 +47,7 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    url = os.environ.get("ADMIN_DATABASE_URL", DEFAULT_URL).replace("postgresql://", "postgresql+asyncpg://", 1)
+    url = config.Settings().admin_database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(url, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)

@@ -18,6 +18,8 @@ from ..errors import Conflict, Unavailable
 T = TypeVar("T")
 
 SECONDS = 1.0
+ADDRESS = "http://quickbite:quickbite@supervisor"
+"""Its user and password. Only the rights of the socket protect it."""
 UP = frozenset({"STARTING", "RUNNING"})
 
 
@@ -82,7 +84,7 @@ class Supervisord:
         def call() -> T:
             transport = _Transport(self._path)
             try:
-                return work(xmlrpc.client.ServerProxy("http://supervisor", transport=transport).supervisor)
+                return work(xmlrpc.client.ServerProxy(ADDRESS, transport=transport).supervisor)
             finally:
                 transport.close()
 
@@ -112,6 +114,7 @@ class _Transport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        _, self._extra_headers, _ = self.get_host_info(host)
         made = _Connection(self._path)
         self._connection = host, made  # what `close` closes
         return made

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from yarl import URL
 
 from ..errors import Unauthenticated, Unavailable
+from ..process.logs import level_of_absence
 from ..process.loop import Beat, repeat
 from ..process.tasks import Tasks
 from . import tokens
@@ -37,7 +38,7 @@ _REMEMBERED = 10_000
 _WAIT_SECONDS = 20.0  # shorter than HANG_SECONDS, because the task takes no turn meanwhile
 _LATE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
-_WORTH_A_WARNING = 10
+_FAILURES_A_LINE = 10
 
 Fetch = Callable[[], Awaitable[dict[str, Any]]]
 """Fetches a JWK set. It may raise any exception; then the known keys stay in use."""
@@ -124,7 +125,7 @@ class Verifier:
         try:
             await self.refresh()
         except Exception as error:  # noqa: BLE001 - after any error the known keys stay in use
-            log.warning("keys could not be fetched, trying again", error=repr(error)[:200])
+            log.log(level_of_absence(), "keys could not be fetched, trying again", error=repr(error)[:200])
         finally:  # the pause starts at the end of a fetch; otherwise each waiting caller would start another
             self._tried_at = time.monotonic()
 
@@ -159,8 +160,9 @@ class Ended:
                 await _unless(stop, self.follow_once())
             except Exception as error:  # noqa: BLE001 - after any error the known sessions stay over
                 self._failures += 1
-                if self._failures == _WORTH_A_WARNING:
-                    log.warning("auth does not tell which sessions end, trying again", error=repr(error)[:200])
+                if self._failures % _FAILURES_A_LINE == 0:
+                    what = "auth does not tell which sessions end, trying again"
+                    log.log(level_of_absence(), what, error=repr(error)[:200])
                 return _RETRY_SECONDS * uniform(0.8, 1.2)
             self._failures = 0
             return _PAUSE_SECONDS

@@ -30,6 +30,12 @@ from local.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 
+PRINTS_ITS_SETTING = """
+import os, time
+print("ready with", os.environ.get("FAULT"), flush=True)
+time.sleep(60)
+"""
+
 NOTES_ITS_STOP = """
 import signal, sys, time
 def stop(*_):
@@ -148,7 +154,7 @@ def test_kafka_starts_with_an_empty_data_folder_and_again_after_a_kill(tmp_path:
     server.stop()
     lines = server.log.read_text().splitlines()
     assert len(lines) > 3
-    kafkas_own = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\] (INFO|WARN) .+ \([\w.$]+\)")
+    kafkas_own = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} UTC\] (INFO|WARN) .+ \([\w.$]+\)")
     assert [line for line in lines if not kafkas_own.fullmatch(line)] == []
 
 
@@ -178,6 +184,31 @@ def test_supervisord_restarts_dead_programs_and_stops_the_last_group_first(tmp_p
 
     assert (folder / "stopped").read_text().split() == ["last", "first"]
     assert survivors(folder) == []
+    supervisor.remove()
+
+
+def test_a_program_has_the_settings_of_the_command_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PRINTS_ITS_SETTING)
+    program = Program("one", [sys.executable, str(script)], settings=["FAULT"])
+    supervisor = Supervisor(tmp_path / "stack", {"services": [program]})
+    monkeypatch.setenv("FAULT", "first")
+    supervisor.start()
+    supervisor.start_program("one")
+    wait_for_starts(supervisor, "one", 1)
+    monkeypatch.setenv("FAULT", "second")
+    supervisor.start_program("one")
+    wait_for_starts(supervisor, "one", 2)
+    monkeypatch.delenv("FAULT")
+    os.kill(supervisor.processes()["one"]["pid"], signal.SIGKILL)
+    wait_for_starts(supervisor, "one", 3)
+    supervisor.start_program("one")
+    wait_for_starts(supervisor, "one", 4)
+    supervisor.shutdown()
+    settings = [line.split()[-1] for line in supervisor.log("one").read_text().splitlines()]
+    assert settings == ["first", "second", "second", "None"]
     supervisor.remove()
 
 

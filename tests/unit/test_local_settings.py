@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local import __main__ as local
-from local import bootstrap, config, nginx, ports, stack, supervisor
+from local import bootstrap, config, env_file, nginx, ports, stack, supervisor
 from local.aspire import Aspire
 from local.console import Viewers
 from local.problem import Problem, disk_problem
@@ -89,6 +89,7 @@ def test_one_number_moves_all_ports_that_have_no_variable() -> None:
         "users": (18084,),
         "products": (18085,),
         "console": (18086,),
+        "storefront": (18087,),
         "aspire": (18088, 18089, 18090),
         "gateway": (18000,),
         "postgres": (18033,),
@@ -175,14 +176,14 @@ def test_a_stack_without_the_console_traces_nothing(tmp_path: Path) -> None:
 
 def test_the_console_starts_after_the_services_and_before_the_gateway(tmp_path: Path) -> None:
     stack = Stack("test", tmp_path, Ports(), viewers=Viewers())
-    assert stack.names[-3:] == ["products", "console", "gateway"]
+    assert stack.names[-3:] == ["storefront", "console", "gateway"]
     for name in Ports().services:
         assert program(stack, name)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:8086/otlp"
     assert not [variable for variable in program(stack, "console") if variable.startswith("OTEL")]
 
 
 def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(tmp_path: Path) -> None:
-    chosen = Ports(*range(1, 11))
+    chosen = Ports(*range(1, 12))
     found = program(
         Stack("test", tmp_path, chosen, viewers=Viewers({"CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x"})), "console"
     )
@@ -201,6 +202,20 @@ def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(t
     }
 
 
+def test_the_storefront_finds_the_stack(tmp_path: Path) -> None:
+    chosen = Ports(*range(1, 12))
+    assert program(Stack("test", tmp_path, chosen, viewers=Viewers()), "storefront") == {
+        "PYTHONUNBUFFERED": "1",
+        "STOREFRONT_HOST": "127.0.0.1",
+        "STOREFRONT_PORT": str(chosen.storefront),
+        "STOREFRONT_ORDERS_URL": f"http://127.0.0.1:{chosen.orders}",
+        "STOREFRONT_PRODUCTS_URL": f"http://127.0.0.1:{chosen.products}",
+        "STOREFRONT_AUTH_URL": f"http://127.0.0.1:{chosen.auth}",
+        "STOREFRONT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{chosen.kafka}",
+        "STOREFRONT_SUPERVISOR_SOCKET": str(supervisor.socket(tmp_path)),
+    }
+
+
 def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "HOME", tmp_path)
     monkeypatch.setenv("CONSOLE_PORT", "1234")
@@ -209,6 +224,7 @@ def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch
     assert program(wanted, "console")["CONSOLE_PORT"] == "1234"
     assert "http://127.0.0.1:1235/console/" in local._welcome(wanted.ports)
     assert "http://127.0.0.1:1234/console/" in local._welcome(wanted.ports)
+    assert "http://127.0.0.1:1235/ " in local._welcome(wanted.ports)
 
 
 def test_aspire_starts_before_the_console_which_forwards_traces(
@@ -218,7 +234,7 @@ def test_aspire_starts_before_the_console_which_forwards_traces(
     monkeypatch.setenv("SEE", "aspire")
     monkeypatch.setenv("ASPIRE_PORT", "2000")
     wanted = local._wanted_stack()
-    assert wanted.names[-4:] == ["products", "aspire", "console", "gateway"]
+    assert wanted.names[-4:] == ["aspire", "storefront", "console", "gateway"]
     forward = program(wanted, "console")["CONSOLE_FORWARD_OTLP_ENDPOINT"]
     assert forward == "http://127.0.0.1:2002"
     assert f"--ASPIRE_DASHBOARD_OTLP_HTTP_ENDPOINT_URL={forward}" in wanted.program("aspire").command
@@ -472,3 +488,13 @@ def test_a_failed_installation_leaves_no_stamp(venv: Path, monkeypatch: pytest.M
     with pytest.raises(SystemExit):
         bootstrap.install("dev")
     assert bootstrap.needed("local")
+
+
+def test_a_file_env_sets_what_the_environment_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"ORDERS_PORT": "1", "AUTH_PORT": ""})
+    env_file.load(tmp_path / "missing")
+    (tmp_path / "env").write_text(
+        '# a comment\n#USERS_PORT=9\n\nORDERS_PORT=2\nAUTH_PORT = 3\nADMIN_PASSWORD="a = b"\n'
+    )
+    env_file.load(tmp_path / "env")
+    assert os.environ == {"ORDERS_PORT": "1", "AUTH_PORT": "3", "ADMIN_PASSWORD": "a = b"}

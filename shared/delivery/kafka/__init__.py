@@ -4,7 +4,7 @@ from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailabl
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
 from .tail import Tail
-from .topics import configure_topics, create_topics
+from .topics import configure_topics, create_offsets, create_topics
 
 __all__ = [
     "Batch",
@@ -18,5 +18,6 @@ __all__ = [
     "TopicUnusable",
     "Unavailable",
     "configure_topics",
+    "create_offsets",
     "create_topics",
 ]

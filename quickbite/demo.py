@@ -1,9 +1,7 @@
-"""`make demo`: places three orders through the gateway, and prints the events about them with their times."""
+"""`demo`: places three orders through the gateway, and prints the events about them with their times."""
 
 import asyncio
 import json
-import os
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +12,7 @@ from typing import Any
 import aiohttp
 import typer
 
-from local.problem import Problem
+from quickbite.client import Failed, read_settings
 from shared.delivery import kafka
 from shared.delivery.events import Record
 from shared.delivery.kafka import Tail
@@ -126,10 +124,10 @@ async def _ask(session: aiohttp.ClientSession, method: str, path: str, body: obj
         async with session.request(method, path, json=body) as answer:
             found = await answer.json(content_type=None)
             if not answer.ok:
-                raise Problem(f"{method} {path}: {answer.status} {found.get('detail', '')}")
+                raise Failed(f"{method} {path}: {answer.status} {found.get('detail', '')}")
             return found
     except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
-        raise Problem(f"{method} {path}: {error!r}. Is the stack running? `make up` starts it.") from error
+        raise Failed(f"{method} {path}: {error!r}. Is the stack running? `make up` starts it.") from error
 
 
 def _seen_event(record: Record) -> SeenEvent:
@@ -139,21 +137,13 @@ def _seen_event(record: Record) -> SeenEvent:
     return SeenEvent(at, headers["ce_type"].decode(), (record.key or b"").decode(), where)
 
 
-def main(gateway: str, servers: str) -> None:
-    """Run the demo. The exit status is 1 if a story did not end as expected. Raises `Problem`."""
+def demo() -> None:
+    """Place three orders through the gateway, and print the path of each, event by event."""
+    settings = read_settings()
+    servers = settings.place("kafka")
     try:
-        ended_well = asyncio.run(run(gateway, servers, os.environ.get("ADMIN_PASSWORD", "password")))
+        ended_well = asyncio.run(run(settings.address("gateway"), servers, settings.admin_password))
     except kafka.Unavailable as error:
-        raise Problem(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
+        raise Failed(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
     if not ended_well:
-        sys.exit("A story did not end as expected.")
-
-
-if __name__ == "__main__":
-    try:
-        main(
-            f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '80')}",
-            f"127.0.0.1:{os.environ.get('KAFKA_PORT', '9092')}",
-        )
-    except Problem as problem:
-        sys.exit(str(problem))
+        raise Failed("A story did not end as expected.")
