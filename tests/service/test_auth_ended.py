@@ -216,8 +216,9 @@ async def test_without_any_reading_nothing_is_said_and_at_the_end_nobody_waits(p
     waiting = asyncio.create_task(found.follow("", 30))
     await asyncio.sleep(0)
     found.close()
-    with pytest.raises(Unavailable):
-        await waiting
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await waiting
 
 
 async def test_a_follower_forgets_sessions_and_keeps_what_it_knows_when_auth_answers_nonsense(
