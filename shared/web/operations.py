@@ -38,6 +38,7 @@ class Access(Enum):
     TRUSTED = "anybody with a token, or anybody who reaches the port if the service runs with REQUIRE_TOKEN=false"
     USER = "anybody with a token"
     ADMIN = "administrators"
+    SERVICES = "other services, at this service's own port: the gateway does not route here"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def declared(handler: Any) -> Operation | None:
 
 async def _admit(request: web.Request, access: Access) -> Caller:
     """Identify the caller. Raises `Unauthenticated`, `Forbidden`, or `Unavailable` while no keys are known."""
-    if access is Access.PUBLIC:
+    if access in {Access.PUBLIC, Access.SERVICES}:
         return _NOBODY
     sent = request.headers.getall("Authorization", [])
     if not sent and access is Access.TRUSTED and _is_from_loopback(request):
