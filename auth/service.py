@@ -282,7 +282,7 @@ async def sessions(conn: Connection, user_id: int) -> list[Session]:
 
 
 async def make_administrator(conn: Connection, by: int, user_id: int) -> None:
-    """Give a user the administrator's role. Their next token has it. Raises `Forbidden` or `UserNotFound`."""
+    """Give a user the administrator's role. The user's next token has it. Raises `Forbidden` or `UserNotFound`."""
     await _administrators(conn, by)
     if await store.get(conn, user_id) is None:
         raise UserNotFound

@@ -63,8 +63,7 @@ class Stack:
     """A stack called `name`, with all its files below `root`.
 
     `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO. The storefront and the console run only if there are
-    `viewers`.
+    the stack is logged at level INFO. The storefront and the console run only if there are `viewers`.
     """
 
     def __init__(
@@ -145,7 +144,6 @@ class Stack:
                 self._run(job)
             chosen = [name for name in own if name in (names or own)]
             for name in chosen:
-                self.supervisor.stop_program(name)
                 self._start_and_wait(name)
         return chosen
 
@@ -211,8 +209,7 @@ class Stack:
         if not was_running:
             self._end_survivors()
         found = [line for engine in missing for line in ports.complaints(engine.name, engine.host, engine.ports)]
-        if not was_running:  # Otherwise the programs get the environment of the supervisord that runs.
-            found += _wrong_settings(missing)
+        found += _wrong_settings(missing)
         if found:
             raise Problem("\n".join(found))
         for engine in missing:

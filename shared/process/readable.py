@@ -1,7 +1,7 @@
 """`python -m shared.process.readable` prints logs for people: time, level, service, text and fields of each line.
 
 It reads what `tail -v` or `docker compose logs` writes, with the names of the programs. Lines that arrive together are
-sorted by time. What must stay true: no line can move the cursor of a terminal, and memory has a bound.
+sorted by time. What must stay true: no line moves the cursor of the terminal, and the memory that is used has a bound.
 """
 
 import os

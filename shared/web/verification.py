@@ -56,7 +56,7 @@ class EndedSessions(BaseModel):
 
 
 Follow = Callable[[str], Awaitable[EndedSessions]]
-"""Asks for the sessions that ended after a `next`, and waits until there are some. It may raise any exception."""
+"""The function returns the sessions that ended after a `next`. It waits until there is one. It may raise any error."""
 
 
 class Verifier:
