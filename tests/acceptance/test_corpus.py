@@ -276,8 +276,8 @@ WITH_MORE: dict[str, Callable[[bytes], bytes]] = {
     "with many unknown fields": lambda good: good[:-1] + b"".join(b',"%d":1' % n for n in range(5_000)) + b"}",
     "with a number beyond all bounds": lambda good: good[:-1] + b',"x":' + b"1" * 300 + b"}",
 }
-"""The paths of the tutorial's API begin so. No other API ignores unknown fields."""
 TUTORIAL = "/v1/"
+"""The paths of the tutorial's API begin so. No other API ignores unknown fields."""
 
 
 def bodies(operation: Operation) -> Iterator[Request]:

@@ -159,11 +159,10 @@ async def test_every_route_answers_administrators_and_nobody_else(
         user = {"Authorization": f"Bearer {(await login.json())['token']}"}
     else:
         admin, user = mint.admin, mint.header(USER)
-    routes = [route for route in client.app.router.routes() if "admin" in route.resource.canonical]
+    routes = [route for route in client.app.router.routes() if route.resource.canonical.startswith("/admin")]
     assert {route.method for route in routes} == {"GET", "HEAD", "POST"}
     for route in routes:
         path = route.resource.canonical.format(key="1", id="1")
-        assert path.startswith("/admin/")
         for headers, expected in (({}, 401), ({"Authorization": "nonsense"}, 401), (Mint().admin, 401), (user, 403)):
             assert (await client.request(route.method, path, json={}, headers=headers)).status == expected, path
         answer = await client.request(route.method, path, json={}, headers=admin)
@@ -175,7 +174,7 @@ def test_the_document_does_not_describe_the_admin_api(name: str) -> None:
     settings = import_module(f"{name}.config").Settings(**({"admin_password": "password"} if name == "auth" else {}))
     document = import_module(f"{name}.app").create_app(settings)[openapi.DOCUMENT]
     assert document["paths"]
-    assert not [path for path in document["paths"] if "admin" in path]
+    assert not [path for path in document["paths"] if path.startswith("/admin")]
     assert not {"Replay", "Drop", "Republish", "Conditions", "Window"} & document["components"]["schemas"].keys()
 
 
