@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
@@ -129,7 +130,8 @@ def taken(name: str) -> list[str]:
     return [variable for variable in _variables(_settings_of(name)).values() if variable not in NOT_TAKEN]
 
 
-def _settings_of(name: str) -> type[BaseSettings]:
+def _settings_of(name: str) -> type[Any]:
+    """The settings of a service, the console or the storefront, a subclass of `BaseSettings`."""
     found: type[BaseSettings] = import_module(f"{name}.config").Settings
     return found
 

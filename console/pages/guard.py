@@ -7,6 +7,7 @@ A POST is done only if it comes from a page of this console, in the session that
 import hmac
 import sqlite3
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from console.pages import frame
 from console.pages.frame import ROOT, SESSION
 from console.pages.sources import JOURNAL, SESSIONS
 from shared.errors import Forbidden, ServiceError, Unauthenticated
-from shared.web import pages
+from shared.web import pages, requests
 
 log = structlog.get_logger()
 
