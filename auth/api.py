@@ -321,7 +321,7 @@ def _tokens(tokens: service.Tokens) -> web.Response:
 
 def _with_device(request: web.Request, answer: web.Response, token: str) -> web.Response:
     """Set the cookie of the device. A page cannot read it, and only a page of this site causes it to be sent."""
-    is_secure = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"
+    is_secure = requests.is_https(request)
     answer.set_cookie(
         DEVICE, token, max_age=_YEAR_SECONDS, path="/auth", httponly=True, samesite="Strict", secure=is_secure
     )
@@ -329,10 +329,9 @@ def _with_device(request: web.Request, answer: web.Response, token: str) -> web.
 
 
 def _sender(request: web.Request) -> Sender:
-    """Where the request comes from. The gateway sets X-Real-IP and replaces what the client sent."""
-    address = request.headers.get("X-Real-IP", request.remote or "")
+    """Where the request comes from."""
     device, user_agent = request.cookies.get(DEVICE, ""), request.headers.get("User-Agent", "")
-    return Sender(_clean(address, 64), _clean(device, 128), _clean(user_agent, 200))
+    return Sender(_clean(requests.address(request), 64), _clean(device, 128), _clean(user_agent, 200))
 
 
 def _clean(text: str, length: int) -> str:

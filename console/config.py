@@ -1,10 +1,9 @@
 """The settings of the console, read once from the environment: `CONSOLE_PORT`, `CONSOLE_SERVICES`, and so on."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.process import configuration
@@ -60,7 +59,4 @@ class Settings(BaseSettings):
 
 def read() -> Settings:
     """Read the settings. A wrong value ends the process with one line that names the variable."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        sys.exit(configuration.complaint(error, PREFIX))
+    return configuration.load(Settings)

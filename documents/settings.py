@@ -7,6 +7,7 @@ from dataclasses import Field, fields
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -142,7 +143,10 @@ def _taken(reader: str) -> set[str]:
         case "`make`":
             return {one.variable for one in of(local.config.Settings)}
         case "console":
-            return set(local.console.SETTINGS)
+            places = local.console.places(dict.fromkeys(SERVICES, 1), Path(), Path(), "")
+            return set(local.console.Console(Path(), 1, places).program().settings)
+        case "storefront":
+            return set(services.storefront(1, dict.fromkeys(SERVICES, 1), 2, Path()).program().settings)
         case name if name in SERVICES:
             (one,) = services.services({name: 1}, postgres=2, kafka=3, auth=4, console=5)
             return set(one.program().settings)

@@ -1,4 +1,4 @@
-"""HTTP in: read the stock of a sku, and restock it. Parse, call one use case, answer."""
+"""HTTP in: read the stock of a sku, and restock it. Each route parses, calls one use case and answers."""
 
 import re
 from typing import Annotated

@@ -10,9 +10,6 @@ from pathlib import Path
 from local import ports, services
 from local.process import Engine, Program
 
-SETTINGS = ("CONSOLE_ALERTS_FILE", "CONSOLE_ALERT_WEBHOOK_URL", "CONSOLE_FORWARD_OTLP_ENDPOINT", "CONSOLE_LOG_LEVEL")
-"""The variables that the console reads and the stack does not set."""
-
 
 @dataclass(frozen=True)
 class Viewers:
@@ -40,7 +37,7 @@ class Console:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def program(self) -> Program:
-        return services.python(self.name, [self.name], self._environment, SETTINGS)
+        return services.python(self.name, [self.name], self._environment, services.taken(self.name))
 
     def is_ready(self) -> bool:
         return ports.is_ok(self.ports[0], "/readyz")

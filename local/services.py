@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from local import ports
 from local.process import Program
@@ -43,7 +45,7 @@ class Service:
         """Write nothing: a service keeps its state in Postgres."""
 
     def program(self) -> Program:
-        return python(self.name, [self.name], self._environment, settings(self.name))
+        return python(self.name, [self.name], self._environment, taken(self.name))
 
     def is_ready(self) -> bool:
         return ports.is_ok(self.ports[0], "/readyz")
@@ -114,23 +116,30 @@ def wrong_settings(program: Program) -> list[str]:
 
     It reads the settings as the program does: from its own environment, and from the one of this process.
     """
-    settings = import_module(f"{program.name}.config").Settings
-    prefix = settings.model_config.get("env_prefix", "")
-    variables = {name: f"{prefix}{name}".upper() for name in settings.model_fields}
-    own = {
-        name: program.environment[variable] for name, variable in variables.items() if variable in program.environment
-    }
+    settings, environment = _settings_of(program.name), program.environment
+    own = {field: environment[name] for field, name in _variables(settings).items() if name in environment}
     try:
         settings(**own)
     except ValidationError as error:
-        return configuration.sentences(error, prefix)
+        return configuration.sentences(error, settings.model_config.get("env_prefix", ""))
     return []
 
 
-def settings(name: str) -> list[str]:
-    """The variables that the service reads."""
-    fields = import_module(f"{name}.config").Settings.model_fields
-    return [variable for field in fields if (variable := field.upper()) not in NOT_TAKEN]
+def taken(name: str) -> list[str]:
+    """The variables that a service, the console or the storefront may take from the command that starts it."""
+    return [variable for variable in _variables(_settings_of(name)).values() if variable not in NOT_TAKEN]
+
+
+def _settings_of(name: str) -> type[Any]:
+    """The settings of a service, the console or the storefront, a subclass of `BaseSettings`."""
+    found: type[BaseSettings] = import_module(f"{name}.config").Settings
+    return found
+
+
+def _variables(settings: type[BaseSettings]) -> dict[str, str]:
+    """The variable of each field."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return {field: f"{prefix}{field}".upper() for field in settings.model_fields}
 
 
 def python(
@@ -142,8 +151,8 @@ def python(
     """
     # Unbuffered. Otherwise the last output of a process before it is killed never reaches the log.
     fixed = {"PYTHONUNBUFFERED": "1", **environment}
-    taken = [variable for variable in settings if variable not in fixed]
-    return Program(name, [sys.executable, "-m", *arguments], fixed, PROJECT, stop_seconds=10, settings=taken)
+    wanted = [variable for variable in settings if variable not in fixed]
+    return Program(name, [sys.executable, "-m", *arguments], fixed, PROJECT, stop_seconds=10, settings=wanted)
 
 
 def _database(role: str, password: str, port: int) -> str:

@@ -133,17 +133,18 @@ class Stack:
     def restart(self, names: Collection[str] = ()) -> list[str]:
         """Start services again, one after the other, with the code of today (default: all). Runs the jobs first.
 
-        Returns their names. Raises `Problem` if a name is not that of a service, or if one does not become ready.
+        Returns their names. Raises `Problem` if a name is not that of a service or a setting is wrong; then nothing was
+        stopped. Raises `Problem` if a service does not become ready.
         """
         own = [one.name for group in ("services", "viewers") for one in self._groups.get(group, ())]
         if unknown := set(names).difference(own):
             raise Problem(f"Not a service: {', '.join(sorted(unknown))}. The services are {', '.join(own)}.")
+        chosen = [name for name in own if name in (names or own)]
         with locked(self.root / "lock"):
+            _refuse_wrong_settings([self._engines[name] for name in chosen])
             for job in self._jobs:
                 self._run(job)
-            chosen = [name for name in own if name in (names or own)]
             for name in chosen:
-                self.supervisor.stop_program(name)
                 self._start_and_wait(name)
         return chosen
 
@@ -158,9 +159,10 @@ class Stack:
         """Start the programs of `names` that are not running, and return when they are ready. Raises `Problem`."""
         _refuse_unknown(names, self._engines)
         with locked(self.root / "lock"):
-            for name in names:
-                if not self.supervisor.is_up(name):
-                    self._start_and_wait(name)
+            stopped = [name for name in names if not self.supervisor.is_up(name)]
+            _refuse_wrong_settings([self._engines[name] for name in stopped])
+            for name in stopped:
+                self._start_and_wait(name)
 
     def down(self) -> None:
         """Stop everything in reverse order, also the processes that an earlier supervisord left behind."""
@@ -210,8 +212,7 @@ class Stack:
         if not was_running:
             self._end_survivors()
         found = [line for engine in missing for line in ports.complaints(engine.name, engine.host, engine.ports)]
-        if not was_running:  # Otherwise the programs get the environment of the supervisord that runs.
-            found += _wrong_settings(missing)
+        found += _wrong_settings(missing)
         if found:
             raise Problem("\n".join(found))
         for engine in missing:
@@ -277,6 +278,11 @@ def _wrong_settings(engines: Iterable[Engine]) -> list[str]:
     """A sentence for each variable that one or more programs would refuse."""
     own = [engine.program() for engine in engines if isinstance(engine, services.Service | Console)]
     return list(dict.fromkeys(line for program in own for line in services.wrong_settings(program)))
+
+
+def _refuse_wrong_settings(engines: Iterable[Engine]) -> None:
+    if found := _wrong_settings(engines):
+        raise Problem("\n".join(found))
 
 
 def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""HTTP in: the tutorial's API at /v1/orders, and the shop's API at /orders/. Parse, call one use case, answer.
+"""HTTP in: the tutorial's API at /v1/orders, the shop's at /orders/. Each route parses, calls one use case, answers.
 
 What must stay true: requests and answers of /v1/orders do not change. They have camelCase names and whole seconds, and
 ignore unknown fields. The shop's API has the style of the other services.

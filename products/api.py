@@ -1,4 +1,7 @@
-"""HTTP in: the catalogue. Anybody may read it, administrators change it. Parse, call one use case, answer."""
+"""HTTP in: the catalogue. Anybody may read it, administrators change it.
+
+Each route parses, calls one use case and answers.
+"""
 
 from collections.abc import Awaitable
 from typing import Annotated, Literal

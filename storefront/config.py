@@ -1,9 +1,8 @@
 """The settings of the storefront, read once from the environment: `STOREFRONT_PORT`, and so on."""
 
-import sys
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.process import configuration
@@ -40,7 +39,4 @@ class Settings(BaseSettings):
 
 def read() -> Settings:
     """Read the settings. A wrong value ends the process with one line that names the variable."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        sys.exit(configuration.complaint(error, PREFIX))
+    return configuration.load(Settings)

@@ -17,9 +17,9 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, Field, ValidationError
 
-from shared.errors import Conflict, Invalid, NotFound, ServiceError, TooMany, Unauthenticated, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, ServiceError, Unauthenticated, Unavailable
 from shared.process.backoff import wait
-from shared.web import pages, problems, static
+from shared.web import pages, requests, static
 from shared.web.health import TASKS
 from storefront import way
 from storefront.memory import Memory
@@ -82,23 +82,13 @@ TEMPLATES = _environment()
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse forms of other sites, answer errors as pages, and set the headers."""
-    try:
-        if request.method not in {"GET", "HEAD"}:
-            pages.check_origin(request)
-        response = await handler(request)
-    except ServiceError as error:
-        response = _error(problems.of_error(error).status, error.detail)
-        if isinstance(error, TooMany):
-            response.headers["Retry-After"] = str(error.seconds)
-    except web.HTTPException as error:
-        response = error if error.status < 400 else _error(error.status, error.reason)
-    except Exception:
-        log.exception("a page failed", path=request.path)
-        response = _error(500, "internal error; the log has the traceback")
-    if not response.prepared:
-        response.headers.update(pages.HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
-    return response
+    return await pages.answered(request, _admitted(request, handler), _error)
+
+
+async def _admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method not in {"GET", "HEAD"}:
+        pages.check_origin(request)
+    return await handler(request)
 
 
 @routes.get("/")
@@ -232,7 +222,7 @@ def _to_order(request: web.Request, order_id: int, visit: Visit | None = None) -
             max_age=visit.expires_in,
             httponly=True,
             samesite="Strict",
-            secure=pages.is_https(request),
+            secure=requests.is_https(request),
         )
     return answer
 
@@ -261,7 +251,7 @@ def _token(request: web.Request) -> str:
 def _outage(request: web.Request) -> Outage | None:
     """What stops payments, if the visitor is on this machine."""
     with suppress(ValueError):
-        if ip_address(pages.address(request)).is_loopback:
+        if ip_address(requests.address(request)).is_loopback:
             return request.app[BACKEND].outage
     return None
 

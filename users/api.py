@@ -1,4 +1,4 @@
-"""HTTP in: profiles, for their owners and for administrators. Parse, call one use case, answer."""
+"""HTTP in: profiles, for their owners and for administrators. Each route parses, calls one use case and answers."""
 
 from datetime import datetime
 from typing import Annotated

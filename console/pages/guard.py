@@ -7,6 +7,7 @@ A POST is done only if it comes from a page of this console, in the session that
 import hmac
 import sqlite3
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -18,8 +19,8 @@ from console.journal import Action
 from console.pages import frame
 from console.pages.frame import ROOT, SESSION
 from console.pages.sources import JOURNAL, SESSIONS
-from shared.errors import Forbidden, ServiceError, TooMany, Unauthenticated
-from shared.web import pages, problems
+from shared.errors import Forbidden, ServiceError, Unauthenticated
+from shared.web import pages, requests
 
 log = structlog.get_logger()
 
@@ -33,24 +34,16 @@ FORM: web.RequestKey[Mapping[str, str]] = web.RequestKey("FORM")
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit a request, answer errors as pages, and set the headers."""
+    return await pages.answered(request, _stored(request, handler), partial(_error, request))
+
+
+async def _stored(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer, also if the console's own file fails."""
     try:
-        response = await _admitted(request, handler)
-    except ServiceError as error:
-        response = _error(request, problems.of_error(error).status, error.detail)
-        if isinstance(error, TooMany):
-            response.headers["Retry-After"] = str(error.seconds)
-    except web.HTTPException as error:
-        response = error if error.status < 400 else _error(request, error.status, error.reason)
+        return await _admitted(request, handler)
     except sqlite3.Error as error:
         log.exception("the console's own file failed", path=request.path)
-        response = _error(request, 503, f"the console cannot store anything now: {type(error).__name__}")
-    except Exception:
-        log.exception("a page failed", path=request.path)
-        response = _error(request, 500, "internal error; the log has the traceback")
-    if not response.prepared:
-        response.headers.update(pages.HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
-    return response
+        return _error(request, 503, f"the console cannot store anything now: {type(error).__name__}")
 
 
 async def _admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -87,7 +80,7 @@ async def _store_refusal(request: web.Request, error: ServiceError) -> None:
     log.warning("a write was refused", path=request.path, reason=error.detail)
     if (session := request.get(SESSION)) is not None:
         journal, who = request.app[JOURNAL], session.username
-        number = await journal.begin(Action(who, pages.address(request), "refused write", subject=request.path))
+        number = await journal.begin(Action(who, requests.address(request), "refused write", subject=request.path))
         await journal.end(number, f"refused: {error.detail}")
 
 

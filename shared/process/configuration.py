@@ -87,6 +87,17 @@ def read(settings_type: type[S], service: str, arguments: list[str]) -> S:
         sys.exit(complaint(error))
 
 
+E = TypeVar("E", bound=BaseSettings)
+
+
+def load(settings_type: type[E]) -> E:
+    """Read settings from the environment only. A wrong value ends the process with one line."""
+    try:
+        return settings_type()
+    except ValidationError as error:
+        sys.exit(complaint(error, settings_type.model_config.get("env_prefix", "")))
+
+
 def complaint(error: ValidationError, prefix: str = "") -> str:
     """One line that names every wrong variable."""
     return "wrong setting: " + "; ".join(sentences(error, prefix))

@@ -1,16 +1,22 @@
-"""Pages for browsers: the headers of every answer, and how a form is read.
+"""Pages for browsers: the headers of every answer, errors as pages, and how a form is read.
 
 What must stay true: a form counts only if it comes from a page of the same site.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from aiohttp import web
 from multidict import MultiDictProxy
 
-from ..errors import Forbidden, Invalid
+from ..errors import Forbidden, Invalid, ServiceError, TooMany
+from . import problems
+
+log = structlog.get_logger()
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -51,11 +57,22 @@ async def form(request: web.Request) -> MultiDictProxy[Any]:
         raise Invalid("the form cannot be read") from None
 
 
-def address(request: web.Request) -> str:
-    """The client's address. The gateway sets X-Real-IP and replaces what the client sent."""
-    return request.headers.get("X-Real-IP", request.remote or "")[:64]
-
-
-def is_https(request: web.Request) -> bool:
-    """True if the browser uses HTTPS. Then its cookies are sent over HTTPS only."""
-    return request.secure or request.headers.get("X-Forwarded-Proto") == "https"
+async def answered(
+    request: web.Request, work: Awaitable[web.StreamResponse], page: Callable[[int, str], web.Response]
+) -> web.StreamResponse:
+    """The answer of `work`, or `page(status, detail)` after an error, with the headers of every answer."""
+    try:
+        response = await work
+    except ServiceError as error:
+        response = page(problems.of_error(error).status, error.detail)
+        if isinstance(error, TooMany):
+            response.headers["Retry-After"] = str(error.seconds)
+    except web.HTTPException as error:
+        response = error if error.status < HTTPStatus.BAD_REQUEST else page(error.status, error.reason)
+    except Exception:
+        log.exception("a page failed", path=request.path)
+        response = page(500, "internal error; the log has the traceback")
+    if not response.prepared:
+        response.headers.update(HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response

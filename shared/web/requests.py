@@ -84,6 +84,16 @@ def bind_id(request: web.Request) -> str:
     return chosen
 
 
+def address(request: web.Request) -> str:
+    """The client's address. The gateway sets X-Real-IP and replaces what the client sent."""
+    return request.headers.get("X-Real-IP", request.remote or "")[:64]
+
+
+def is_https(request: web.Request) -> bool:
+    """True if the client uses HTTPS. Then its cookies are sent over HTTPS only."""
+    return request.secure or request.headers.get("X-Forwarded-Proto") == "https"
+
+
 SPAN = web.RequestKey("span", tracing.Span)
 """The span of a request whose trace is sampled."""
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -234,6 +234,23 @@ def test_a_stack_reports_all_wrong_settings_and_taken_ports_before_it_creates_a_
     assert [line.split(":")[0] for line in lines[1:]] == ["EVENT_SOURCE", "PROVIDER_DECLINE_RATIO", "CONSOLE_LOG_LEVEL"]
     assert f"Port {chosen.payments}" in lines[0]
     assert [path.name for path in stack.root.rglob("*") if path.is_file()] == ["lock"]
+
+
+@pytest.mark.parametrize("change", [Stack.up, Stack.start, Stack.restart])
+def test_a_running_stack_refuses_wrong_settings_before_it_starts_or_stops_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Stack, list[str]], object]
+) -> None:
+    stack = Stack("test", tmp_path / "stack", Ports.free(), viewers=Viewers())
+    stack.up(["gateway"])
+    try:
+        before = stack.supervisor.processes()
+        monkeypatch.setenv("STOREFRONT_LOG_LEVEL", "loud")
+        with pytest.raises(Problem, match="STOREFRONT_LOG_LEVEL"):
+            change(stack, ["storefront"])
+        assert stack.supervisor.processes().keys() == before.keys()
+        assert {name for name in before if stack.supervisor.is_up(name)} == {"gateway"}
+    finally:
+        stack.reset()
 
 
 @pytest.fixture

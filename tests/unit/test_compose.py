@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from local import config, distribution, nginx, postgres, postgres_start, services
-from local.console import SETTINGS, Console, places
+from local.console import Console, places
 from local.entry import Entry
 from local.stack import Ports, Stack
 from quickbite.config import Settings
@@ -302,6 +302,9 @@ def test_a_command_in_a_container_finds_all_services(monkeypatch: pytest.MonkeyP
 
 
 # The console
+
+SETTINGS = ("CONSOLE_ALERTS_FILE", "CONSOLE_ALERT_WEBHOOK_URL", "CONSOLE_FORWARD_OTLP_ENDPOINT", "CONSOLE_LOG_LEVEL")
+"""The variables that the console reads and the stack does not set."""
 
 
 def test_the_console_has_the_settings_of_the_embedded_stack() -> None:

@@ -253,6 +253,11 @@ def test_the_storefront_finds_the_stack(tmp_path: Path) -> None:
     }
 
 
+def test_the_storefront_takes_its_own_settings_from_the_command_that_starts_it(tmp_path: Path) -> None:
+    storefront = Stack("test", tmp_path, Ports(*range(1, 12)), viewers=Viewers()).program("storefront")
+    assert storefront.settings == ["STOREFRONT_LOG_LEVEL"]
+
+
 def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "HOME", tmp_path)
     monkeypatch.setenv("CONSOLE_PORT", "1234")

@@ -49,7 +49,7 @@ def test_the_example_is_a_file_of_defaults(tmp_path: Path, monkeypatch: pytest.M
     assert dotenv_values(PROJECT / ".env.example") == {}
     (tmp_path / "all").write_text(re.sub(r"^#([A-Z])", r"\1", text, flags=re.MULTILINE))
     values = dotenv_values(tmp_path / "all")
-    assert {"GATEWAY_PORT", "LOG_LEVEL", "PROVIDER_SEED", "CONSOLE_LOG_LEVEL"} <= values.keys()
+    assert {"GATEWAY_PORT", "LOG_LEVEL", "PROVIDER_SEED", "CONSOLE_LOG_LEVEL", "STOREFRONT_LOG_LEVEL"} <= values.keys()
     assert not {"DATABASE_URL", "PORT", "INSTANCE_ID", "FAILURE_FLAGS"} & values.keys()
     for variable, value in values.items():
         monkeypatch.setenv(variable, value or "")

@@ -7,10 +7,12 @@ fixed the bug.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.commit import OffsetFetchRequest
 
@@ -19,6 +21,7 @@ from ..events import Record
 Partition = tuple[str, int]
 
 START_SECONDS = 10.0
+_CLOSE_SECONDS = 3.0
 
 
 class Unavailable(Exception):
@@ -84,6 +87,29 @@ async def stop_consumer(consumer: Any) -> None:
     if fetcher is not None:
         tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
     await hard_stop(consumer, consumer._client, tasks)
+
+
+@asynccontextmanager
+async def administering(bootstrap_servers: str, request_seconds: float = 10.0) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Yield a started client that administers Kafka. Raises `Unavailable`."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=round(request_seconds * 1000))
+    try:
+        await bounded(admin.start(), START_SECONDS)
+        yield admin
+    finally:
+        await asyncio.wait([asyncio.create_task(admin.close())], timeout=_CLOSE_SECONDS)
+
+
+async def fetch(consumer: Any, wait_seconds: float, most: int) -> dict[Any, list[Any]]:
+    """New records of a consumer by partition, at most `most`. Waits at most `wait_seconds` for the first.
+
+    Raises `Unavailable`.
+    """
+    if consumer._fetcher._fetch_task.done():  # otherwise it would look as if there were no new records
+        raise Unavailable("the fetcher has ended")
+    fetching = consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=most)
+    found: dict[Any, list[Any]] = await bounded(fetching, START_SECONDS + wait_seconds)
+    return found
 
 
 def record_of(found: Any) -> Record:

@@ -17,7 +17,7 @@ from . import (
     broken,  # noqa: F401 - it repairs aiokafka
     groups,
 )
-from .clients import START_SECONDS, Partition, Unavailable, bounded, record_of, stop_consumer
+from .clients import START_SECONDS, Partition, Unavailable, bounded, fetch, record_of, stop_consumer
 
 log = structlog.get_logger()
 
@@ -76,11 +76,8 @@ class Subscription:
 
     async def poll(self, wait_seconds: float) -> "Batch":
         """Fetch records. Waits at most `wait_seconds` for the first. Raises `Unavailable`."""
-        if self._consumer._fetcher._fetch_task.done():  # otherwise it would look as if there were no new records
-            raise Unavailable("the fetcher has ended")
-        fetching = self._consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=self._batch)
         try:
-            found = await bounded(fetching, START_SECONDS + wait_seconds)
+            found = await fetch(self._consumer, wait_seconds, self._batch)
         except Unavailable as error:
             if not isinstance(error.__cause__, NoOffsetForPartitionError | OffsetOutOfRangeError):
                 raise

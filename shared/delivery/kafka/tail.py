@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaConsumer
 
 from ..events import Record
 from . import broken  # noqa: F401 - it repairs aiokafka
-from .clients import START_SECONDS, Unavailable, bounded, record_of, stop_consumer
+from .clients import START_SECONDS, Unavailable, bounded, fetch, record_of, stop_consumer
 
 _BATCH = 500
 _WAIT_MS = 2_000
@@ -41,10 +41,7 @@ class Tail:
 
     async def poll(self, wait_seconds: float) -> list[Record]:
         """Read new records. Waits at most `wait_seconds` for the first. Raises `Unavailable`."""
-        if self._consumer._fetcher._fetch_task.done():  # otherwise it would look as if there were no new records
-            raise Unavailable("the fetcher has ended")
-        fetching = self._consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=_BATCH)
-        found = await bounded(fetching, START_SECONDS + wait_seconds)
+        found = await fetch(self._consumer, wait_seconds, _BATCH)
         return [record_of(one) for records in found.values() for one in records]
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from ...process.backoff import Backoff
-from .clients import START_SECONDS, Unavailable, bounded
+from .clients import START_SECONDS, Unavailable, administering, bounded
 
 _TOPIC_EXISTS = 36
 _OFFSETS = "__consumer_offsets"
@@ -20,13 +20,9 @@ async def create_topics(
     bootstrap_servers: str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
 ) -> list[str]:
     """Create the missing topics, each with its configuration. Returns their names. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(bootstrap_servers) as admin:
         wanted = [NewTopic(name, partitions, replication, topic_configs=config) for name, config in topics.items()]
         answer = await bounded(admin.create_topics(wanted), START_SECONDS)
-    finally:
-        await admin.close()
     errors = {name: (code, text) for name, code, text in answer.topic_errors}  # aiokafka does not raise them
     failed = {name: text for name, (code, text) in errors.items() if code not in (0, _TOPIC_EXISTS)}
     if failed:
@@ -40,9 +36,7 @@ async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[
     Kafka replaces the whole configuration of a topic, so the entries that were set before are sent again. Raises
     `Unavailable`.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(bootstrap_servers) as admin:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
         [answer] = await bounded(admin.describe_configs(resources), START_SECONDS)
         changed = []
@@ -55,8 +49,6 @@ async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[
             failed = {name: text for code, text, _, name in done.resources if code}
             if failed:
                 raise Unavailable(f"topics not configured: {failed}")
-    finally:
-        await admin.close()
     return [resource.name for resource in changed]
 
 
@@ -66,17 +58,16 @@ async def create_offsets(bootstrap_servers: str) -> None:
     Kafka does it when a group asks for its coordinator for the first time. Until then it refuses all groups, and their
     members log errors. If Kafka takes too long, the members wait.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(bootstrap_servers) as admin:
         with suppress(Unavailable):
             await bounded(_wait_for_offsets(admin), START_SECONDS)
-    finally:
-        await admin.close()
 
 
 async def _wait_for_offsets(admin: AIOKafkaAdminClient) -> None:
-    """Ask for a coordinator once, then look for the topic: Kafka warns of further requests while it creates it."""
+    """Ask for a coordinator once, then look for the topic.
+
+    While Kafka creates the topic, it logs a warning for each further request.
+    """
     if await _has_offsets(admin):
         return
     with suppress(GroupCoordinatorNotAvailableError):
