@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.process import configuration
 
@@ -14,7 +14,7 @@ class Settings(configuration.Settings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8082
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://payments_user:payments@127.0.0.1:5433/quickbite"
+        "postgresql://payments_user@127.0.0.1:5433/quickbite"
     )
     calls_at_once: Annotated[int, Field(ge=1, le=2000)] = 256
     call_seconds: Annotated[float, Field(gt=0, le=60)] = 3.0
@@ -22,8 +22,9 @@ class Settings(configuration.Settings):
     worker_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.02
 
     provider_database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://provider_user:provider@127.0.0.1:5433/quickbite"
+        "postgresql://provider_user@127.0.0.1:5433/quickbite"
     )
+    provider_database_password: SecretStr = SecretStr("")
     provider_limit_cents: Annotated[int, Field(ge=0)] = 50_000
     provider_decline_ratio: Ratio = 0.0
     provider_slow_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
@@ -32,3 +33,10 @@ class Settings(configuration.Settings):
     provider_double_ratio: Ratio = 0.0
     provider_seed: int | None = None
     """With a seed, the provider's faults are the same in every run."""
+
+    @property
+    def provider_database(self) -> str:
+        """`PROVIDER_DATABASE_URL` with its password."""
+        return configuration.with_password(
+            self.provider_database_url, self.provider_database_password.get_secret_value()
+        )
