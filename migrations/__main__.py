@@ -2,29 +2,40 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import asyncpg
 import typer
 from alembic import command
 from alembic.config import Config
 
+from migrations import config, passwords
 from migrations import seed as seeds
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
-DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 
 app = typer.Typer(add_completion=False, help="Bring the database's schemas up, or take them down.")
 
 
 @app.command()
 def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and its stock.")] = False) -> None:
-    """Upgrade every section to its newest revision."""
+    """Set the passwords of the roles, and upgrade every section to its newest revision."""
+    url = config.admin_url()
+    verifiers = {section: passwords.verifier(password) for section, password in config.passwords().items()}
+    os.environ.update({config.variable(section): "" for section in verifiers})  # access_v1.py sets no password then
+    try:
+        asyncio.run(passwords.replace_former(url))
+    except asyncpg.InvalidPasswordError:
+        sys.exit(f"the superuser has another password: set ADMIN_DATABASE_URL, or write it to {config.SUPERUSER}")
     for section in SECTIONS:
         command.upgrade(Config(INI, ini_section=section), "head")
+        if section == "admin":
+            asyncio.run(passwords.set_all(url, verifiers))
     if seed:
-        asyncio.run(seeds.run(os.environ.get("ADMIN_DATABASE_URL", DEFAULT_URL)))
+        asyncio.run(seeds.run(url))
 
 
 @app.command()

@@ -1,21 +1,18 @@
-"""Alembic's environment for every section: connect as the administrator, then switch to the service's role.
+"""Alembic's environment for every section: connect as the superuser, then switch to the owner of the schema.
 
-`ADMIN_DATABASE_URL` is the URL of a superuser. The section and its schema have the same name; the schema's owner is
-`<name>_user`.
+The section and its schema have the same name; the schema's owner is `<name>_owner`.
 """
 
 import asyncio
-import os
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from migrations import metadata
+from migrations import config, metadata
 from shared.delivery.tables import Xid8
 
 ADMIN = "admin"
-DEFAULT_URL = "postgresql://postgres:postgres@127.0.0.1:5433/quickbite"
 
 section = context.config.config_ini_section
 schema = "public" if section == ADMIN else section
@@ -31,7 +28,7 @@ def _migrate(connection: Connection) -> None:
         connection.execute(text(setting))
     connection.commit()
     if section != ADMIN:
-        connection.execute(text(f"set role {section}_user"))
+        connection.execute(text(f"set role {section}_owner"))
         connection.execute(text(f"set search_path to {section}"))
         connection.commit()
     connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]  # otherwise autogenerate does not know the type
@@ -49,7 +46,7 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    url = os.environ.get("ADMIN_DATABASE_URL", DEFAULT_URL).replace("postgresql://", "postgresql+asyncpg://", 1)
+    url = config.admin_url().replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(url, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)
