@@ -10,6 +10,17 @@ from local.process import Program
 
 PROJECT = Path(__file__).parent.parent
 PARTITIONS = "4"
+SECRETS = (
+    "postgres/postgres_password",
+    "orders/database_password",
+    "inventory/database_password",
+    "payments/database_password",
+    "payments/provider_database_password",
+    "auth/database_password",
+    "users/database_password",
+    "products/database_password",
+)
+"""All secrets: a folder per service, a file per setting."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,11 @@ class Service:
         return ports.is_ok(self.ports[0], "/readyz")
 
 
-def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
-    """The jobs that bring the schemas and the topics up to date."""
-    database = _database("postgres", "postgres", postgres)
+def jobs(postgres: int, kafka: int, secrets: Path) -> tuple[Job, Job]:
+    """The jobs that bring the schemas and the topics up to date. `secrets` is the folder of all secrets."""
+    database = {"ADMIN_DATABASE_URL": database_url("postgres", postgres), "SECRETS_FOLDER": str(secrets)}
     return (
-        Job("migrate", ("migrations", "up", "--seed"), {"ADMIN_DATABASE_URL": database}),
+        Job("migrate", ("migrations", "up", "--seed"), database),
         Job("topics", ("contracts.topics",), _kafka(kafka)),
     )
 
@@ -57,10 +68,13 @@ def services(
     postgres: int,
     kafka: int,
     auth: int,
+    secrets: Path,
     console: int | None = None,
     admin_password: str = "password",
 ) -> tuple[Service, ...]:
     """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`.
+
+    Each finds its secrets in its own folder below `secrets`.
 
     They send traces to the console on the port `console`. None: there is no console, and they trace nothing.
     """
@@ -68,7 +82,7 @@ def services(
     extra = {
         "auth": {"ADMIN_PASSWORD": admin_password},
         "orders": {"REQUIRE_TOKEN": "false", **({"CANARY_SECONDS": "60"} if console else {})},
-        "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
+        "payments": {"PROVIDER_DATABASE_URL": database_url("provider_user", postgres)},
     }
     return tuple(
         Service(
@@ -79,7 +93,8 @@ def services(
                 "PORT": str(port),
                 "INSTANCE_ID": f"{name}-1",
                 "FAILURE_FLAGS": "true",  # for drills; only here, never where customers are
-                "DATABASE_URL": _database(f"{name}_user", name, postgres),
+                "DATABASE_URL": database_url(f"{name}_user", postgres),
+                "SECRETS_FOLDER": str(secrets / name),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
                 **_kafka(kafka),
                 **traced,
@@ -98,8 +113,9 @@ def python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) 
     )
 
 
-def _database(role: str, password: str, port: int) -> str:
-    return f"postgresql://{role}:{password}@{ports.LOOPBACK}:{port}/quickbite"
+def database_url(role: str, port: int) -> str:
+    """The address of the database for a role, without its password."""
+    return f"postgresql://{role}@{ports.LOOPBACK}:{port}/quickbite"
 
 
 def _kafka(port: int) -> dict[str, str]:

@@ -13,10 +13,12 @@ from local import nginx, ports, services, supervisor
 from local.console import Console, Viewers, places
 from local.files import locked
 from local.kafka import Kafka
-from local.postgres import Postgres
+from local.postgres import SUPERUSER, Postgres
 from local.problem import Problem
 from local.process import Engine, Program, end_survivors, log_end, wait_ready
 from local.supervisor import Supervisor
+from shared.process.configuration import with_password
+from shared.process.secret import secret
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +81,17 @@ class Stack:
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
-        self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
+        self.secrets = self.root / "secrets"
+        self.postgres = Postgres(
+            self.root / "postgres", where.postgres, settings=postgres_settings, secrets=self.secrets
+        )
         self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
         self._services = services.services(
             where.services,
             postgres=where.postgres,
             kafka=where.kafka,
             auth=where.auth,
+            secrets=self.secrets,
             console=where.console if viewers else None,
             admin_password=admin_password,
         )
@@ -98,7 +104,7 @@ class Stack:
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
-        self._jobs = services.jobs(where.postgres, where.kafka)
+        self._jobs = services.jobs(where.postgres, where.kafka, self.secrets)
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
         programs = {name: [engine.program() for engine in group] for name, group in self._groups.items()}
         self.supervisor = Supervisor(self.root, programs)
@@ -121,6 +127,7 @@ class Stack:
         if unknown := wanted.difference(self.names):
             raise Problem(f"Unknown: {', '.join(sorted(unknown))}. This stack has: {', '.join(self.names)}")
         with locked(self.root / "lock"):
+            self._make_secrets()
             was_running = self.supervisor.is_running()
             missing = [engine for engine in self._engines.values() if engine.name in wanted - self._up()]
             self._open(missing, was_running=was_running)
@@ -140,6 +147,7 @@ class Stack:
         if unknown := set(names).difference(own):
             raise Problem(f"Not a service: {', '.join(sorted(unknown))}. The services are {', '.join(own)}.")
         with locked(self.root / "lock"):
+            self._make_secrets()
             for job in self._jobs:
                 self._run(job)
             chosen = [name for name in own if name in (names or own)]
@@ -163,6 +171,24 @@ class Stack:
         self.postgres.remove()
         self.supervisor.remove()
 
+    def secret(self, name: str) -> str:
+        """A secret by its folder and file. A missing one is made; `reset` deletes all."""
+        return secret(self.secrets, name)
+
+    def database_url(self, role: str = "postgres", password: str = SUPERUSER) -> str:
+        """The address of the database for a role, with its password, which is the secret of this name."""
+        return with_password(services.database_url(role, self.ports.postgres), self.secret(password))
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """The settings with which a service or a job runs beside this stack."""
+        found = {
+            **{job.name: job.program() for job in self._jobs},
+            **{one.name: one.program() for one in self._services},
+        }
+        if name not in found:
+            raise Problem(f"Not a service or a job: {name}. There are {', '.join(found)}.")
+        return {key: value for key, value in found[name].environment.items() if key != "INSTANCE_ID"}
+
     def program(self, name: str) -> Program:
         return self._engines[name].program()
 
@@ -176,6 +202,10 @@ class Stack:
     def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
+
+    def _make_secrets(self) -> None:
+        for name in services.SECRETS:
+            self.secret(name)
 
     def _console(self, more: Mapping[str, str], admin_password: str) -> Console:
         logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)

@@ -13,6 +13,7 @@ import yaml
 from local import config, distribution, nginx, postgres, postgres_start, services
 from local.console import Console, places
 from local.stack import Ports, Stack
+from shared.process import secret
 
 ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -86,7 +87,8 @@ def test_postgres_logs_to_the_log_of_its_container() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_has_the_same_settings(name: str) -> None:
-    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"], console=8086)
+    others = {"postgres": 1, "kafka": 2, "auth": SERVICES["auth"], "console": 8086, "secrets": Path("/secrets")}
+    (one,) = services.services({name: SERVICES[name]}, **others)
     embedded, composed = one.program().environment, {key: default(value) for key, value in environment(name).items()}
     assert embedded.keys() - DIFFERENT <= composed.keys()
     for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS", "ADMIN_PASSWORD"}:
@@ -94,9 +96,37 @@ def test_a_service_has_the_same_settings(name: str) -> None:
     assert composed["AUTH_JWKS_URL"] == embedded["AUTH_JWKS_URL"].replace("127.0.0.1", "auth")
     traced = "OTEL_EXPORTER_OTLP_ENDPOINT"
     assert composed[traced] == embedded[traced].replace("127.0.0.1", "console")
-    password = default(environment("migrate")[f"{name.upper()}_DB_PASSWORD"])
     for url in (embedded["DATABASE_URL"], composed["DATABASE_URL"]):
-        assert url.startswith(f"postgresql://{name}_user:{password}@")
+        assert url.startswith(f"postgresql://{name}_user@")
+    assert embedded["SECRETS_FOLDER"] == f"/secrets/{name}"
+
+
+def test_the_same_secrets_are_made() -> None:
+    *command, folder = CONTAINERS["secrets"]["command"][:4]
+    assert command == ["python", "-m", secret.__name__]
+    assert CONTAINERS["secrets"]["command"][4:] == list(services.SECRETS)
+    assert CONTAINERS["secrets"]["volumes"] == [f"secrets:{folder}"]
+    assert CONTAINERS["migrate"]["volumes"] == [f"secrets:{folder}:ro"]
+
+
+def test_a_container_sees_only_its_own_secrets_and_starts_after_they_are_made() -> None:
+    seen = {}
+    for name, found in CONTAINERS.items():
+        for volume in found.get("volumes", []):
+            if volume == "secrets:/secrets:ro" or isinstance(volume, dict):
+                seen[name] = volume
+    assert seen.keys() == {"db", "migrate", *SERVICES}
+    for name in ("db", *SERVICES):
+        folder = "postgres" if name == "db" else name
+        mount = {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True}
+        assert seen[name] == {**mount, "volume": {"subpath": folder}}
+    for name in SERVICES:
+        assert environment(name)["SECRETS_FOLDER"] == "/run/secrets"
+    assert CONTAINERS["db"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
+
+
+def test_no_password_of_the_database_is_in_the_file() -> None:
+    assert not re.search(r"_DB_PASSWORD|POSTGRES_PASSWORD:|postgresql://\w+:", COMPOSE)
 
 
 def test_failure_flags_are_switched_on_in_no_container() -> None:
@@ -118,7 +148,7 @@ def test_the_gateway_notices_a_changed_address_of_any_service() -> None:
 
 
 def test_the_same_jobs_run() -> None:
-    for job in services.jobs(1, 2):
+    for job in services.jobs(1, 2, Path("/secrets")):
         assert f"command: [python, -m, {', '.join(job.arguments)}]" in section(job.name)
 
 
@@ -172,7 +202,7 @@ def test_the_console_may_write_only_its_data() -> None:
     console = CONTAINERS["console"]
     assert (console["read_only"], console["tmpfs"]) == (True, ["/tmp"])  # noqa: S108 - in the container
     assert console["volumes"] == [f"console_data:{console['environment']['CONSOLE_DATA_FOLDER']}"]
-    assert "install -d -o 10001 -g 10001 /data" in DOCKERFILE
+    assert "install -d -o 10001 -g 10001 /data /secrets\n" in DOCKERFILE
     assert "USER 10001:10001" in DOCKERFILE
 
 
