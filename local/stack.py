@@ -187,7 +187,8 @@ class Stack:
         }
         if name not in found:
             raise Problem(f"Not a service or a job: {name}. There are {', '.join(found)}.")
-        return {key: value for key, value in found[name].environment.items() if key != "INSTANCE_ID"}
+        chosen = {key: value for key, value in found[name].environment.items() if key != "INSTANCE_ID"}
+        return chosen | ({"ADMIN_DATABASE_URL": self.database_url()} if name == "migrate" else {})
 
     def program(self, name: str) -> Program:
         return self._engines[name].program()

@@ -58,16 +58,17 @@ class Database:
 
     name: str
     port: int
+    password: str = "postgres"
 
     def url_of(self, role: str, password: str) -> str:
         return f"postgresql://{role}:{quote(password, safe='')}@127.0.0.1:{self.port}/{self.name}"
 
     @property
     def admin_url(self) -> str:
-        return self.url_of("postgres", "postgres")
+        return self.url_of("postgres", self.password)
 
     def url_for(self, service: str) -> str:
-        return self.url_of(f"{service}_user", PASSWORDS[service])
+        return self.url_of(f"{service}_user", PASSWORDS.get(service, service))
 
     @property
     def migration(self) -> dict[str, str]:
