@@ -28,6 +28,8 @@ COPY auth auth
 COPY users users
 COPY products products
 COPY console console
+COPY quickbite quickbite
+COPY storefront storefront
 COPY deploy deploy
 
 # A number, so that Kubernetes can check that the user is not root.

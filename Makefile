@@ -1,15 +1,21 @@
-# STACK=local runs the stack from pip (see local/), STACK=compose in Docker. Default: Docker, if an engine answers.
+# STACK=local runs the stack from pip (see local/), STACK=compose in Docker. Default: the embedded stack if it is
+# running, else Docker if an engine answers.
 PYTHON ?= python3
-STACK ?= $(shell $(PYTHON) local/bootstrap.py stack)
+BOOTSTRAP := $(PYTHON) -m local.bootstrap
+STACK ?= $(shell STACK_NAME='$(STACK_NAME)' $(BOOTSTRAP) stack $@)
 RUN := .venv/bin/python -m
-LOCAL := $(PYTHON) local/bootstrap.py local && $(RUN) local
-QUICKBITE := $(PYTHON) local/bootstrap.py run && $(RUN) quickbite
-DEV := @$(PYTHON) local/bootstrap.py dev
+LOCAL := $(BOOTSTRAP) local && $(RUN) local
+DEV := @$(BOOTSTRAP) dev
+
+# With PORT_BASE, every port gets its variable. Docker Compose needs them, and so do the addresses printed below.
+ifneq ($(PORT_BASE),)
+$(foreach port,$(or $(shell PORT_BASE='$(PORT_BASE)' $(BOOTSTRAP) ports),$(error wrong settings)),$(eval export $(port)))
+endif
 
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +24,12 @@ up: ## Start the whole stack and wait until it is ready
 	@$(ON_STACK)
 
 restart: ## Start the services again with the code of this folder; only one with NAME=payments
+	@$(ON_STACK)
+
+stop: ## Stop one program until it is started again: NAME=payments
+	@$(ON_STACK)
+
+start: ## Start a program that was stopped: NAME=payments
 	@$(ON_STACK)
 
 down: ## Stop the stack and keep the data
@@ -29,7 +41,7 @@ reset: ## Stop the stack and delete the data
 ps: ## List all programs and their states
 	@$(ON_STACK)
 
-logs: ## Follow the logs; of one process only with NAME=orders
+logs: ## Follow the logs; of one process only with NAME=orders; lines as they are with FORMAT=json
 	@$(ON_STACK)
 
 demo: ## Place three orders through the gateway and print the path of each, event by event
@@ -45,10 +57,10 @@ psql: ## Open psql in the database as orders_user
 	@$(ON_STACK)
 
 parked: ## List the events that could not be handled; python -m quickbite has more commands
-	@$(QUICKBITE) parked list
+	@$(ON_STACK)
 
 timeline: ## Show all that happened to an order: ORDER=17
-	@$(QUICKBITE) order timeline $(or $(ORDER),$(error say which order: make timeline ORDER=17))
+	@$(if $(ORDER),$(ON_STACK),$(error say which order: make timeline ORDER=17))
 
 # Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group of files stays on one.
 PARALLEL := -n 3 -p tests.scheduling
@@ -77,11 +89,19 @@ bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
 
-docs: ## Write docs/openapi, docs/events, docs/asyncapi.json, docs/problems.md and deploy/dashboards from the code
+docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
 	$(DEV)
 	@$(RUN) documents
 
-screenshots: ## Take the pictures of docs/seeing.md with Chromium, from a stack of its own
+site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
+	@NO_MKDOCS_2_WARNING=1 .local/site-tools/bin/mkdocs build --quiet
+	@echo "Read it: python3 -m http.server --directory .local/site"
+
+.local/site-tools: requirements/site.txt
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $< || (rm -rf $@; exit 1)
+
+screenshots: ## Take the pictures of README.md and docs/seeing.md with Chromium, from a stack of its own
 	$(DEV)
 	@$(RUN) tests.browser.screenshots
 
@@ -98,22 +118,29 @@ lock: ## Choose and pin the newest versions that requirements/*.in, the example 
 	$(LOCK) --upgrade requirements/dev.in -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/run.in -o requirements/run.txt
+	$(LOCK) --upgrade requirements/site.in -o requirements/site.txt
 	$(LOCK) --constraint requirements/dev.txt examples/shipping/requirements.in -o examples/shipping/requirements.txt
 	cd local && ../.venv/bin/jgo lock
 
-up-local = $(LOCAL) up
+NAMED = $(or $(NAME),$(error say which program: make $@ NAME=payments))
+up-local = $(BOOTSTRAP) check local && $(LOCAL) up
 restart-local = $(LOCAL) restart $(NAME)
+stop-local = $(LOCAL) stop $(NAMED)
+start-local = $(LOCAL) start $(NAMED)
 down-local = $(LOCAL) down
 reset-local = $(LOCAL) reset
 ps-local = $(LOCAL) ps
 logs-local = $(LOCAL) logs -f $(NAME)
-demo-local = $(LOCAL) demo
+demo-local = $(LOCAL) quickbite demo
+parked-local = $(LOCAL) quickbite parked list
+timeline-local = $(LOCAL) quickbite order timeline $(ORDER)
 rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
 
 define WELCOME
 
+  shop     http://127.0.0.1:$(or $(GATEWAY_PORT),80)/    (order something, and see each step)
   orders   http://127.0.0.1:$(or $(ORDERS_PORT),8080)/v1/orders
   gateway  http://127.0.0.1:$(or $(GATEWAY_PORT),80)    (admin / $(if $(ADMIN_PASSWORD),$$ADMIN_PASSWORD,password))
   the API  http://127.0.0.1:$(or $(GATEWAY_PORT),80)/docs
@@ -128,13 +155,21 @@ Or watch three orders, event by event: make demo
 
 endef
 export WELCOME
-up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))docker compose up --build --detach --wait && echo "$$WELCOME"
-restart-compose = docker compose up --build --detach --wait $(NAME)
+TOOLS := docker compose run --rm --no-deps
+up-compose = $(if $(SEE),$(error SEE=$(SEE) is for the embedded stack. In Docker use COMPOSE_PROFILES=observability))$(if \
+	$(shell command -v $(PYTHON)),$(BOOTSTRAP) check compose &&) docker compose up --build --detach --wait && echo "$$WELCOME"
+restart-compose = docker compose build && docker compose up --detach --wait $(NAME)
+stop-compose = docker compose stop $(NAMED:postgres=db)
+start-compose = docker compose start $(NAMED:postgres=db)
 down-compose = COMPOSE_PROFILES=observability docker compose down
 reset-compose = COMPOSE_PROFILES=observability docker compose down --volumes
 ps-compose = docker compose ps
-logs-compose = docker compose logs --follow --tail 50 $(NAME)
-demo-compose = $(PYTHON) local/bootstrap.py run && $(RUN) local.demo
+logs-compose = if [ -t 1 ] && [ "$(FORMAT)" != json ]; \
+	then docker compose logs --no-color --follow --tail 50 $(NAME) | $(TOOLS) -T tools python -m shared.process.readable --colour; \
+	else docker compose logs --no-log-prefix --follow --tail 50 $(NAME); fi
+demo-compose = $(TOOLS) tools python -m quickbite demo
+parked-compose = $(TOOLS) tools python -m quickbite parked list
+timeline-compose = $(TOOLS) tools python -m quickbite order timeline $(ORDER)
 rotate-keys-compose = docker compose exec auth python -m auth rotate-keys
 events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\

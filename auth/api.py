@@ -11,11 +11,13 @@ from auth.keyring import Keyring
 from auth.service import Logins
 from shared.errors import Unauthenticated
 from shared.web import deadline, responses
-from shared.web.fields import Text, request_like
+from shared.web.fields import Text, answer_like, request_like
 from shared.web.operations import Access, caller, operation
 
 LOGINS = web.AppKey("LOGINS", Logins)
 KEYRING = web.AppKey("KEYRING", Keyring)
+
+_NOT_STORED = {"Cache-Control": "no-store"}
 
 routes = web.RouteTableDef()
 
@@ -26,46 +28,75 @@ class RegisterUser(BaseModel):
     model_config = request_like({"username": "ada", "password": "correct horse"})
 
     username: Annotated[str, Field(pattern=USERNAME)]
+    """The name to log in with. It cannot change later."""
     password: Annotated[Text, Field(min_length=8, max_length=128)]
+    """A password that only the user knows."""
 
 
 class Login(BaseModel):
-    """A username and a password."""
+    """A username and a password. The example is the administrator of a local stack."""
 
-    model_config = request_like({"username": "ada", "password": "correct horse"})
+    model_config = request_like({"username": "admin", "password": "password"})
 
     username: Annotated[Text, Field(max_length=128)]
+    """The name of a registered user."""
     password: Annotated[Text, Field(max_length=128)]
+    """The user's password."""
 
 
 class RefreshToken(BaseModel):
     """The refresh token of the last login or refresh."""
 
-    model_config = request_like({"refresh_token": "the one from the last answer"})
+    model_config = request_like({"refresh_token": "the refresh_token of the last login or refresh"})
 
     refresh_token: Annotated[Text, Field(max_length=512)]
+    """The `refresh_token` of that answer. It is valid once."""
 
 
 class RegisteredUser(BaseModel):
     """The new user. The profile follows in a moment."""
 
+    model_config = answer_like({"id": 2, "username": "ada"})
+
     id: int
+    """The id of the user."""
     username: str
+    """The name to log in with."""
 
 
-class Tokens(BaseModel):
-    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
+class VisitorToken(BaseModel):
+    """An access token of a visitor."""
+
+    model_config = answer_like({"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 3600})
 
     token: str
+    """The access token: send it as `Authorization: Bearer <token>`."""
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the scheme's name
+    """The scheme of the `Authorization` header."""
     expires_in: int
+    """For how many seconds the access token is valid."""
+
+
+class Tokens(VisitorToken):
+    """An access token, how many seconds it is valid, and a refresh token that is valid once."""
+
+    model_config = answer_like(
+        {"token": "eyJhbGci…", "token_type": "Bearer", "expires_in": 900, "refresh_token": "7.Zm9v…"}
+    )
+
     refresh_token: str
+    """A secret for POST /auth/refresh. It is valid once."""
 
 
 class KeySet(BaseModel):
     """A JWK set (RFC 7517)."""
 
+    model_config = answer_like(
+        {"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k1", "x": "11qYAYKx…"}]}
+    )
+
     keys: list[dict[str, Any]]
+    """The public keys. A token names its key by `kid`."""
 
 
 @routes.post("/auth/register")
@@ -89,6 +120,14 @@ async def log_in(request: web.Request, login: Login) -> web.Response:
     """Log in."""
     work = request.app[LOGINS].log_in(login.username, login.password, _address(request))
     return _tokens(await deadline.within(request, work))
+
+
+@routes.post("/auth/visitor")
+@operation(Access.PUBLIC, {200: VisitorToken}, problems=[403])
+async def visit(request: web.Request) -> web.Response:
+    """Get a token without a login, as a new user with no roles. Only if the setting `VISITORS` allows it."""
+    token, seconds = request.app[LOGINS].visit()
+    return responses.json(VisitorToken(token=token, expires_in=seconds), 200, **_NOT_STORED)
 
 
 @routes.post("/auth/refresh")
@@ -129,7 +168,7 @@ async def keys(request: web.Request) -> web.Response:
 
 def _tokens(tokens: service.Tokens) -> web.Response:
     answer = Tokens(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
-    return responses.json(answer, 200, **{"Cache-Control": "no-store"})
+    return responses.json(answer, 200, **_NOT_STORED)
 
 
 def _address(request: web.Request) -> str:

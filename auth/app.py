@@ -30,7 +30,8 @@ async def rotate_keys(settings: Settings) -> str:
         postgres.pool(settings.database, size=1, name="auth rotate") as pool,
         postgres.transaction(pool) as conn,
     ):
-        return await service.rotate_keys(conn, settings.key_lead_seconds, settings.access_token_seconds)
+        longest = max(settings.access_token_seconds, settings.visitor_seconds)
+        return await service.rotate_keys(conn, settings.key_lead_seconds, longest)
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
@@ -59,4 +60,5 @@ def _limits(settings: Settings) -> Limits:
         free=settings.free_failures,
         per_account=settings.free_failures_per_account,
         per_address=settings.free_failures_per_address,
+        visitor_seconds=settings.visitor_seconds,
     )

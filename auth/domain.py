@@ -19,6 +19,7 @@ GRACE_SECONDS = 60
 """For so long after an access token expires, its key and its ended session are kept, because clocks differ."""
 
 _SECRET_BYTES = 32
+_FIRST_VISITOR = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Refresh:
     def digest(self) -> bytes:
         """The hash that the database stores. The secret is too long to be guessed from its hash."""
         return hashlib.sha256(self.secret.encode()).digest()
+
+
+def new_visitor() -> Credential:
+    """A visitor, who cannot log in and is stored nowhere. No registered user has such a high id."""
+    return Credential(_FIRST_VISITOR + secrets.randbelow(_FIRST_VISITOR), "", "", [])
 
 
 def new_key() -> tuple[str, bytes]:

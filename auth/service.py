@@ -7,6 +7,7 @@ token is valid once. If it is used again, two parties have it, and its session e
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import structlog
 
@@ -40,13 +41,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long tokens are valid, and how many wrong passwords cause no wait."""
+    """How long tokens are valid, and how many wrong passwords cause no wait. `visitor_seconds` of 0: no visitors."""
 
     access_seconds: int
     refresh_seconds: int
     free: int
     per_account: int
     per_address: int
+    visitor_seconds: int = 0
 
 
 class Logins:
@@ -92,6 +94,14 @@ class Logins:
                 if not await store.add_session(conn, refresh, known, self._limits.refresh_seconds):
                     raise errors.Unauthenticated("wrong username or password")
         return self._tokens(key, known, refresh)
+
+    def visit(self) -> tuple[str, int]:
+        """An access token of a new visitor, and how many seconds it is valid. Nothing is stored. Raises `Forbidden`."""
+        seconds = self._limits.visitor_seconds
+        if not seconds:
+            raise errors.Forbidden("there are no visitors here: register and log in")
+        visitor, now = domain.new_visitor(), datetime.now(UTC)
+        return domain.access_token(self._keyring.signing, visitor, uuid4(), now, seconds), seconds
 
     async def refresh(self, token: str) -> Tokens:
         """Exchange a refresh token for new tokens. A used token ends its session. Raises `Unauthenticated`."""

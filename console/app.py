@@ -1,6 +1,5 @@
 """Wiring: the one file of the console that knows every other."""
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import structlog
-import uvloop
 from aiohttp import web
 
 from console.account import Account
@@ -18,7 +15,6 @@ from console.books import Books
 from console.config import Settings
 from console.drills.drill import Pace
 from console.drills.keeper import Drills
-from console.drills.supervisord import Supervisord
 from console.identity import Identity
 from console.journal import Journal
 from console.metering.alerts import Alerts
@@ -35,11 +31,10 @@ from console.telemetry.forwarding import Forwarder
 from console.telemetry.logs import Tail
 from console.telemetry.spans import RECEIVER, Receiver
 from console.telemetry.store import Telemetry
-from shared.process.tasks import DRAIN_SECONDS, Loop
-from shared.web import health
+from shared.process.supervisord import Supervisord
+from shared.process.tasks import Loop
+from shared.web import health, serving
 from shared.web.health import TASKS
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def create_app(
         app.add_routes(spans.routes)
     for table in routes.ALL:
         app.add_routes(table)
-    app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/readyz", health.readyz)
     app.cleanup_ctx.append(lambda started: _lifespan(started, read, pace))
     return app
 
@@ -124,31 +119,10 @@ def _drills(
     return Drills(store, Supervisord(settings.supervisor_socket), settings.targets, http, clock, pace)
 
 
-async def _readyz(request: web.Request) -> web.Response:
-    draining = request.app[TASKS].draining
-    return web.Response(status=503 if draining else 200, text="draining" if draining else "ok")
-
-
 def run(settings: Settings) -> int:
     """Run the console until SIGTERM or until one of its tasks ends. Returns 0 in the first case, 1 in the second."""
     try:
         read = collecting(settings)
     except WrongRules as error:
         sys.exit(f"wrong alert rules: {error}")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(create_app(settings, read), settings))
-
-
-async def _serve(app: web.Application, settings: Settings) -> int:
-    tasks = app[TASKS]
-    tasks.stop_on_signals()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        log.info("ready", port=settings.port)
-        await tasks.until_stopped()
-        log.info("draining")
-    finally:
-        await runner.cleanup()
-    return 1 if tasks.ended.is_set() else 0
+    return serving.run(create_app(settings, read), settings.host, settings.port)

@@ -16,6 +16,7 @@ from console.account import Account
 from console.services import Services
 from shared.errors import ServiceError, Unavailable
 from shared.process.backoff import wait
+from shared.process.logs import level_of_absence
 from shared.process.loop import Beat
 
 log = structlog.get_logger()
@@ -80,7 +81,7 @@ class Books:
             self._note(await self._compare(await self._account.token()))
         except ServiceError as error:
             if error.detail != self.problem:
-                log.warning("the books cannot be compared, trying again", error=error.detail)
+                log.log(level_of_absence(), "the books cannot be compared, trying again", error=error.detail)
             self.problem = error.detail
 
     async def _compare(self, token: str) -> Checked:

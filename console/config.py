@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.process import configuration
 
 PREFIX = "CONSOLE_"
 
@@ -21,25 +23,34 @@ _SERVICES = (
 class Settings(BaseSettings):
     """The defaults fit the stack of `make up`."""
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix=PREFIX, env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     host: str = "127.0.0.1"
+    """The address on which the console listens."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8086
+    """The port on which the console listens."""
     data_folder: Path = Path(".local/console")
     """The folder of the SQLite files."""
     auth_url: Url = "http://127.0.0.1:8083"
+    """The address of auth, at which operators log in."""
     services: Listed = _SERVICES
     """`name=address` of each service, separated by commas."""
     log_folder: str = ""
     """A folder whose `*.log` files are read. Empty: none."""
     alerts_file: Path = Path("deploy/alerts.yaml")
+    """The file with the alert rules."""
     alert_webhook_url: str = ""
+    """Alerts that begin or end are posted to this address. Empty: none."""
     forward_otlp_endpoint: str = ""
+    """Spans are forwarded to this address (OTLP/HTTP), without `/v1/traces`. Empty: none."""
     supervisor_socket: str = ""
     """The socket of supervisord, only in the embedded stack. Empty: processes cannot be killed from the console."""
     admin_password: SecretStr = SecretStr("")
     """The password with which the console itself logs in as `admin`, to compare the books. Empty: it does not."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: configuration.LogLevel = "INFO"
+    """The lowest level that is logged."""
 
     @property
     def targets(self) -> dict[str, str]:
@@ -52,5 +63,4 @@ def read() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        sys.exit("wrong setting: " + "; ".join(wrong))
+        sys.exit(configuration.complaint(error, PREFIX))

@@ -13,7 +13,7 @@ class Event(BaseModel):
     Events of one key are delivered in order. `version` counts the events of the aggregate.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, use_attribute_docstrings=True)
     topic: ClassVar[str]
     key_field: ClassVar[str]
 

@@ -1,4 +1,7 @@
-"""Types of event fields. Each accepts only what Postgres can store; other events are rejected before a handler."""
+"""Types of event fields, with their descriptions. Each accepts only what Postgres can store.
+
+Other events are rejected before a handler.
+"""
 
 from typing import Annotated
 
@@ -31,9 +34,24 @@ def _all_without_nul(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 Time = AwareDatetime
 Text = Annotated[str, AfterValidator(_without_nul)]
-Snapshot = Annotated[dict[str, JsonValue], AfterValidator(_all_without_nul)]
 Id = Annotated[int, Field(gt=0, lt=2**63)]
-Version = Annotated[int, Field(gt=0, lt=2**31)]
-Quantity = Annotated[int, Field(gt=0, lt=2**31)]
 Cents = Annotated[int, Field(ge=0, lt=2**63)]
-Price = Annotated[int, Field(ge=0, le=10**12)]  # the largest price times the largest quantity fits into 64 bits
+
+Version = Annotated[int, Field(gt=0, lt=2**31, description="Counts the events of the key.")]
+OrderId = Annotated[Id, Field(description="The id of the order.")]
+ProductId = Annotated[Id, Field(description="The id of the product.")]
+UserId = Annotated[Text, Field(description="The id of the user.")]
+Sku = Annotated[Text, Field(description="The sku of the product.")]
+Name = Annotated[Text, Field(description="The name that customers see.")]
+Snapshot = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_all_without_nul),
+    Field(description="The product as it was when the order was placed. It does not change later."),
+]
+Quantity = Annotated[int, Field(gt=0, lt=2**31, description="How many units.")]
+Amount = Annotated[Cents, Field(description="The price of the whole order in cents.")]
+# The largest price times the largest quantity fits into 64 bits.
+Price = Annotated[int, Field(ge=0, le=10**12, description="The price of one unit in cents.")]
+Currency = Annotated[Text, Field(description="The currency, such as EUR.")]
+Deadline = Annotated[Time, Field(description="An order that is not final at this time is cancelled.")]
+ProviderRef = Annotated[Text, Field(description="The provider's reference of the charge.")]

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from contracts.event import Event
-from contracts.fields import Cents, Id, Quantity, Text, Time
+from contracts.fields import Amount, Currency, Deadline, OrderId, Quantity, Sku, Text, UserId
 
 TOPIC = "inventory.events"
 
@@ -13,13 +13,13 @@ RejectReason = Literal["out_of_stock", "unknown_sku"]
 class InventoryReserved(Event, topic=TOPIC, key_field="order_id"):
     """Stock is held for an order. The event carries the data that payments needs."""
 
-    order_id: Id
-    user_id: Text
-    sku: Text
+    order_id: OrderId
+    user_id: UserId
+    sku: Sku
     quantity: Quantity
-    amount_cents: Cents
-    currency: Text
-    expires_at: Time
+    amount_cents: Amount
+    currency: Currency
+    expires_at: Deadline
     payment_reference: Text | None = None
     """The provider's idempotency key. It is random. Events of earlier releases have none; then it is `order:{id}`."""
 
@@ -27,15 +27,16 @@ class InventoryReserved(Event, topic=TOPIC, key_field="order_id"):
 class InventoryRejected(Event, topic=TOPIC, key_field="order_id"):
     """No stock could be held for an order, and none is held."""
 
-    order_id: Id
-    sku: Text
+    order_id: OrderId
+    sku: Sku
     quantity: Quantity
     reason: RejectReason
+    """Why no stock is held."""
 
 
 class InventoryReleased(Event, topic=TOPIC, key_field="order_id"):
     """The stock that was held for a cancelled order is available again."""
 
-    order_id: Id
-    sku: Text
+    order_id: OrderId
+    sku: Sku
     quantity: Quantity

@@ -7,7 +7,7 @@ import asyncio
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.catalogue import TOPICS
 from contracts.products import TOPIC as PRODUCTS
@@ -22,9 +22,14 @@ _WEEK_MS = str(7 * 24 * 3600 * 1000)  # shorter than the 9 days for which the in
 class Settings(BaseSettings):
     """The address of Kafka, and the partitions and replicas of a new topic."""
 
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    """Addresses of Kafka brokers, separated by commas."""
     topic_partitions: Annotated[int, Field(ge=1, le=1000)] = 12
+    """The number of partitions of a new topic."""
     topic_replication: Annotated[int, Field(ge=1, le=10)] = 1
+    """The number of brokers that keep a copy of a new topic."""
 
 
 def configurations() -> dict[str, dict[str, str]]:
@@ -38,6 +43,7 @@ async def create(bootstrap_servers: str, partitions: int, replication: int) -> l
     """Create the topics that are missing. Returns their names. Raises `kafka.Unavailable`."""
     made = await kafka.create_topics(bootstrap_servers, configurations(), partitions, replication)
     await kafka.configure_topics(bootstrap_servers, dict.fromkeys(STATES, COMPACTED))
+    await kafka.create_offsets(bootstrap_servers)
     return made
 
 

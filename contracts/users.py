@@ -3,7 +3,7 @@
 import re
 
 from contracts.event import Event
-from contracts.fields import Text
+from contracts.fields import Text, UserId
 
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _IDS = range(1, 2**63)
@@ -23,11 +23,12 @@ def read_id(text: str) -> int | None:
 class UserRegistered(Event, topic=AUTH_TOPIC, key_field="user_id"):
     """A user registered, and can log in from now on."""
 
-    user_id: Text
+    user_id: UserId
     username: Text
+    """The name to log in with."""
 
 
 class UserDeleted(Event, topic=USERS_TOPIC, key_field="user_id"):
     """A profile was deleted, and its login ends too."""
 
-    user_id: Text
+    user_id: UserId

@@ -18,7 +18,7 @@ SCHEMAS = "events"
 SUFFIX = ".schema.json"
 
 Json = dict[str, Any]
-_LETTER = "DeadLetter"
+LETTER = "DeadLetter"
 _BINDING = "0.5.0"  # of AsyncAPI's Kafka bindings; https://www.asyncapi.com/docs/reference/bindings/kafka
 
 _INFO = {
@@ -36,14 +36,14 @@ _HEADERS: Json = {
     "description": "The CloudEvents headers of every record.",
     "required": ["ce_id", "ce_type", "ce_source", "ce_specversion", "ce_time", "ce_subject", "content-type"],
     "properties": {
-        "ce_id": {"type": "string", "format": "uuid", "description": "UUIDv7; the same when a record is repeated"},
-        "ce_type": {"type": "string", "description": "The event's name"},
-        "ce_source": {"type": "string", "format": "uri-reference", "description": "The publishing service"},
-        "ce_specversion": {"type": "string", "const": "1.0"},
-        "ce_time": {"type": "string", "format": "date-time", "description": "When the event was written, UTC"},
-        "ce_subject": {"type": "string", "maxLength": events.MAX_KEY, "description": "The record's key"},
-        "content-type": {"type": "string", "const": "application/json"},
-        "traceparent": {"type": "string", "description": "W3C Trace Context of the causing request, if any"},
+        "ce_id": {"type": "string", "format": "uuid", "description": "UUIDv7; the same when a record is repeated."},
+        "ce_type": {"type": "string", "description": "The event's name."},
+        "ce_source": {"type": "string", "format": "uri-reference", "description": "The publishing service."},
+        "ce_specversion": {"type": "string", "const": "1.0", "description": "The version of CloudEvents."},
+        "ce_time": {"type": "string", "format": "date-time", "description": "When the event was written, UTC."},
+        "ce_subject": {"type": "string", "maxLength": events.MAX_KEY, "description": "The record's key."},
+        "content-type": {"type": "string", "const": "application/json", "description": "The value is JSON."},
+        "traceparent": {"type": "string", "description": "W3C Trace Context of the causing request, if any."},
     },
 }
 
@@ -83,7 +83,7 @@ def asyncapi() -> Json:
         "channels": {name: _channel(name) for name in topics.configurations()},
         "operations": {f"{_service(topic)}.send": _operation(topic) for topic in TOPICS},
         "components": {
-            "messages": {**{event.__name__: _message(event) for event in EVENTS}, _LETTER: _dead_letter()},
+            "messages": {**{event.__name__: _message(event) for event in EVENTS}, LETTER: _dead_letter()},
             "schemas": {"CloudEvent": _HEADERS},
         },
     }
@@ -118,7 +118,7 @@ def _operation(topic: str) -> Json:
 
 
 def _message(event: type[BaseModel]) -> Json:
-    key: Json = {"type": "string", "description": f"The value's {_key_field(event)}", "maxLength": events.MAX_KEY}
+    key: Json = {"type": "string", "description": f"The value's {_key_field(event)}.", "maxLength": events.MAX_KEY}
     if event.model_fields[_key_field(event)].annotation is int:
         key["pattern"] = "^[1-9][0-9]*$"
     source = {"pattern": f"/{_service(_topic(event))}$"}
@@ -134,10 +134,10 @@ def _message(event: type[BaseModel]) -> Json:
 
 def _dead_letter() -> Json:
     return {
-        "name": _LETTER,
+        "name": LETTER,
         "summary": "A copy of a record that could not be handled, and why. For people: programs should not rely on it.",
         "contentType": "application/json",
-        "headers": _headers(_LETTER),
+        "headers": _headers(LETTER),
         "payload": {"type": "object"},
     }
 
@@ -148,7 +148,7 @@ def _headers(type_: str, **narrower: Json) -> Json:
 
 
 def _messages(channel: str) -> list[str]:
-    return [event.__name__ for event in EVENTS if _topic(event) == channel] or [_LETTER]
+    return [event.__name__ for event in EVENTS if _topic(event) == channel] or [LETTER]
 
 
 def _path(event: type[BaseModel]) -> str:

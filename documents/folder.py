@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from documents import dashboards, events, openapi
+from documents import dashboards, events, openapi, page, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
@@ -14,7 +14,8 @@ _WHOLE = ((f"docs/{events.SCHEMAS}", events.SUFFIX), (dashboards.FOLDER, dashboa
 
 def files() -> dict[str, str]:
     """All generated files, by their paths in the project."""
-    return {f"docs/{path}": text for path, text in (events.files() | openapi.files()).items()} | dashboards.files()
+    documents = events.files() | page.files() | openapi.files()
+    return {f"docs/{path}": text for path, text in documents.items()} | dashboards.files() | settings.files()
 
 
 def drift(project: Path) -> list[str]:

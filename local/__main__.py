@@ -3,21 +3,23 @@
 import logging
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from local import config, nginx, stack
-from local import demo as demonstration
+from local import config, env_file, nginx, services, stack
 from local.aspire import Aspire
 from local.console import Viewers
-from local.problem import Problem
+from local.problem import Problem, disk_problem
+from shared.process import readable
 
-RESTART = "Services keep the code with which they started; to change that: make restart"
+RESTART = "Services keep the code and the settings with which they started; to change that: make restart"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The whole stack on this machine, without Docker.")
 
@@ -40,8 +42,22 @@ def up(
 def restart(
     names: Annotated[list[str] | None, typer.Argument(help="Services. Default: all.")] = None,
 ) -> None:
-    """Start services again, one after the other, with the code that is in this folder now."""
+    """Start services again, one after the other, with the code that is in this folder now and the settings of now."""
     typer.echo(f"Restarted {', '.join(_running_stack().restart(names or []))}.")
+
+
+@app.command()
+def stop(names: Annotated[list[str], typer.Argument(help="Programs.")]) -> None:
+    """Stop programs, until `start` or `up` starts them again."""
+    _running_stack().stop(names)
+    typer.echo(f"Stopped {', '.join(names)}.")
+
+
+@app.command()
+def start(names: Annotated[list[str], typer.Argument(help="Programs.")]) -> None:
+    """Start programs that were stopped, and return when they are ready."""
+    _running_stack().start(names)
+    typer.echo(f"Started {', '.join(names)}.")
 
 
 @app.command()
@@ -70,12 +86,17 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
 ) -> None:
-    """Print the last 50 lines of each log."""
+    """Print the last 50 lines of each log: for people on a terminal, else as they are."""
     folder = _stack().supervisor.log("any").parent
     files = sorted(folder.glob(f"{name or '*'}.log"))
     if not files:
         raise Problem(f"There is no log of {name or 'any program'} in {folder}.")
-    _become(["tail", "-n", "50", *(["-F"] if follow else []), *map(str, files)])
+    tail = ["tail", "-n", "50", *(["-F"] if follow else []), *map(str, files)]
+    if config.load().format == "json" or not sys.stdout.isatty():
+        _become([*tail, "-q"])
+    with subprocess.Popen([*tail, "-v"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None  # noqa: S101 - it is a pipe
+        readable.show(child.stdout.fileno(), sys.stdout, colour=True)
 
 
 @app.command()
@@ -87,11 +108,11 @@ def events() -> None:
     _become(_running_stack().kafka.tool(reader, "--include", r".*\.events", "--from-beginning", *choices))
 
 
-@app.command()
-def demo() -> None:
-    """Place three orders through the gateway, and print the path of each, event by event."""
-    where = _running_stack().ports
-    demonstration.main(f"http://127.0.0.1:{where.gateway}", f"127.0.0.1:{where.kafka}")
+@app.command(context_settings={"ignore_unknown_options": True})
+def quickbite(arguments: list[str]) -> None:
+    """Run a command of `python -m quickbite` on this stack."""
+    places = {f"{name.upper()}_PORT": str(port) for name, port in asdict(_running_stack().ports).items()}
+    _become([sys.executable, "-m", "quickbite", *arguments], places)
 
 
 @app.command()
@@ -169,6 +190,7 @@ def _chosen_ports(settings: config.Settings, gateway: int) -> stack.Ports:
         users=settings.users_port,
         products=settings.products_port,
         console=settings.console_port,
+        storefront=settings.storefront_port,
         gateway=gateway,
         postgres=settings.postgres_port,
         kafka=settings.kafka_port,
@@ -180,6 +202,7 @@ def _welcome(ports: stack.Ports) -> str:
     gateway = f"http://127.0.0.1:{ports.gateway}"
     order = '{"userId":"u1","sku":"burger","quantity":2}'
     return f"""
+  shop     {gateway}/    (order something, and see each step)
   orders   {orders}/v1/orders
   gateway  {gateway}    (admin / password)
   the API  {gateway}/docs
@@ -207,13 +230,21 @@ class Terminal(logging.Handler):
 
 
 def main() -> None:
-    """Run a command. A `Problem` becomes one line on stderr and exit status 1."""
+    """Run a command, with the settings of `.env`.
+
+    A `Problem`, a full disk or a closed folder becomes a line on stderr and exit status 1.
+    """
+    env_file.load(services.PROJECT / ".env")
     logging.getLogger("local").setLevel(logging.INFO)
     logging.getLogger("local").addHandler(Terminal())
     try:
         app()
     except Problem as problem:
         sys.exit(str(problem))
+    except OSError as error:
+        if found := disk_problem(str(error), services.PROJECT):
+            sys.exit(found)
+        raise
 
 
 if __name__ == "__main__":

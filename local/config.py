@@ -1,43 +1,97 @@
-"""The settings of the embedded stack, read once from the environment."""
+"""The settings of the embedded stack, read once from the environment.
 
-from typing import Annotated, Literal
+What must stay true: it uses only the standard library, because `make up` checks the settings before `.venv` exists.
+"""
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
+from local import ports
 from local.problem import Problem
 
-Port = Annotated[int, Field(ge=1, le=65534)]  # One less than the highest port: Kafka's controller uses the next one.
+PORTS_IN_A_ROW = {"kafka": 2, "aspire": 3}
+"""Kafka's controller uses the port after Kafka's own. The two ports after Aspire's page are for traces."""
 
 
-class Settings(BaseSettings):
+def _text(default: str, pattern: str, wanted: str) -> Any:
+    def read(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(wanted)
+        return value
+
+    return field(default=default, metadata={"read": read})
+
+
+def _number(default: int | None, least: int, most: int) -> Any:
+    def read(value: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", value) or not least <= int(value) <= most:
+            raise ValueError(f"a number from {least} to {most}")
+        return int(value)
+
+    return field(default=default, metadata={"read": read})
+
+
+def _port(default: int | None) -> Any:
+    return _number(default, 1, 65_533)  # Aspire and Kafka use the next ports too.
+
+
+@dataclass(frozen=True)
+class Settings:
     """Each field is an environment variable with the same name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True)
-
-    stack_name: Annotated[str, Field(pattern="^[a-z0-9-]{1,30}$")] = "dev"
-    orders_port: Port = 8080
-    inventory_port: Port = 8081
-    payments_port: Port = 8082
-    auth_port: Port = 8083
-    users_port: Port = 8084
-    products_port: Port = 8085
-    console_port: Port = 8086
-    see: Literal["", "aspire"] = ""
+    stack_name: str = _text("dev", "[a-z0-9-]{1,30}", "1 to 30 of the characters a-z, 0-9 and -")
+    """The name of the stack: its files are in `.local/<name>`. Each of several stacks needs its own."""
+    port_base: int | None = _number(None, 1, 65_400)
+    """Moves every port that has no variable of its own: to this number plus the last two digits of its default."""
+    orders_port: int = _port(8080)
+    """The port of orders."""
+    inventory_port: int = _port(8081)
+    """The port of inventory."""
+    payments_port: int = _port(8082)
+    """The port of payments."""
+    auth_port: int = _port(8083)
+    """The port of auth."""
+    users_port: int = _port(8084)
+    """The port of users."""
+    products_port: int = _port(8085)
+    """The port of products."""
+    console_port: int = _port(8086)
+    """The port of the console."""
+    storefront_port: int = _port(8087)
+    """The port of the storefront, the page at `/`."""
+    format: str = _text("", "json", "json or empty")
+    """`json`: `make logs` prints all lines as they are, also on a terminal."""
+    see: str = _text("", "aspire", "aspire or empty")
     """One more viewer of traces: the Aspire dashboard, which the first use downloads from npm."""
-    aspire_port: Annotated[int, Field(ge=1, le=65533)] = 18888
-    """The port of its page. The next two are for traces."""
-    gateway_port: Port | None = None
-    admin_password: str = "password"
+    aspire_port: int = _port(18888)
+    """The port of the page of the Aspire dashboard. The next two are for traces."""
+    gateway_port: int | None = _port(None)
+    """The port of the gateway. Without it: the first free port of 80, 8000, 8001 and so on, or `PORT_BASE`."""
+    admin_password: str = _text(
+        "password",
+        r"""(?!'|.*\s[;#])[^"\r\n]{8,}(?<!')""",  # supervisord cannot pass on any other
+        "at least 8 characters, without quotes, and without a space before ; or #",
+    )
     """The password of `admin`. The gateway is open to the network: change the password if others can reach it."""
-    requests_per_second: Annotated[int, Field(ge=1)] = 1000
+    log_level: str = _text("INFO", "(?i:debug|info|warning|error)", "DEBUG, INFO, WARNING or ERROR")
+    """The lowest level that is logged. The services read it; `make up` only checks it."""
+    requests_per_second: int = _number(1000, 1, 1_000_000)
     """Requests per second that the gateway accepts from one address. A burst may have as many more."""
-    logins_per_second: Annotated[int, Field(ge=1)] = 5
-    console_logins_per_minute: Annotated[int, Field(ge=1)] = 10
-    connections: Annotated[int, Field(ge=1)] = 512
-    postgres_port: Port = 5433
-    kafka_port: Port = 9092
-    kafka_heap: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "256m"
+    logins_per_second: int = _number(5, 1, 1_000_000)
+    """Logins, registrations and refreshes per second that the gateway accepts from one address."""
+    console_logins_per_minute: int = _number(10, 1, 1_000_000)
+    """Logins to the console per minute that the gateway accepts from one address."""
+    connections: int = _number(512, 1, 1_000_000)
+    """The most connections of one address to the gateway."""
+    postgres_port: int = _port(5433)
+    """The port of Postgres."""
+    kafka_port: int = _port(9092)
+    """The port of Kafka. Its controller uses the next one."""
+    kafka_heap: str = _text("256m", "[0-9]+[mg]", "a size such as 256m or 1g")
+    """The most memory of Kafka's heap."""
 
     @property
     def limits(self) -> dict[str, str]:
@@ -49,11 +103,65 @@ class Settings(BaseSettings):
             "CONNECTIONS": str(self.connections),
         }
 
+    @property
+    def ports(self) -> dict[str, tuple[int, ...]]:
+        """All ports of each program that this stack has. The gateway is left out if it takes a free port."""
+        first = {name.removesuffix("_port"): port for name, port in asdict(self).items() if name.endswith("_port")}
+        unused = set() if self.see == "aspire" else {"aspire"}
+        return {
+            name: tuple(range(port, port + PORTS_IN_A_ROW.get(name, 1)))
+            for name, port in first.items()
+            if port and name not in unused
+        }
+
+
+def read(environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Return the settings, and a sentence for each wrong variable. It gets its default. An empty one is not set."""
+    values: dict[str, Any] = {}
+    wrong = []
+    for one in fields(Settings):
+        name = one.name.upper()
+        if given := environment.get(name):
+            try:
+                values[one.name] = one.metadata["read"](given)
+            except ValueError as error:
+                wrong.append(f"{name} must be {error}{'' if 'PASSWORD' in name else f', and is {given!r}'}.")
+    settings = Settings(**_moved(values.get("port_base")) | values)
+    return settings, wrong + _clashes(settings)
+
 
 def load() -> Settings:
-    """Read the settings. Raises `Problem` with one line that names the wrong variable."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise Problem(f"{str(wrong['loc'][0]).upper()}={wrong['input']}: {wrong['msg']}") from error
+    """Read the settings. Raises `Problem` with a line for each wrong variable."""
+    settings, wrong = read(os.environ)
+    if wrong:
+        raise Problem("\n".join(wrong))
+    return settings
+
+
+def taken(settings: Settings) -> list[str]:
+    """A sentence for each port where another program listens. Only for a stack that is not running."""
+    hosts = {"gateway": ports.EVERYWHERE}
+    return [
+        sentence
+        for name, wanted in settings.ports.items()
+        for sentence in ports.complaints(name, hosts.get(name, ports.LOOPBACK), wanted)
+    ]
+
+
+def _moved(base: int | None) -> dict[str, int]:
+    """The ports that `base` moves, by their fields."""
+    if base is None:
+        return {}
+    defaults = asdict(Settings())
+    return {name: base + (port or 0) % 100 for name, port in defaults.items() if name.endswith("_port")}
+
+
+def _clashes(settings: Settings) -> list[str]:
+    owners: dict[int, str] = {}
+    found = []
+    for name, wanted in settings.ports.items():
+        for port in wanted:
+            owner = owners.setdefault(port, name)
+            if owner != name:
+                found.append(f"{owner} and {name} need port {port}: set {owner.upper()}_PORT or {name.upper()}_PORT.")
+    return found

@@ -10,10 +10,13 @@ from pathlib import Path
 from local import ports, services
 from local.process import Engine, Program
 
+SETTINGS = ("CONSOLE_ALERTS_FILE", "CONSOLE_ALERT_WEBHOOK_URL", "CONSOLE_FORWARD_OTLP_ENDPOINT", "CONSOLE_LOG_LEVEL")
+"""The variables that the console reads and the stack does not set."""
+
 
 @dataclass(frozen=True)
 class Viewers:
-    """The viewers of a stack: the console with further settings, and programs that start before it."""
+    """The storefront, the console with further settings, and other viewers, which start before them."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Engine, ...] = ()
@@ -37,7 +40,7 @@ class Console:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def program(self) -> Program:
-        return services.python(self.name, [self.name], self._environment)
+        return services.python(self.name, [self.name], self._environment, SETTINGS)
 
     def is_ready(self) -> bool:
         return ports.is_ok(self.ports[0], "/readyz")

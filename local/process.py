@@ -9,7 +9,7 @@ import pwd
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ class Program:
     folder: Path = Path("/")
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: int = 10
+    settings: Collection[str] = ()
+    """Variables that supervisord's program takes from the environment of the command that starts it."""
 
     def marked(self, stack: Path) -> dict[str, str]:
         """The environment with the marks by which `survivors` finds the process."""
@@ -92,7 +94,8 @@ class Server:
         """
         self._root.mkdir(parents=True, exist_ok=True)
         end_survivors(self._root, [self._engine.program()])
-        ports.refuse_taken(self._engine.name, self._engine.host, self._engine.ports)
+        if taken := ports.complaints(self._engine.name, self._engine.host, self._engine.ports):
+            raise Problem("\n".join(taken))
         self._engine.prepare()
         program = self._engine.program()
         with self.log.open("ab") as log:

@@ -1,12 +1,16 @@
 """QuickBite's own processes, and the environment variables of each."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from local import ports
 from local.process import Program
+from shared.process import configuration
 
 PROJECT = Path(__file__).parent.parent
 PARTITIONS = "4"
@@ -21,6 +25,9 @@ SECRETS = (
     "products/database_password",
 )
 """All secrets: a folder per service, a file per setting."""
+NOT_TAKEN = {"ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD"}
+"""Settings of one process of several, and secrets, which are in files: no settings of a stack."""
+STOREFRONT_ASKS = ("orders", "products", "auth")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Service:
         """Write nothing: a service keeps its state in Postgres."""
 
     def program(self) -> Program:
-        return python(self.name, [self.name], self._environment)
+        return python(self.name, [self.name], self._environment, settings(self.name))
 
     def is_ready(self) -> bool:
         return ports.is_ok(self.ports[0], "/readyz")
@@ -80,7 +87,7 @@ def services(
     """
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{ports.LOOPBACK}:{console}/otlp"} if console else {}
     extra = {
-        "auth": {"ADMIN_PASSWORD": admin_password},
+        "auth": {"ADMIN_PASSWORD": admin_password, "VISITORS": "true"},
         "orders": {"REQUIRE_TOKEN": "false", **({"CANARY_SECONDS": "60"} if console else {})},
         "payments": {"PROVIDER_DATABASE_URL": database_url("provider_user", postgres)},
     }
@@ -105,12 +112,53 @@ def services(
     )
 
 
-def python(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:
-    """The program `python -m <arguments>`, in the folder of the project."""
+def storefront(port: int, chosen: Mapping[str, int], kafka: int, supervisor: Path) -> Service:
+    """The page for visitors on `port`. It finds the services on the `chosen` ports, and supervisord at its socket."""
+    urls = {f"STOREFRONT_{name.upper()}_URL": f"http://{ports.LOOPBACK}:{chosen[name]}" for name in STOREFRONT_ASKS}
+    own = {
+        "STOREFRONT_HOST": ports.LOOPBACK,
+        "STOREFRONT_PORT": str(port),
+        "STOREFRONT_KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{kafka}",
+        "STOREFRONT_SUPERVISOR_SOCKET": str(supervisor),
+    }
+    return Service("storefront", port, own | urls)
+
+
+def wrong_settings(program: Program) -> list[str]:
+    """A sentence for each variable that a service or the console would refuse at its start.
+
+    It reads the settings as the program does: from its own environment, and from the one of this process.
+    """
+    settings = import_module(f"{program.name}.config").Settings
+    prefix = settings.model_config.get("env_prefix", "")
+    variables = {name: f"{prefix}{name}".upper() for name in settings.model_fields}
+    own = {
+        name: program.environment[variable] for name, variable in variables.items() if variable in program.environment
+    }
+    try:
+        settings(**own)
+    except ValidationError as error:
+        return configuration.sentences(error, prefix)
+    return []
+
+
+def settings(name: str) -> list[str]:
+    """The variables that the service reads."""
+    fields = import_module(f"{name}.config").Settings.model_fields
+    return [variable for field in fields if (variable := field.upper()) not in NOT_TAKEN]
+
+
+def python(
+    name: str, arguments: Sequence[str], environment: Mapping[str, str], settings: Collection[str] = ()
+) -> Program:
+    """The program `python -m <arguments>`, in the folder of the project.
+
+    It takes those of its `settings` that are not in `environment` from the command that starts it.
+    """
     # Unbuffered. Otherwise the last output of a process before it is killed never reaches the log.
-    return Program(
-        name, [sys.executable, "-m", *arguments], {"PYTHONUNBUFFERED": "1", **environment}, PROJECT, stop_seconds=10
-    )
+    fixed = {"PYTHONUNBUFFERED": "1", **environment}
+    taken = [variable for variable in settings if variable not in fixed]
+    return Program(name, [sys.executable, "-m", *arguments], fixed, PROJECT, stop_seconds=10, settings=taken)
 
 
 def database_url(role: str, port: int) -> str:

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Ports:
     users: int = 8084
     products: int = 8085
     console: int = 8086
+    storefront: int = 8087
     gateway: int = 80
     postgres: int = 5433
     kafka: int = 9092
@@ -64,7 +65,8 @@ class Stack:
     """A stack called `name`, with all its files below `root`.
 
     `postgres_settings` are added to the durable defaults. `limits` are the gateway's limits per address. Each step of
-    the stack is logged at level INFO. The console runs only if there are `viewers`.
+    the stack is logged at level INFO. The storefront and the console run only if there are
+    `viewers`.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "viewers": (*viewers.others, self._console(viewers.settings, admin_password)) if viewers else (),
+            "viewers": self._viewers(viewers, admin_password) if viewers else (),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
@@ -124,8 +126,7 @@ class Stack:
         ready; then everything that this call started is stopped again.
         """
         wanted = set(only or self.names)
-        if unknown := wanted.difference(self.names):
-            raise Problem(f"Unknown: {', '.join(sorted(unknown))}. This stack has: {', '.join(self.names)}")
+        _refuse_unknown(wanted, self.names)
         with locked(self.root / "lock"):
             self._make_secrets()
             was_running = self.supervisor.is_running()
@@ -153,9 +154,23 @@ class Stack:
             chosen = [name for name in own if name in (names or own)]
             for name in chosen:
                 self.supervisor.stop_program(name)
-                self.supervisor.start_program(name)
-                self._wait_started(self._engines[name])
+                self._start_and_wait(name)
         return chosen
+
+    def stop(self, names: Collection[str]) -> None:
+        """Stop programs, one after the other, until `start` or `up`. Raises `Problem` if a name is unknown."""
+        _refuse_unknown(names, self._engines)
+        with locked(self.root / "lock"):
+            for name in names:
+                self.supervisor.stop_program(name)
+
+    def start(self, names: Collection[str]) -> None:
+        """Start the programs of `names` that are not running, and return when they are ready. Raises `Problem`."""
+        _refuse_unknown(names, self._engines)
+        with locked(self.root / "lock"):
+            for name in names:
+                if not self.supervisor.is_up(name):
+                    self._start_and_wait(name)
 
     def down(self) -> None:
         """Stop everything in reverse order, also the processes that an earlier supervisord left behind."""
@@ -208,10 +223,12 @@ class Stack:
         for name in services.SECRETS:
             self.secret(name)
 
-    def _console(self, more: Mapping[str, str], admin_password: str) -> Console:
+    def _viewers(self, viewers: Viewers, admin_password: str) -> tuple[Engine, ...]:
         logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
-        found = places(self.ports.services, logs, socket, admin_password)
-        return Console(self.root / "console", self.ports.console, found | dict(more))
+        found = places(self.ports.services, logs, socket, admin_password) | dict(viewers.settings)
+        console = Console(self.root / "console", self.ports.console, found)
+        storefront = services.storefront(self.ports.storefront, self.ports.services, self.ports.kafka, socket)
+        return (*viewers.others, storefront, console)
 
     def _up(self) -> set[str]:
         if not self.supervisor.is_running():
@@ -224,13 +241,20 @@ class Stack:
             raise Problem(f"The stack {self.name} is running with other settings: stop it first, with `make down`.")
         if not was_running:
             self._end_survivors()
-        for engine in missing:
-            ports.refuse_taken(engine.name, engine.host, engine.ports)
+        found = [line for engine in missing for line in ports.complaints(engine.name, engine.host, engine.ports)]
+        if not was_running:  # Otherwise the programs get the environment of the supervisord that runs.
+            found += _wrong_settings(missing)
+        if found:
+            raise Problem("\n".join(found))
         for engine in missing:
             engine.prepare()
         if not was_running:
             self.supervisor.start()
             self._ports_file.write_text(json.dumps(asdict(self.ports)))
+
+    def _start_and_wait(self, name: str) -> None:
+        self.supervisor.start_program(name)
+        self._wait_started(self._engines[name])
 
     def _start(self, missing: Collection[Engine], jobs: Collection[services.Job]) -> None:
         for group, engines in self._groups.items():
@@ -279,6 +303,17 @@ class Stack:
         # A supervisord that does not answer is killed first. Otherwise it would restart the programs that stop here.
         supervisord = Program("supervisord", (), stop_signal=signal.SIGKILL)
         end_survivors(self.root, [supervisord, *(engine.program() for engine in reversed(self._engines.values()))])
+
+
+def _wrong_settings(engines: Iterable[Engine]) -> list[str]:
+    """A sentence for each variable that one or more programs would refuse."""
+    own = [engine.program() for engine in engines if isinstance(engine, services.Service | Console)]
+    return list(dict.fromkeys(line for program in own for line in services.wrong_settings(program)))
+
+
+def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    if unknown := set(names).difference(known):
+        raise Problem(f"Unknown: {', '.join(sorted(unknown))}. This stack has: {', '.join(known)}")
 
 
 def saved_ports(root: Path) -> Ports | None:

@@ -1,6 +1,7 @@
 """supervisord for one stack: restarts programs that end, stops them in reverse order, keeps bounded logs."""
 
 import http.client
+import json
 import os
 import shlex
 import shutil
@@ -17,11 +18,14 @@ import psutil
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import SupervisorTransport
 
-from local import shelter
+from local import shelter, start
 from local.problem import Problem
 from local.process import PROGRAM_MARK, STACK_MARK, Program, is_alive, log_end
 
 LONGEST_SOCKET_FOLDER = 70  # bytes: supervisord first binds <folder>/supervisor.sock.<pid>; the limit is 103
+
+# User and password. Only the rights of the socket protect it, but without a user supervisord logs a critical line.
+NAME = "quickbite"
 
 HEAD = """\
 [supervisord]
@@ -35,6 +39,8 @@ nocleanup=true
 [unix_http_server]
 file={socket}
 chmod=0700
+username={name}
+password={name}
 
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
@@ -76,6 +82,7 @@ class Supervisor:
         self._socket = socket(root)
         self._folder = self._socket.parent
         self._file = root / "supervisord.conf"
+        self._programs = {program.name: program for group in groups.values() for program in group}
         self._full_names = {
             program.name: f"{name}:{program.name}" for name, group in groups.items() for program in group
         }
@@ -113,8 +120,15 @@ class Supervisor:
         return self._file.read_text() == self.configuration
 
     def start_program(self, name: str) -> None:
-        """Start one program, without waiting. A failing program that waits for its next start is started at once."""
+        """Start one program, without waiting. A failing program that waits for its next start is started at once.
+
+        The program takes its settings from the environment now, and again when supervisord restarts it.
+        """
         self.stop_program(name)
+        if taken := self._programs[name].settings:
+            file = settings_file(self.root, name)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({variable: os.environ.get(variable) for variable in taken}))
         with self._rpc() as rpc:
             rpc.startProcess(self._full_names[name], False)
 
@@ -148,7 +162,7 @@ class Supervisor:
 
     @contextmanager
     def _rpc(self) -> Iterator[Any]:
-        with closing(SupervisorTransport(serverurl=f"unix://{self._socket}")) as transport:
+        with closing(SupervisorTransport(NAME, NAME, f"unix://{self._socket}")) as transport:
             yield ServerProxy("http://supervisor", transport=transport).supervisor
 
 
@@ -162,8 +176,14 @@ def logs(root: Path) -> Path:
     return root / "logs"
 
 
+def settings_file(root: Path, name: str) -> Path:
+    """The file with the settings that a program took when it was started."""
+    return root / "settings" / f"{name}.json"
+
+
 def render(root: Path, socket: Path, groups: Mapping[str, Sequence[Program]]) -> str:
-    parts = [HEAD.format(root=_escaped(root), socket=_escaped(socket), user="user=root\n" if os.geteuid() == 0 else "")]
+    user = "user=root\n" if os.geteuid() == 0 else ""
+    parts = [HEAD.format(root=_escaped(root), socket=_escaped(socket), name=NAME, user=user)]
     for priority, (name, group) in enumerate(groups.items()):
         programs = ",".join(program.name for program in group)
         parts.append(GROUP.format(name=name, programs=programs, priority=priority))
@@ -173,10 +193,11 @@ def render(root: Path, socket: Path, groups: Mapping[str, Sequence[Program]]) ->
 
 def _render_program(root: Path, program: Program) -> str:
     environment = {**program.environment, PROGRAM_MARK: program.name}
+    begin = [sys.executable, "-IS", start.__file__, str(settings_file(root, program.name))] if program.settings else []
     return PROGRAM.format(
         root=_escaped(root),
         name=program.name,
-        command=_escaped(shlex.join(program.command)),
+        command=_escaped(shlex.join([*begin, *program.command])),
         folder=_escaped(program.folder),
         environment=_escaped(",".join(f'{name}="{value}"' for name, value in environment.items())),
         stop_signal=program.stop_signal.name.removeprefix("SIG"),

@@ -1,7 +1,6 @@
 """`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock."""
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +22,9 @@ app = typer.Typer(add_completion=False, help="Bring the database's schemas up, o
 @app.command()
 def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and its stock.")] = False) -> None:
     """Set the passwords of the roles, and upgrade every section to its newest revision."""
-    url = config.admin_url()
-    verifiers = {section: passwords.verifier(password) for section, password in config.passwords().items()}
-    os.environ.update({config.variable(section): "" for section in verifiers})  # access_v1.py sets no password then
+    settings = config.Settings()
+    url = settings.admin_url
+    verifiers = {section: passwords.verifier(password) for section, password in settings.passwords().items()}
     try:
         asyncio.run(passwords.replace_former(url))
     except asyncpg.InvalidPasswordError:

@@ -46,7 +46,7 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    url = config.admin_url().replace("postgresql://", "postgresql+asyncpg://", 1)
+    url = config.Settings().admin_url.replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(url, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)

@@ -22,7 +22,6 @@ from shared import errors
 from shared.postgres import GroupCommit
 from shared.web import database, deadline, requests, responses
 from shared.web.fields import (
-    ANSWER,
     LENIENT_QUERY,
     MAX_ID,
     QUERY,
@@ -32,6 +31,7 @@ from shared.web.fields import (
     Optional,
     Seconds,
     Text,
+    answer_like,
     request_like,
 )
 from shared.web.operations import Access, caller, operation
@@ -44,6 +44,29 @@ Second = Annotated[
     PlainSerializer(lambda at: at.strftime("%Y-%m-%dT%H:%M:%SZ")),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+
+_TUTORIAL_ORDER = {
+    "id": 1,
+    "userId": "u1",
+    "note": "no onions",
+    "status": "CONFIRMED",
+    "sku": "burger",
+    "quantity": 2,
+    "createdAt": "2026-01-31T12:00:00Z",
+}
+_PRODUCT = {"sku": "burger", "product_id": 1, "name": "Burger", "price_cents": 850}
+_ORDER = {
+    "id": 1,
+    "user_id": "1",
+    "status": "CONFIRMED",
+    "sku": "burger",
+    "product": _PRODUCT,
+    "quantity": 2,
+    "amount_cents": 1700,
+    "currency": "EUR",
+    "note": "no onions",
+    "created_at": "2026-01-31T12:00:00Z",
+}
 
 
 @dataclass(frozen=True)
@@ -64,14 +87,18 @@ routes = web.RouteTableDef()
 class PlaceOrder(BaseModel):
     """A request to place an order. With a token, `userId` can be left out: it is the user of the token."""
 
-    model_config = request_like({"userId": "u1", "sku": "burger", "quantity": 2, "note": "x"}, lenient=True)
+    model_config = request_like({"sku": "burger", "quantity": 2, "note": "no onions"}, lenient=True)
 
     user_id: Annotated[
         Name, Field(alias="userId", validate_default=True, json_schema_extra=lambda schema: schema.pop("default"))
     ] = ""
+    """The user who orders. Without a token it is required."""
     sku: Name
+    """The sku of the product. An unknown sku is accepted, and the order ends as CANCELLED."""
     quantity: Quantity
+    """How many units to order."""
     note: Note | None = None
+    """A text for the kitchen."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,32 +111,46 @@ class PlaceOrder(BaseModel):
 class PlaceProductOrder(BaseModel):
     """A request to place an order for a product of the catalogue."""
 
-    model_config = request_like({"product_id": 1, "quantity": 2, "note": "x"})
+    model_config = request_like({"product_id": 1, "quantity": 2, "note": "no onions"})
 
     product_id: Annotated[int, Field(gt=0, le=MAX_ID)]
+    """The id of a product of the catalogue."""
     quantity: Quantity = 1
+    """How many units to order."""
     note: Note | None = None
+    """A text for the kitchen."""
 
 
 class AcceptedOrder(BaseModel):
-    """The id of an order that is stored durably and PENDING."""
+    """The order is stored durably, and it is PENDING."""
+
+    model_config = answer_like({"id": 1})
 
     id: int
+    """The id of the order."""
 
 
 class TutorialOrder(BaseModel):
     """An order. If its status is CANCELLED, it has a reason."""
 
-    model_config = ANSWER
+    model_config = answer_like(_TUTORIAL_ORDER)
 
     id: int
+    """The id of the order."""
     user_id: Annotated[str, Field(alias="userId")]
+    """The user who ordered."""
     note: str
+    """The text for the kitchen. It may be empty."""
     status: Status
+    """PENDING, or how the order ended."""
     sku: str
+    """The sku of the product."""
     quantity: int
+    """How many units were ordered."""
     created_at: Annotated[Second, Field(alias="createdAt")]
+    """When the order was placed."""
     reason: Optional[CancelReason] = None
+    """Why the order is CANCELLED."""
 
     @classmethod
     def of(cls, order: domain.Order) -> "TutorialOrder":
@@ -128,26 +169,45 @@ class TutorialOrder(BaseModel):
 class OrderedProduct(BaseModel):
     """The product as it was when it was ordered. One that the catalogue does not have is only a sku."""
 
+    model_config = answer_like(_PRODUCT)
+
     sku: str
+    """The sku of the product."""
     product_id: Optional[int] = None
+    """The id of the product."""
     name: Optional[str] = None
+    """The name that customers see."""
     price_cents: Optional[int] = None
+    """The price of one unit in cents."""
 
 
 class Order(BaseModel):
     """An order. If its status is CANCELLED, it has a reason. Without a price, it has no amount."""
 
+    model_config = answer_like(_ORDER)
+
     id: int
+    """The id of the order."""
     user_id: str
+    """The user who ordered."""
     status: Status
+    """PENDING, or how the order ended."""
     reason: Optional[CancelReason] = None
+    """Why the order is CANCELLED."""
     sku: str
+    """The sku of the product."""
     product: OrderedProduct
+    """The product as it was when it was ordered."""
     quantity: int
+    """How many units were ordered."""
     amount_cents: int | None
+    """The price of the whole order in cents, or null if the product has no price."""
     currency: str
+    """The currency of the amount."""
     note: str
+    """The text for the kitchen. It may be empty."""
     created_at: datetime
+    """When the order was placed."""
 
     @classmethod
     def of(cls, order: domain.Order) -> "Order":
@@ -167,17 +227,25 @@ class Order(BaseModel):
 
 
 class TutorialOrderPage(BaseModel):
-    """Orders, newest first. `next_cursor` is the cursor of the next page, or null on the last page."""
+    """Orders, newest first."""
+
+    model_config = answer_like({"orders": [_TUTORIAL_ORDER], "next_cursor": None})
 
     orders: list[TutorialOrder]
+    """The orders of this page."""
     next_cursor: str | None
+    """The `cursor` of the next page, or null on the last page."""
 
 
 class OrderPage(BaseModel):
-    """Orders, newest first. `next_cursor` is the cursor of the next page, or null on the last page."""
+    """Orders, newest first."""
+
+    model_config = answer_like({"orders": [_ORDER], "next_cursor": None})
 
     orders: list[Order]
+    """The orders of this page."""
     next_cursor: str | None
+    """The `cursor` of the next page, or null on the last page."""
 
 
 class OrderFilters(BaseModel):
@@ -186,10 +254,15 @@ class OrderFilters(BaseModel):
     model_config = QUERY
 
     user_id: Text | None = None
+    """Only the orders of this user."""
     status: Status | None = None
+    """Only orders with this status."""
     sku: Text | None = None
+    """Only orders of this sku."""
     limit: Limit = 20
+    """How many orders a page has at most."""
     cursor: Cursor | None = None
+    """The `next_cursor` of the page before."""
 
     def columns(self) -> dict[str, str]:
         wanted = {"user_id": self.user_id, "status": self.status, "sku": self.sku}
@@ -202,6 +275,7 @@ class TutorialOrderFilters(OrderFilters):
     model_config = LENIENT_QUERY
 
     user_id: Annotated[Text | None, Field(alias="userId")] = None
+    """Only the orders of this user."""
 
 
 class Wait(BaseModel):
@@ -210,6 +284,7 @@ class Wait(BaseModel):
     model_config = QUERY
 
     wait: Annotated[float, Seconds(30)] | None = None
+    """Seconds, at most 30. Without it, the answer comes at once."""
 
 
 class TutorialWait(Wait):

@@ -10,7 +10,7 @@ from payments import store
 from payments.domain import Status
 from shared import errors
 from shared.web import database, requests, responses
-from shared.web.fields import Optional
+from shared.web.fields import Optional, answer_like
 from shared.web.operations import Access, caller, operation
 
 routes = web.RouteTableDef()
@@ -19,14 +19,34 @@ routes = web.RouteTableDef()
 class Payment(BaseModel):
     """A payment. If it is FAILED it has a reason; if the provider charged it, it has the provider's reference."""
 
+    model_config = answer_like(
+        {
+            "order_id": 1,
+            "status": "SUCCEEDED",
+            "amount_cents": 1700,
+            "currency": "EUR",
+            "provider_ref": "ch_7f3a9c",
+            "created_at": "2026-01-31T12:00:00Z",
+            "updated_at": "2026-01-31T12:00:01Z",
+        }
+    )
+
     order_id: int
+    """The id of the order that is paid."""
     status: Status
+    """The state of the payment."""
     amount_cents: int
+    """The price of the whole order in cents."""
     currency: str
+    """The currency of the amount."""
     reason: Optional[FailReason] = None
+    """Why the payment is FAILED."""
     provider_ref: Optional[str] = None
+    """The provider's reference of the charge."""
     created_at: datetime
+    """When the payment was requested."""
     updated_at: datetime
+    """When the status changed last."""
 
 
 @routes.get("/payments/{order_id}")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from products import domain, service, store
 from shared.postgres import Connection
 from shared.web import database, requests, responses
-from shared.web.fields import QUERY, Cursor, Limit, Line, request_like
+from shared.web.fields import QUERY, Cursor, Limit, Line, answer_like, request_like
 from shared.web.operations import Access, operation
 
 Sku = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -17,7 +17,18 @@ Name = Annotated[str, Line(128)]
 Price = Annotated[int, Field(ge=0, le=10**9)]
 Version = Annotated[int, Field(gt=0, lt=2**31)]
 
-_CACHED = {"ETag": "Changes with the answer. Send it as `If-None-Match`.", "Cache-Control": "`public, no-cache`"}
+_PRODUCT = {
+    "id": 1,
+    "sku": "burger",
+    "name": "Burger",
+    "price_cents": 850,
+    "currency": "EUR",
+    "active": True,
+    "version": 1,
+}
+
+_ASK_AGAIN = "`public, no-cache`: the answer may be kept, if its `ETag` is asked for each time."
+_CACHED = {"ETag": "Changes with the answer. Send it as `If-None-Match`.", "Cache-Control": _ASK_AGAIN}
 
 routes = web.RouteTableDef()
 
@@ -30,33 +41,51 @@ class AddProduct(BaseModel):
     )
 
     sku: Sku
+    """The short name of the product in orders and stock."""
     name: Name
+    """The name that customers see."""
     price_cents: Price
+    """The price of one unit in cents."""
     currency: Literal["EUR"] = "EUR"
+    """The currency of the price."""
     active: bool = True
+    """True if the product can be bought."""
 
 
 class ChangeProduct(BaseModel):
     """New values for a product, and optionally the version that they replace. A field that is left out stays."""
 
-    model_config = request_like({"name": "Burger", "price_cents": 850, "active": True, "version": 1})
+    model_config = request_like({"name": "Burger", "price_cents": 850, "active": True})
 
     name: Name = Field(default_factory=str)  # a factory, so that the document shows no default
+    """The name that customers see."""
     price_cents: Price = Field(default_factory=int)
+    """The price of one unit in cents. It counts for later orders only."""
     active: bool = Field(default_factory=bool)
+    """True if the product can be bought."""
     version: Version = Field(default_factory=int)
+    """The version that the values replace. If the product has another one, the answer is 409."""
 
 
 class Product(BaseModel):
     """A product. If it is not active, it cannot be bought."""
 
+    model_config = answer_like(_PRODUCT)
+
     id: int
+    """The id of the product."""
     sku: str
+    """The short name of the product in orders and stock."""
     name: str
+    """The name that customers see."""
     price_cents: int
+    """The price of one unit in cents."""
     currency: str
+    """The currency of the price."""
     active: bool
+    """True if the product can be bought."""
     version: int
+    """How often the product was written."""
 
     @classmethod
     def of(cls, product: domain.Product) -> "Product":
@@ -64,10 +93,14 @@ class Product(BaseModel):
 
 
 class ProductPage(BaseModel):
-    """Active products in the order of ids. `next_cursor` is the cursor of the next page, or null on the last page."""
+    """Active products in the order of ids."""
+
+    model_config = answer_like({"products": [_PRODUCT], "next_cursor": None})
 
     products: list[Product]
+    """The products of this page."""
     next_cursor: str | None
+    """The `cursor` of the next page, or null on the last page."""
 
 
 class ProductFilters(BaseModel):
@@ -76,7 +109,9 @@ class ProductFilters(BaseModel):
     model_config = QUERY
 
     limit: Limit = 20
+    """How many products a page has at most."""
     cursor: Cursor | None = None
+    """The `next_cursor` of the page before."""
 
 
 @routes.get("/products/")

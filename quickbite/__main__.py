@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from quickbite import order, outbox, parked, text
+from quickbite import demo, order, outbox, parked, text
 from quickbite.client import Failed
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.add_typer(parked.app, name="parked")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(order.app, name="order")
+app.command()(demo.demo)
 
 
 def main() -> None:

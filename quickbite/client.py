@@ -81,9 +81,13 @@ class Client:
 @asynccontextmanager
 async def connected() -> AsyncIterator[Client]:
     """Yield a client with the settings of the environment. Raises `Failed`."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
+        yield Client(read_settings(), session)
+
+
+def read_settings() -> Settings:
+    """The settings of the environment. Raises `Failed`."""
     try:
-        settings = Settings()
+        return Settings()
     except ValidationError as error:
         raise Failed(configuration.complaint(error)) from None
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
-        yield Client(settings, session)

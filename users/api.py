@@ -9,13 +9,23 @@ from pydantic import BaseModel, Field
 from contracts.users import read_id
 from shared import errors
 from shared.web import database, requests, responses
-from shared.web.fields import QUERY, Cursor, Limit, Text, request_like
+from shared.web.fields import QUERY, Cursor, Limit, Text, answer_like, request_like
 from shared.web.operations import Access, caller, operation
 from users import domain, service, store
 from users.domain import Profile
 
 DisplayName = Annotated[Text, Field(max_length=128)]
 Email = Annotated[str, Field(pattern=domain.EMAIL, max_length=254)]
+
+_USER = {
+    "id": 1,
+    "username": "ada",
+    "display_name": "Ada Lovelace",
+    "email": "ada@example.com",
+    "version": 2,
+    "created_at": "2026-01-31T12:00:00Z",
+    "updated_at": "2026-01-31T12:05:00Z",
+}
 
 routes = web.RouteTableDef()
 
@@ -26,19 +36,30 @@ class ChangeUser(BaseModel):
     model_config = request_like({"display_name": "Ada Lovelace", "email": "ada@example.com"})
 
     display_name: DisplayName = Field(default_factory=str)  # a factory, so that the document shows no default
+    """The name that others see."""
     email: Email = Field(default_factory=str)
+    """The address of the user."""
 
 
 class User(BaseModel):
     """The profile of a user."""
 
+    model_config = answer_like(_USER)
+
     id: int
+    """The id of the user."""
     username: str
+    """The name to log in with."""
     display_name: str
+    """The name that others see. It may be empty."""
     email: str
+    """The address of the user. It may be empty."""
     version: int
+    """How often the profile was written."""
     created_at: datetime
+    """When the profile was created."""
     updated_at: datetime
+    """When the profile was changed last."""
 
     @classmethod
     def of(cls, profile: Profile) -> "User":
@@ -46,10 +67,14 @@ class User(BaseModel):
 
 
 class UserPage(BaseModel):
-    """Profiles in the order of ids. `next_cursor` is the cursor of the next page, or null on the last page."""
+    """Profiles in the order of ids."""
+
+    model_config = answer_like({"users": [_USER], "next_cursor": None})
 
     users: list[User]
+    """The profiles of this page."""
     next_cursor: str | None
+    """The `cursor` of the next page, or null on the last page."""
 
 
 class UserFilters(BaseModel):
@@ -58,8 +83,11 @@ class UserFilters(BaseModel):
     model_config = QUERY
 
     username: Text | None = None
+    """Only the user with this name."""
     limit: Limit = 20
+    """How many profiles a page has at most."""
     cursor: Cursor | None = None
+    """The `next_cursor` of the page before."""
 
 
 @routes.get("/users/me")

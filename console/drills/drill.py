@@ -13,8 +13,8 @@ import aiohttp
 from console.drills import records
 from console.drills.customer import TROUBLE, Customer
 from console.drills.records import Result
-from console.drills.supervisord import Supervisord
-from shared.errors import Conflict, ServiceError, Unavailable
+from shared.errors import ServiceError
+from shared.process.supervisord import Supervisord
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Drill:
         finally:
             shopping.cancel()
             if self._result.kind == "freeze" and self._struck is not None:
-                self.left_frozen = not await wake(self._supervisord, self._result.program)
+                self.left_frozen = not await self._supervisord.wake(self._result.program)
             await asyncio.wait([shopping], timeout=1.0)
 
     async def _strike(self) -> None:
@@ -112,7 +112,7 @@ class Drill:
 
     async def _wake(self) -> None:
         await asyncio.sleep(self._pace.frozen)
-        while not await wake(self._supervisord, self._result.program):  # noqa: ASYNC110  # supervisord may come back
+        while not await self._supervisord.wake(self._result.program):  # noqa: ASYNC110  # supervisord may come back
             await asyncio.sleep(self._pace.every)
         self._woken = True
         self._result.phase = "woken; waiting until everything works again"
@@ -179,24 +179,3 @@ class Drill:
             except TROUBLE:
                 await asyncio.sleep(min(0.5, self._pace.every))
         return None
-
-
-async def wake(supervisord: Supervisord, program: str) -> bool:
-    """Send SIGCONT, which a running process ignores. Returns False if supervisord does not answer.
-
-    A cancellation does not stop it.
-    """
-
-    async def send() -> bool:
-        for _ in range(3):
-            try:
-                await supervisord.signal(program, "CONT")
-            except Conflict:  # it does not run, or does not exist any more
-                return True
-            except Unavailable:
-                await asyncio.sleep(0.3)
-            else:
-                return True
-        return False
-
-    return await asyncio.shield(asyncio.create_task(send(), name="waking a frozen program"))

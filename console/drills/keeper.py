@@ -13,14 +13,13 @@ import aiohttp
 import orjson
 import structlog
 
-from console.drills import drill
 from console.drills.drill import Drill, Pace
 from console.drills.records import Kind, Result
-from console.drills.supervisord import Program, Supervisord
 from console.store import Store
 from shared.errors import Conflict, ServiceError
 from shared.process.backoff import wait
 from shared.process.loop import Beat
+from shared.process.supervisord import Program, Supervisord
 
 log = structlog.get_logger()
 
@@ -116,7 +115,7 @@ class Drills:
         )
         for row in rows:
             result = self._result(row)
-            if result.kind == "freeze" and not await drill.wake(self.supervisord, result.program):
+            if result.kind == "freeze" and not await self.supervisord.wake(result.program):
                 return False
             result.problem = result.problem or "the console ended before"
             result.phase, result.ended_at = "ended", self._clock()

@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 from console.metering import exposition
 from console.metering.series import Series
 from shared.process.backoff import wait
+from shared.process.logs import level_of_absence
 from shared.process.loop import Beat
 
 log = structlog.get_logger()
@@ -56,7 +57,8 @@ class Scraper:
             text = await _get(session, f"{url.rstrip('/')}/metrics")
         except TROUBLE as error:
             if service not in self.down:
-                log.warning("metrics of a service cannot be read", service=service, error=repr(error)[:500])
+                why = repr(error)[:500]
+                log.log(level_of_absence(), "metrics of a service cannot be read", service=service, error=why)
             self.down[service] = repr(error)[:200]
             self._series.add(service, time.time(), [("up", "0")], {"service": service})
         else:

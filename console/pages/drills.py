@@ -7,12 +7,12 @@ from aiohttp import web
 
 from console.drills.keeper import OWN, Drills
 from console.drills.records import NAMES, Kind, promise
-from console.drills.supervisord import Program
 from console.pages import frame, guarantees, writing
 from console.pages.guard import FORM
 from console.pages.sources import DRILLS
 from console.services import Answer
 from shared.errors import Conflict, Invalid, NotFound, ServiceError
+from shared.process.supervisord import Program
 
 routes = web.RouteTableDef()
 

@@ -4,43 +4,28 @@ What must stay true: without an administrator's session, nothing but the login p
 A POST is done only if it comes from a page of this console, in the session that the page was made for.
 """
 
-import asyncio
 import hmac
 import sqlite3
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from multidict import MultiDictProxy
 
 from console.journal import Action
 from console.pages import frame
 from console.pages.frame import ROOT, SESSION
 from console.pages.sources import JOURNAL, SESSIONS
-from shared.errors import Forbidden, Invalid, ServiceError, TooMany, Unauthenticated
-from shared.web import problems
+from shared.errors import Forbidden, ServiceError, TooMany, Unauthenticated
+from shared.web import pages, problems
 
 log = structlog.get_logger()
 
 COOKIE = "console"
 LOGIN = f"{ROOT}/login"
 STATIC = f"{ROOT}/static/"
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # with `no-referrer`, a browser sends `Origin: null` with a form
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_FORM_BYTES = 64 * 1024
-_FORM_SECONDS = 3.0
 
 FORM: web.RequestKey[Mapping[str, str]] = web.RequestKey("FORM")
 
@@ -63,7 +48,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("a page failed", path=request.path)
         response = _error(request, 500, "internal error; the log has the traceback")
     if not response.prepared:
-        response.headers.update(HEADERS)
+        response.headers.update(pages.HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
     return response
 
@@ -88,8 +73,8 @@ async def _check_post(request: web.Request) -> None:
     if SESSION not in request and not public:
         raise Unauthenticated("log in first; nothing was done")
     try:
-        _check_origin(request)
-        form = await _form(request)
+        pages.check_origin(request)
+        form = await pages.form(request)
         if not public and not hmac.compare_digest(str(form.get("csrf", "")).encode(), request[SESSION].csrf.encode()):
             raise Forbidden("this page is of another session: load it again. Nothing was done")
     except ServiceError as error:
@@ -98,33 +83,11 @@ async def _check_post(request: web.Request) -> None:
     request[FORM] = {name: str(form[name]) for name in form}
 
 
-def _check_origin(request: web.Request) -> None:
-    """Browsers send at least one of these headers with a POST, and no page of another site can change them."""
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    hosts = {request.headers.get("Host"), request.headers.get("X-Forwarded-Host")}
-    if site is None and origin is None:
-        raise Forbidden("the request has no Origin; nothing was done")
-    if site not in {None, "same-origin"} or (origin is not None and urlsplit(origin).netloc not in hosts):
-        raise Forbidden("the request comes from another site; nothing was done")
-
-
-async def _form(request: web.Request) -> MultiDictProxy[Any]:
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise Invalid("a form is expected")
-    if (request.content_length or 0) > _FORM_BYTES:
-        raise Invalid("the form is too large")
-    try:
-        async with asyncio.timeout(_FORM_SECONDS):
-            return await request.post()
-    except (TimeoutError, ValueError, ConnectionError):
-        raise Invalid("the form cannot be read") from None
-
-
 async def _store_refusal(request: web.Request, error: ServiceError) -> None:
     log.warning("a write was refused", path=request.path, reason=error.detail)
     if (session := request.get(SESSION)) is not None:
         journal, who = request.app[JOURNAL], session.username
-        number = await journal.begin(Action(who, frame.address(request), "refused write", subject=request.path))
+        number = await journal.begin(Action(who, pages.address(request), "refused write", subject=request.path))
         await journal.end(number, f"refused: {error.detail}")
 
 

@@ -9,7 +9,7 @@ from console.pages.guard import COOKIE, FORM, LOGIN
 from console.pages.sources import JOURNAL, SESSIONS
 from console.sessions import SECONDS
 from shared.errors import ServiceError, TooMany
-from shared.web import problems
+from shared.web import pages, problems
 
 routes = web.RouteTableDef()
 
@@ -21,7 +21,7 @@ async def show(request: web.Request) -> web.Response:
 
 @routes.post(LOGIN)
 async def log_in(request: web.Request) -> web.Response:
-    form, address = request[FORM], frame.address(request)
+    form, address = request[FORM], pages.address(request)
     username, wanted = form.get("username", "")[:128], form.get("next", "")
     try:
         cookie = await request.app[SESSIONS].log_in(username, form.get("password", "")[:128], address)
@@ -34,7 +34,7 @@ async def log_in(request: web.Request) -> web.Response:
     number = await request.app[JOURNAL].begin(Action(username, address, "log in"))
     await request.app[JOURNAL].end(number, "done")
     answer = frame.back_to(_own(wanted))
-    https = request.secure or request.headers.get("X-Forwarded-Proto") == "https"
+    https = pages.is_https(request)
     answer.set_cookie(COOKIE, cookie, path=ROOT, httponly=True, samesite="Strict", secure=https, max_age=int(SECONDS))
     return answer
 
@@ -42,7 +42,7 @@ async def log_in(request: web.Request) -> web.Response:
 @routes.post(ROOT + "/logout")
 async def log_out(request: web.Request) -> web.Response:
     session = frame.session(request)
-    number = await request.app[JOURNAL].begin(Action(session.username, frame.address(request), "log out"))
+    number = await request.app[JOURNAL].begin(Action(session.username, pages.address(request), "log out"))
     await request.app[SESSIONS].log_out(session)
     await request.app[JOURNAL].end(number, "done")
     answer = frame.back_to(LOGIN)

@@ -16,12 +16,14 @@ from console.pages import (
     parked,
     repairs,
     search,
-    static,
     traces,
 )
+from console.pages.frame import FOLDER
+from console.pages.guard import STATIC
+from shared.web import static
 
 ALL = [
     *(login.routes, health.routes, orders.routes, search.routes, parked.routes, repairs.routes, lanes.routes),
-    *(alerts.routes, traces.routes, logs.routes, charts.routes, actions.routes, static.routes),
-    *(books.routes, flags.routes, drills.routes, guarantees.routes),
+    *(alerts.routes, traces.routes, logs.routes, charts.routes, actions.routes),
+    *(books.routes, flags.routes, drills.routes, guarantees.routes, static.routes(STATIC, FOLDER / "static")),
 ]

@@ -12,34 +12,48 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Part = Literal["api", "relay", "consumer", "worker"]
 PARTS: tuple[Part, ...] = ("api", "relay", "consumer", "worker")
 
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+]
+
 
 class Settings(BaseSettings):
-    """The settings of one process. The field `database_url` is the variable `DATABASE_URL`, and so on."""
+    """The settings of one process. The field `database_url` is the variable `DATABASE_URL`, and so on.
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+    The docstring of a field is its line in `--help` and in docs/settings.md.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, use_attribute_docstrings=True)
 
     only: Annotated[list[Part], Field(min_length=1)] = list(PARTS)
     """The parts of the service that this process runs: `--only api,relay`."""
     host: str = "127.0.0.1"
+    """The address on which the service listens."""
     port: Annotated[int, Field(ge=0, le=65535)]
+    """The port on which the service listens."""
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
+    """The database, with the service's own role."""
     database_password: SecretStr = SecretStr("")
     """The password of the role in `DATABASE_URL`, if that has none. It may have any character."""
     secrets_folder: str = ""
     """A folder whose files are settings too: `database_password` has the value of `DATABASE_PASSWORD`."""
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    """Addresses of Kafka brokers, separated by commas."""
     instance_id: str = ""
     """A name that no other running process of this service has. It makes restarts cheap (static group membership)."""
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
+    """The first part of `ce_source` in the headers of events; the name of the service follows."""
     release: str = "0.1.0"
     """The release that this process runs, for `build_info`."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: LogLevel = "INFO"
+    """The lowest level that is logged."""
     failure_flags: bool = False
     """True: administrators may make parts of this process fail for a while. Never set it in production."""
     otel_exporter_otlp_endpoint: Annotated[str, Field(pattern="^(https?://.*)?$")] = ""
@@ -47,15 +61,21 @@ class Settings(BaseSettings):
     traces_per_second: Annotated[float, Field(ge=0, le=10_000)] = 20.0
     """So many traces begin here each second; the others are not sampled."""
     event_loop: Literal["uvloop", "asyncio"] = "uvloop"
+    """The event loop of the process."""
     auth_jwks_url: Annotated[str, Field(pattern="^https?://")] = "http://127.0.0.1:8083/auth/jwks.json"
     """The address of the public keys that verify access tokens."""
     pool_size: Annotated[int, Field(ge=2, le=100)] = 8
+    """The most connections of the pool. Relay and group commit have their own."""
     group_commit_workers: Annotated[int, Field(ge=1, le=16)] = 2
     """Connections that write grouped requests."""
     relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """The least time between the starts of two turns of the relay. A longer time makes larger batches."""
     relay_lease_seconds: Annotated[float, Field(ge=1, le=60)] = 3.0
+    """How long the lanes of a dead relay wait for another one."""
     consumer_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.002
+    """The least time between the starts of two batches of the consumer."""
     consumer_batch: Annotated[int, Field(ge=1, le=2000)] = 500
+    """The most events of one batch, which are handled in one transaction."""
 
     @property
     def database(self) -> str:
@@ -92,13 +112,18 @@ def with_password(url: str, password: str) -> str:
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
 
 
-def complaint(error: ValidationError) -> str:
+def complaint(error: ValidationError, prefix: str = "") -> str:
     """One line that names every wrong variable."""
-    return "wrong setting: " + "; ".join(_sentence(e) for e in error.errors())
+    return "wrong setting: " + "; ".join(sentences(error, prefix))
 
 
-def _sentence(error: Any) -> str:
-    name = ".".join(map(str, error["loc"])).upper()
+def sentences(error: ValidationError, prefix: str = "") -> list[str]:
+    """A sentence for each wrong variable. The names of all variables begin with `prefix`."""
+    return [_sentence(e, prefix) for e in error.errors()]
+
+
+def _sentence(error: Any, prefix: str) -> str:
+    name = f"{prefix}{'.'.join(map(str, error['loc'])).upper()}"
     if error["type"] == "missing":
         return f"{name} must be set: it has no default, because a guessed value would open the whole shop"
     if "PASSWORD" in name:

@@ -6,6 +6,14 @@ import time
 
 import structlog
 
+START_SECONDS = 60.0
+_STARTED_AT = time.monotonic()
+
+
+def level_of_absence() -> int:
+    """The level for another process that does not answer: in the first minute, it may be starting as this one is."""
+    return logging.INFO if time.monotonic() < _STARTED_AT + START_SECONDS else logging.WARNING
+
 
 class OncePer(logging.Filter):
     """Passes one record of each kind every `seconds`: without a broker, aiokafka logs a hundred records a second.

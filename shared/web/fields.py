@@ -21,10 +21,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-QUERY = ConfigDict(frozen=True, extra="forbid")
-LENIENT_QUERY = ConfigDict(frozen=True, extra="ignore")
+QUERY = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+LENIENT_QUERY = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 """Unknown parameters are ignored."""
-ANSWER = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 
 MAX_ID = 2**63 - 1
 INVALID_JSON = "invalid json"
@@ -39,12 +38,30 @@ _NOT_BLANK = f"^[^\\u0000]*[^\\u0000{_BLANKS}][^\\u0000]*$"
 
 
 def request_like(example: dict[str, Any], *, lenient: bool = False) -> ConfigDict:
-    """The configuration of a body: no type conversions, no unknown fields. The document shows `example`.
+    """The configuration of a body: no type conversions, no unknown fields.
 
-    A `lenient` body may have unknown fields, and a value of a wrong type is answered with `INVALID_JSON`.
+    A `lenient` body may have unknown fields, and a value of a wrong type is answered with `INVALID_JSON`. The document
+    shows `example`, and describes each field by the text below it.
     """
     extra: Literal["ignore", "forbid"] = "ignore" if lenient else "forbid"
-    return ConfigDict(strict=True, frozen=True, extra=extra, json_schema_extra={"examples": [example]})
+    return ConfigDict(
+        strict=True,
+        frozen=True,
+        extra=extra,
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [example]},
+    )
+
+
+def answer_like(example: dict[str, Any]) -> ConfigDict:
+    """The configuration of an answer. The document shows `example`, and describes each field by the text below it."""
+    return ConfigDict(
+        frozen=True,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [example]},
+    )
 
 
 def _no_nul(value: str) -> str:
@@ -124,7 +141,7 @@ class Seconds:
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
         """The schema is a pattern and not a number, because a number could be written as 1e-05."""
         below = rf"^[0-{self.most // 10 - 1}]?[0-9](\.[0-9]{{1,3}})?$"
-        return {"type": "string", "pattern": f"{below}|^{self.most}$", "description": f"seconds, at most {self.most}"}
+        return {"type": "string", "pattern": f"{below}|^{self.most}$"}
 
     def _read(self, value: Any) -> float:
         if not _SECONDS.fullmatch(str(value)) or float(value) > self.most:

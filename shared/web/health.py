@@ -27,6 +27,12 @@ async def _livez(request: web.Request) -> web.Response:
     return web.Response(status=503 if hanging else 200, text=f"hanging: {hanging}" if hanging else "ok")
 
 
+async def readyz(request: web.Request) -> web.Response:
+    """503 while the process drains. Only for a process that needs nothing else to be ready."""
+    draining = request.app[TASKS].draining
+    return web.Response(status=503 if draining else 200, text="draining" if draining else "ok")
+
+
 async def _metrics(request: web.Request) -> web.Response:
     """OpenMetrics with exemplars if `Accept` asks for it, otherwise Prometheus' plain text."""
     encode, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))

@@ -3,6 +3,7 @@
 What must stay true: the document contains only what the running code declares (`operations.py`).
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from . import problems
@@ -45,13 +47,31 @@ _PROBLEM = {
     "description": "RFC 9457. Every type is explained at its own path.",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "enum": [problems.PATH + problem.name for problem in problems.ALL]},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "advice": {"type": "string"},
+        "type": {
+            "type": "string",
+            "enum": [problems.PATH + problem.name for problem in problems.ALL],
+            "description": "The type of the problem. Programs may rely on it.",
+        },
+        "title": {"type": "string", "description": "The name of the status."},
+        "status": {"type": "integer", "description": "The status of the answer.", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "What is wrong with this request, for people."},
+        "advice": {"type": "string", "description": "What the client can do, if the outcome is unknown."},
     },
 }
+_DETAILS = {
+    "invalid": "invalid id",
+    "unauthenticated": "the token has expired",
+    "forbidden": "this is for administrators",
+    "not-found": "not found",
+    "unavailable": "db error",
+}
+"""Details for the examples. An example of another type has the type's meaning instead."""
+_RETRY_AFTER = {
+    "description": "After so many seconds, the same request may succeed.",
+    "schema": {"type": "integer", "minimum": 1},
+    "example": 1,
+}
+_WWW_AUTHENTICATE = {"description": "The scheme of the token that is missing.", "schema": {"const": "Bearer"}}
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -73,6 +93,7 @@ def document(app: web.Application, name: str, description: str) -> dict[str, Any
     paths: dict[str, Any] = {}
     for path, method, op in found:
         paths.setdefault(path, {})[method] = _described(name, path, method, op, refs, queries)
+    refused = sorted({status for path, _, op in found for status in _problems(path, op)})
     return {
         "openapi": "3.1.0",
         "info": {"title": f"QuickBite {name}", "version": "1", "description": description},
@@ -82,6 +103,7 @@ def document(app: web.Application, name: str, description: str) -> dict[str, Any
         "components": {
             "securitySchemes": {"accessToken": _ACCESS_TOKEN},
             "schemas": dict(sorted(schemas.items())),
+            "responses": {problems.BY_STATUS[status].name: _problem(status) for status in refused},
         },
     }
 
@@ -125,24 +147,29 @@ def _described(name: str, path: str, method: str, op: Operation, refs: Any, quer
         "description": f"For {op.access.value}.",
         "tags": [name],
         "security": [] if op.access is Access.PUBLIC else _SECURITY,
-        "parameters": [*_path_parameters(path), *_query_parameters(queries.get(op.query, {}))],
-        "responses": _answers(op, refs) | {str(status): _problem(status) for status in _problems(path, op)},
+        "parameters": [*_path_parameters(path, op), *_query_parameters(queries.get(op.query, {}))],
+        "responses": _answers(op, refs) | {str(status): _refused(status) for status in _problems(path, op)},
     }
     if op.idempotent:
         shown["parameters"].append(_IDEMPOTENCY_KEY)
     if op.body:
         content = {_JSON: {"schema": refs[op.body, _IN]}}
-        shown["requestBody"] = {"required": True, "content": content}
+        shown["requestBody"] = {"description": _text(op.body), "required": True, "content": content}
     return shown
 
 
-def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
-    """The parameters in braces. A name that ends in `id` is an id; any other is a text."""
-    for placeholder in re.findall(r"{(\w+)}", path):
+def _path_parameters(path: str, op: Operation) -> Iterator[dict[str, Any]]:
+    """The parameters in braces. A name that ends in `id` is an id; any other is a text.
+
+    `/orders/{id}` is described as the id of the order, `/payments/{order_id}` as the order id.
+    """
+    for collection, name in re.findall(r"(\w+)/{(\w+)}", path):
         schema: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000/]+$"}
-        if placeholder.endswith("id"):
+        if name.endswith("id"):
             schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
-        yield {"name": placeholder, "in": "path", "required": True, "schema": schema}
+        text = f"The id of the {collection.removesuffix('s')}." if name == "id" else f"The {name.replace('_', ' ')}."
+        example = op.examples.get(name, 1)
+        yield {"name": name, "in": "path", "description": text, "required": True, "schema": schema, "example": example}
 
 
 def _query_parameters(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -154,14 +181,14 @@ def _query_parameters(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
         found |= variants[0] if variants else {}
         if found.get("default", 0) is None:
             del found["default"]
-        yield {"name": name, "in": "query", "schema": found}
+        yield {"name": name, "in": "query", "description": found.pop("description", ""), "schema": found}
 
 
 def _answers(op: Operation, refs: Any) -> dict[str, Any]:
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in op.headers.items()}
     found: dict[str, Any] = {}
     for status, model in op.answers.items():
-        answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+        answer: dict[str, Any] = {"description": _text(model) if model else "Done. The answer has no body."}
         if model:
             answer["content"] = {_JSON: {"schema": refs[model, _OUT]}}
         if headers:
@@ -186,9 +213,25 @@ def _problems(path: str, op: Operation) -> list[int]:
     return sorted(found)
 
 
+def _refused(status: int) -> dict[str, str]:
+    return {"$ref": f"#/components/responses/{problems.BY_STATUS[status].name}"}
+
+
 def _problem(status: int) -> dict[str, Any]:
-    names = [problem for problem in problems.ALL if problem.status == status]
-    return {
-        "description": " ".join(f"`{problem.name}`: {problem.means}" for problem in names),
-        "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
+    """The answer of a status that is refused, with an example of each of its problem types."""
+    found = [problem for problem in problems.ALL if problem.status == status]
+    examples = {problem.name: {"value": problem.body(_DETAILS.get(problem.name, problem.means))} for problem in found}
+    schema = {"$ref": _REF.format(model="Problem")}
+    answer: dict[str, Any] = {
+        "description": " ".join(f"`{problem.name}`: {problem.means}" for problem in found),
+        "content": {problems.CONTENT_TYPE: {"schema": schema, "examples": examples}},
     }
+    if any(problem.retry for problem in found):
+        answer["headers"] = {"Retry-After": _RETRY_AFTER}
+    if status == HTTPStatus.UNAUTHORIZED:
+        answer["headers"] = {"WWW-Authenticate": _WWW_AUTHENTICATE}
+    return answer
+
+
+def _text(model: type[BaseModel]) -> str:
+    return inspect.cleandoc(model.__doc__ or "")

@@ -51,6 +51,8 @@ class Operation:
     idempotent: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, each with its description."""
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """A good value of each parameter of the path that is not an id."""
 
 
 def operation(
@@ -62,6 +64,7 @@ def operation(
     problems: Sequence[int] = (),
     idempotent: bool = False,
     headers: Mapping[str, str] | None = None,
+    examples: Mapping[str, str] | None = None,
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
@@ -81,7 +84,7 @@ def operation(
             return await handler(request, *parsed)
 
         summary = (handler.__doc__ or "").partition("\n")[0]
-        declared = Operation(access, summary, answers, body, query, problems, idempotent, headers or {})
+        declared = Operation(access, summary, answers, body, query, problems, idempotent, headers or {}, examples or {})
         enforced.__dict__.update(operation=declared, __name__=handler.__name__, __doc__=handler.__doc__)
         return enforced
 

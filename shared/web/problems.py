@@ -14,6 +14,8 @@ from .. import errors
 
 CONTENT_TYPE = "application/problem+json"
 PATH = "/problems/"
+_TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+"""The names of RFC 9110. Python had others before 3.13."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,19 @@ class Problem:
 
     @property
     def title(self) -> str:
-        return HTTPStatus(self.status).phrase
+        return _TITLES.get(self.status, HTTPStatus(self.status).phrase)
+
+    def body(self, detail: str) -> dict[str, str | int]:
+        """The JSON of an answer with this problem."""
+        found: dict[str, str | int] = {
+            "type": PATH + self.name,
+            "title": self.title,
+            "status": self.status,
+            "detail": detail,
+        }
+        if self.name == "outcome-unknown":
+            found["advice"] = "repeat with the same Idempotency-Key"
+        return found
 
     def text(self) -> str:
         return f"{self.name} ({self.status} {self.title})\n\n{self.means}\n\nWhat to do: {self.advice}\n"
@@ -126,15 +140,14 @@ _TYPES: dict[type[BaseException], str] = {
 def response(name: str, detail: str, retry_after: int = 1) -> web.Response:
     """Answer with a problem. If the request may be repeated, the answer has Retry-After."""
     problem = BY_NAME[name]
-    body = {"type": PATH + name, "title": problem.title, "status": problem.status, "detail": detail}
     headers = {}
-    if name == "outcome-unknown":
-        body["advice"] = "repeat with the same Idempotency-Key"
     if problem.retry:
         headers["Retry-After"] = str(retry_after)
     if name == "unauthenticated":
         headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(status=problem.status, body=orjson.dumps(body), content_type=CONTENT_TYPE, headers=headers)
+    return web.Response(
+        status=problem.status, body=orjson.dumps(problem.body(detail)), content_type=CONTENT_TYPE, headers=headers
+    )
 
 
 def of_error(error: errors.ServiceError) -> web.Response:

@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from ..errors import Unauthenticated, Unavailable
+from ..process.logs import level_of_absence
 from ..process.loop import Beat, repeat
 from ..process.tasks import Tasks
 from . import tokens
@@ -102,7 +103,7 @@ class Verifier:
         try:
             await self.refresh()
         except Exception as error:  # noqa: BLE001 - after any error the known keys stay in use
-            log.warning("keys could not be fetched, trying again", error=repr(error)[:200])
+            log.log(level_of_absence(), "keys could not be fetched, trying again", error=repr(error)[:200])
         finally:  # the pause starts at the end of a fetch; otherwise each waiting caller would start another
             self._tried_at = time.monotonic()
 

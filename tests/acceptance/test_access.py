@@ -29,6 +29,7 @@ EXPECTED = """
                                          nobody   forged  expired  other  owner  admin
 auth      POST    /auth/register         201      201     201      201    201    201
 auth      POST    /auth/login            200      200     200      200    200    200
+auth      POST    /auth/visitor          200      200     200      200    200    200
 auth      POST    /auth/refresh          200      200     200      200    200    200
 auth      POST    /auth/logout           204      204     204      204    204    204
 auth      GET     /auth/validate         401      401     401      204    204    204

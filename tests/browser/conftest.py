@@ -116,14 +116,17 @@ OpenTab = Callable[..., Awaitable[Tab]]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def open_tab(browser: "Browser", system: System) -> AsyncIterator[OpenTab]:
-    """A function that opens a tab in a new context. The options are Playwright's, for example `color_scheme`."""
+    """A function that opens a tab in a new context, for the pages below `root`.
+
+    The options are Playwright's, for example `color_scheme`.
+    """
     made: list[Tab] = []
     async with AsyncExitStack() as stack:
 
-        async def opened(**options: Any) -> Tab:
+        async def opened(root: str = "/console", **options: Any) -> Tab:
             context = await stack.enter_async_context(await browser.new_context(**options))
             context.set_default_timeout(30_000)
-            tab = Tab(await context.new_page(), f"{system.gateway_url}/console")
+            tab = Tab(await context.new_page(), f"{system.gateway_url}{root}")
             tab.watch(tab.page)
             made.append(tab)
             return tab

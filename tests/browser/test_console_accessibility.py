@@ -12,12 +12,9 @@ from tests.browser.conftest import OpenTab, Tab
 from tests.browser.shop import Shop
 
 pytest.importorskip("playwright.async_api", reason="no Playwright: install requirements/dev.txt")
-axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="no axe: install requirements/dev.txt")
+barriers = pytest.importorskip("tests.browser.barriers", reason="no axe: install requirements/dev.txt").barriers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-WIDTHS = (360, 1440)
-SERIOUS = {"serious", "critical"}
 
 
 @dataclass(frozen=True)
@@ -101,19 +98,3 @@ async def test_no_page_has_a_serious_barrier_or_is_too_wide(
     await tab.page.get_by_role("heading", name="Event that it would send").wait_for()
     complaints += await barriers(tab, "a dry run")
     assert not complaints, "\n".join(complaints)
-
-
-async def barriers(tab: Tab, name: str) -> list[str]:
-    """What is wrong with the page, at each width."""
-    wrong = []
-    for width in WIDTHS:
-        await tab.page.set_viewport_size({"width": width, "height": 900})
-        over = await tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        if over > 0:
-            wrong.append(f"{name} at {width}: {over} pixels too wide")
-        wrong += [
-            f"{name} at {width}: {one['id']} ({one['impact']}): {one['nodes'][0]['html'][:200]}"
-            for one in (await axe.Axe().run(tab.page)).response["violations"]
-            if one["impact"] in SERIOUS
-        ]
-    return wrong

@@ -3,18 +3,23 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from local import ports
+from local import bootstrap, nginx, ports
+from local.console import Viewers
 from local.distribution import Distribution
 from local.kafka import Kafka
 from local.postgres import Postgres
@@ -24,6 +29,12 @@ from local.stack import HOME, Ports, Stack
 from local.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
+
+PRINTS_ITS_SETTING = """
+import os, time
+print("ready with", os.environ.get("FAULT"), flush=True)
+time.sleep(60)
+"""
 
 NOTES_ITS_STOP = """
 import signal, sys, time
@@ -143,7 +154,7 @@ def test_kafka_starts_with_an_empty_data_folder_and_again_after_a_kill(tmp_path:
     server.stop()
     lines = server.log.read_text().splitlines()
     assert len(lines) > 3
-    kafkas_own = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\] (INFO|WARN) .+ \([\w.$]+\)")
+    kafkas_own = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} UTC\] (INFO|WARN) .+ \([\w.$]+\)")
     assert [line for line in lines if not kafkas_own.fullmatch(line)] == []
 
 
@@ -176,12 +187,101 @@ def test_supervisord_restarts_dead_programs_and_stops_the_last_group_first(tmp_p
     supervisor.remove()
 
 
+def test_a_program_has_the_settings_of_the_command_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PRINTS_ITS_SETTING)
+    program = Program("one", [sys.executable, str(script)], settings=["FAULT"])
+    supervisor = Supervisor(tmp_path / "stack", {"services": [program]})
+    monkeypatch.setenv("FAULT", "first")
+    supervisor.start()
+    supervisor.start_program("one")
+    wait_for_starts(supervisor, "one", 1)
+    monkeypatch.setenv("FAULT", "second")
+    supervisor.start_program("one")
+    wait_for_starts(supervisor, "one", 2)
+    monkeypatch.delenv("FAULT")
+    os.kill(supervisor.processes()["one"]["pid"], signal.SIGKILL)
+    wait_for_starts(supervisor, "one", 3)
+    supervisor.start_program("one")
+    wait_for_starts(supervisor, "one", 4)
+    supervisor.shutdown()
+    settings = [line.split()[-1] for line in supervisor.log("one").read_text().splitlines()]
+    assert settings == ["first", "second", "second", "None"]
+    supervisor.remove()
+
+
 def test_a_stack_starts_no_program_when_one_of_its_ports_is_taken(tmp_path: Path) -> None:
     chosen = Ports.free()
     stack = Stack("test", tmp_path / "stack", chosen)
     with socket.create_server((ports.LOOPBACK, chosen.payments)), pytest.raises(Problem, match="PAYMENTS_PORT"):
         stack.up()
     assert not stack.supervisor.is_running()
+
+
+def test_a_stack_reports_all_wrong_settings_and_taken_ports_before_it_creates_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENT_SOURCE", "shop")  # every service refuses this one
+    monkeypatch.setenv("PROVIDER_DECLINE_RATIO", "7")
+    monkeypatch.setenv("CONSOLE_LOG_LEVEL", "loud")
+    chosen = Ports.free()
+    stack = Stack("test", tmp_path / "stack", chosen, viewers=Viewers())
+    with socket.create_server((ports.LOOPBACK, chosen.payments)), pytest.raises(Problem) as raised:
+        stack.up()
+    lines = str(raised.value).splitlines()
+    assert [line.split(":")[0] for line in lines[1:]] == ["EVENT_SOURCE", "PROVIDER_DECLINE_RATIO", "CONSOLE_LOG_LEVEL"]
+    assert f"Port {chosen.payments}" in lines[0]
+    assert [path.name for path in stack.root.rglob("*") if path.is_file()] == ["lock"]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder with a space that every user can enter. In other folders, root's Postgres would use a shelter."""
+    folder = Path(tempfile.mkdtemp(prefix="quick bite ", dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_stack_runs_in_a_folder_with_a_space(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = open_folder / "docs"
+    docs.mkdir()
+    docs.joinpath("index.html").write_text("the page")
+    monkeypatch.setattr(nginx, "DOCS", docs)
+    stack = Stack("test", open_folder / "stack", Ports.free())
+    stack.up(["postgres", "kafka", "gateway"])
+    try:
+        for path in ("/docs", "/docs/index.html"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports.gateway}{path}") as page:
+                assert page.read() == b"the page"
+        assert (stack.root / "postgres" / f".s.PGSQL.{stack.ports.postgres}").is_socket()
+        assert (stack.root / "gateway" / "identities").is_dir()
+    finally:
+        stack.reset()
+
+
+def test_a_stopped_program_stays_stopped_until_it_is_started(tmp_path: Path) -> None:
+    stack = Stack("test", tmp_path / "stack", Ports.free())
+    stack.up(["gateway"])
+    try:
+        first = stack.pid("gateway")
+        stack.start(["gateway"])
+        assert stack.pid("gateway") == first
+        stack.stop(["gateway"])
+        assert stack.supervisor.processes()["gateway"]["statename"] == "STOPPED"
+        assert not stack.gateway.is_ready()
+        stack.start(["gateway"])
+        assert stack.gateway.is_ready()
+        for change in (stack.stop, stack.start):
+            with pytest.raises(Problem, match=r"Unknown: delivery\. This stack has: postgres, kafka, .*gateway"):
+                change(["gateway", "delivery"])
+        assert stack.gateway.is_ready()
+        assert bootstrap.is_running(stack.root)
+    finally:
+        stack.reset()
+    assert not bootstrap.is_running(stack.root)
 
 
 def test_up_refuses_a_running_stack_of_an_older_version_and_down_stops_it(tmp_path: Path) -> None:
@@ -197,3 +297,81 @@ def test_up_refuses_a_running_stack_of_an_older_version_and_down_stops_it(tmp_pa
     assert not older.is_running()
     assert survivors(root) == []
     stack.supervisor.remove()
+
+
+@pytest.fixture
+def small_disk(open_folder: Path) -> Iterator[Path]:
+    """A disk of 4 MB. Only root can mount it, and not in every container."""
+    disk = open_folder / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=4m,mode=755", "tmpfs"]
+    if subprocess.run(["mount", *options, str(disk)], check=False, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def copied_project(folder: Path) -> Path:
+    """The files that `make up` needs until it has installed everything."""
+    for name in ("local", "requirements", "gateway"):
+        shutil.copytree(bootstrap.PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def full_project(small_disk: Path) -> Path:
+    """A project on a disk without any free space."""
+    project = copied_project(small_disk)
+    with suppress(OSError), (project / "rest").open("wb", buffering=0) as rest:
+        while True:
+            rest.write(bytes(4096))
+    return project
+
+
+@pytest.fixture
+def closed_project(open_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A project where this user may not write. Root may write everywhere, except to a disk that is read-only."""
+    if os.geteuid() == 0:
+        project = copied_project(request.getfixturevalue("small_disk"))
+        subprocess.run(["mount", "-o", "remount,ro", str(project)], check=True)
+    else:
+        project = copied_project(open_folder)
+        project.chmod(0o555)
+    yield project
+    if os.geteuid() != 0:
+        project.chmod(0o755)
+
+
+def complaint(project: Path, *arguments: str) -> str:
+    """The error that a command prints in a copy of the project. It must fail."""
+    command, environment = [sys.executable, "-m", *arguments], {**os.environ, "PYTHONPATH": str(bootstrap.PROJECT)}
+    done = subprocess.run(command, cwd=project, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_an_installation_on_a_disk_that_becomes_full_ends_with_a_line_that_names_the_disk(small_disk: Path) -> None:
+    *_, line = complaint(copied_project(small_disk), "local.bootstrap", "run").splitlines()
+    assert re.fullmatch(rf".*No space left on device.*: free some space on the disk of {small_disk}, and .*", line)
+
+
+def test_initdb_on_a_full_disk_ends_with_a_line_that_names_the_disk(small_disk: Path) -> None:
+    with pytest.raises(Problem, match=rf"^initdb failed: .*No space left on device.* disk of {small_disk}.*$"):
+        Postgres(small_disk / "postgres", 1).prepare()
+
+
+@pytest.mark.parametrize("command", [("local.bootstrap", "run"), ("local", "up", "--only", "gateway")])
+def test_a_command_on_a_full_disk_ends_with_a_line_that_names_the_disk(
+    full_project: Path, command: tuple[str, ...]
+) -> None:
+    *_, line = complaint(full_project, *command).splitlines()
+    assert re.fullmatch(rf".*No space left on device: free some space on the disk of {full_project}, and .*", line)
+
+
+@pytest.mark.parametrize("command", [("local.bootstrap", "run"), ("local", "up")])
+def test_a_command_in_a_closed_folder_ends_with_a_line_that_names_it(
+    closed_project: Path, command: tuple[str, ...]
+) -> None:
+    reason = rf".* (Read-only file system|Permission denied): '{closed_project}/\.local.*'"
+    advice = f"allow this user to write in {closed_project}, or move QuickBite to another folder."
+    assert re.fullmatch(rf"{reason}: {advice}\n", complaint(closed_project, *command))

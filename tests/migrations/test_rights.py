@@ -209,7 +209,7 @@ def test_a_missing_or_odd_password_is_one_line(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv(config.variable(section), password)
     monkeypatch.setenv("ORDERS_DB_PASSWORD", value)
     with pytest.raises(SystemExit, match=f"^{complaint}.*$"):
-        config.passwords()
+        config.Settings().passwords()
 
 
 def test_passwords_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,8 +219,8 @@ def test_passwords_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path
         (tmp_path / name).write_text(f"{section}@\n")
     monkeypatch.setenv("SECRETS_FOLDER", str(tmp_path))
     monkeypatch.setenv("ADMIN_DATABASE_URL", "postgresql://postgres@host/quickbite")
-    assert config.passwords() == {section: f"{section}@" for section in ROLES}
-    assert config.admin_url() == "postgresql://postgres:postgres%40@host/quickbite"
+    assert config.Settings().passwords() == {section: f"{section}@" for section in ROLES}
+    assert config.Settings().admin_url == "postgresql://postgres:postgres%40@host/quickbite"
 
 
 # From the former release

@@ -105,3 +105,25 @@ async def test_access_and_refresh_tokens_cannot_replace_each_other(auth: Client)
 async def test_only_public_keys_are_published(auth: Client) -> None:
     (key,) = (await (await auth.get("/auth/jwks.json")).json())["keys"]
     assert key.keys() == {"kty", "crv", "x", "kid", "use", "alg"}
+
+
+async def test_a_visitor_gets_a_token_of_a_new_user_without_roles(serve: Serve) -> None:
+    auth = await serve("auth", visitors=True)
+
+    async def visit() -> dict[str, Any]:
+        status, found = await post(auth, "visitor", {})
+        assert status in (200, 503)  # auth has just started
+        return found if status == 200 else {}
+
+    first, second = [await eventually(visit) for _ in range(2)]
+    assert first.keys() == {"token", "token_type", "expires_in"}
+    assert first["expires_in"] == 3600
+    claims = [jwt.decode(one["token"], options={"verify_signature": False}) for one in (first, second)]
+    assert claims[0]["sub"] != claims[1]["sub"]
+    assert all(2**62 <= int(one["sub"]) < 2**63 for one in claims)
+    assert await validate(auth, first["token"]) == (204, claims[0]["sub"], "")
+
+
+async def test_without_the_setting_there_are_no_visitors(auth: Client) -> None:
+    status, found = await post(auth, "visitor", {})
+    assert (status, found["type"]) == (403, "/problems/forbidden")

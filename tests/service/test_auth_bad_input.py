@@ -231,6 +231,6 @@ async def test_an_unsupported_verb_is_405(auth: Client, path: str, method: str) 
     await assert_problem(await auth.request(method, f"/auth/{path}", data=b"{}"), 405)
 
 
-@pytest.mark.parametrize("path", ["/auth", "/auth/", "/auth/login/", "/auth/login/x", "/auth/%2e%2e/x"])
+@pytest.mark.parametrize("path", ["/auth", "/auth/", "/auth/login/x", "/auth/%2e%2e/x"])
 async def test_an_unknown_path_is_a_problem(auth: Client, path: str) -> None:
     await assert_problem(await auth.post(path, data=text_of(PAIR)), 404)

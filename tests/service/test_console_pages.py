@@ -28,6 +28,7 @@ from tests.service.console import (
 )
 
 STATIC = Path(__file__).parents[2] / "console" / "static"
+VENDORED = Path(__file__).parents[2] / "shared" / "web" / "vendored"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202eevil\u2066\x00\x1b[31m\u200b"
 START = 1_769_860_800_000_000_000  # 2026-01-31T12:00:00Z
 
@@ -626,12 +627,13 @@ async def test_alerts_have_their_rules_and_runbooks(console: Shop) -> None:
 # Static files
 
 
-def test_the_vendored_files_are_those_of_the_list() -> None:
-    listed = dict(reversed(line.split()) for line in (STATIC / "SUMS").read_text().splitlines())
-    vendored = {file.name for file in STATIC.iterdir() if ".min." in file.name}
+@pytest.mark.parametrize("folder", [STATIC, VENDORED])
+def test_the_vendored_files_are_those_of_the_list(folder: Path) -> None:
+    listed = dict(reversed(line.split()) for line in (folder / "SUMS").read_text().splitlines())
+    vendored = {file.name for file in folder.iterdir() if ".min." in file.name}
     assert listed.keys() == vendored
     for name, digest in listed.items():
-        assert sha256((STATIC / name).read_bytes()).hexdigest() == digest, name
+        assert sha256((folder / name).read_bytes()).hexdigest() == digest, name
 
 
 async def test_static_files_are_small_and_are_not_sent_twice(console: Shop) -> None:

@@ -215,7 +215,7 @@ BAD_BODIES = {
     "minus one": (b'{"quantity":-1}', "quantity must be > 0"),
     "1,000,001": (b'{"quantity":1000001}', "quantity must be at most 1000000"),
     "2^63": (b'{"quantity":9223372036854775808}', "quantity must be at most 1000000"),
-    "2^64": (b'{"quantity":18446744073709551616}', "invalid json"),
+    "2^64": (b'{"quantity":18446744073709551616}', "quantity must be an integer"),
     "5,000 digits": (b'{"quantity":%s}' % (b"1" * 5000), "invalid json"),
 }
 
@@ -275,7 +275,9 @@ async def test_the_document_describes_the_served_operations(client: Client) -> N
     served = {(method, path) for path, of in document["paths"].items() for method in of}
     assert served == {("get", "/inventory/{sku}"), ("post", "/inventory/{sku}/restock")}
     answers = document["paths"]["/inventory/{sku}/restock"]["post"]["responses"]
-    assert answers == dict.fromkeys(["200", "400", "401", "403", "404", "408", "409", "413", "422", "429", "503"], ANY)
+    assert answers == dict.fromkeys(
+        ["200", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "503"], ANY
+    )
     assert document["components"]["schemas"]["Stock"]["required"] == ["sku", "available"]
 
 

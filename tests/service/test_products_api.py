@@ -92,7 +92,7 @@ async def test_a_change_is_shown_and_published_with_the_next_version(client: Cli
     assert (await published(client, "burger"))[1:] == [("ProductChanged", event)]
 
 
-@pytest.mark.parametrize("change", [{}, {"name": "Burger"}, {"price_cents": 850, "active": True}, {"unknown": 1}])
+@pytest.mark.parametrize("change", [{}, {"name": "Burger"}, {"price_cents": 850, "active": True}])
 async def test_a_change_without_an_effect_is_not_published(client: Client, mint: Mint, change: dict[str, Any]) -> None:
     answer = await patch(client, mint, 1, **change)
     assert (answer.status, await answer.json()) == (200, BURGER)
@@ -213,7 +213,7 @@ NO_JSON = {
     "price text": (raw("price_cents", b'"1"'), "price_cents must be an integer"),
     "price 1.0": (raw("price_cents", b"1.0"), "price_cents must be an integer"),
     "price true": (raw("price_cents", b"true"), "price_cents must be an integer"),
-    "price 2^64": (raw("price_cents", b"18446744073709551616"), "invalid json"),
+    "price 2^64": (raw("price_cents", b"18446744073709551616"), "price_cents must be an integer"),
     "active 1": (raw("active", b"1"), "active must be true or false"),
     "active text": (raw("active", b'"true"'), "active must be true or false"),
 }
@@ -351,4 +351,5 @@ async def test_the_document_describes_the_served_operations(for_all: Any) -> Non
         ("patch", "/products/{id}"): token,
     }
     change = document["components"]["schemas"]["ChangeProduct"]
-    assert (change.get("required"), change["properties"]["active"]) == (None, {"title": "Active", "type": "boolean"})
+    assert "required" not in change
+    assert "default" not in change["properties"]["active"]

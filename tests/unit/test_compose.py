@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from local import config, distribution, nginx, postgres, postgres_start, services
-from local.console import Console, places
+from local.console import SETTINGS, Console, places
 from local.stack import Ports, Stack
+from quickbite.config import Settings
 from shared.process import secret
 
 ROOT = services.PROJECT
@@ -68,6 +69,13 @@ def imported() -> set[str]:
 def test_kafka_has_the_same_properties(name: str) -> None:
     variable = f"KAFKA_{name.replace('.', '_').upper()}"
     assert environment("kafka")[variable] == distribution.PROPERTIES[name]
+
+
+def test_kafka_logs_in_the_same_way() -> None:
+    (mounted,) = [one for one in CONTAINERS["kafka"]["volumes"] if one.startswith("./")]
+    outside, inside, _ = mounted.split(":")
+    assert (ROOT / outside).samefile(distribution.LOG_SETTINGS)
+    assert environment("kafka")["KAFKA_LOG4J_OPTS"] == f"-Dlog4j2.configurationFile={inside}"
 
 
 def test_postgres_has_the_same_settings() -> None:
@@ -129,6 +137,13 @@ def test_no_password_of_the_database_is_in_the_file() -> None:
     assert not re.search(r"_DB_PASSWORD|POSTGRES_PASSWORD:|postgresql://\w+:", COMPOSE)
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_both_stacks_take_the_same_settings_of_a_service_from_the_environment(name: str) -> None:
+    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=3, secrets=Path("/secrets"), console=4)
+    found = {variable for variable, value in CONTAINERS[name]["environment"].items() if value is None}
+    assert found == set(one.program().settings)
+
+
 def test_failure_flags_are_switched_on_in_no_container() -> None:
     assert "FAILURE_FLAGS" not in COMPOSE
 
@@ -161,7 +176,7 @@ def test_both_gateways_set_all_variables_of_the_template() -> None:
 
 def test_only_the_gateway_is_public() -> None:
     published = re.findall(r'^ +ports: \["(.+)"\]$', COMPOSE, re.MULTILINE)
-    assert len(published) == COMPOSE.count("ports:") == 5 + len(SERVICES)
+    assert len(published) == COMPOSE.count("ports:") == 6 + len(SERVICES)
     assert [port for port in published if not port.startswith("127.0.0.1:")] == ["${GATEWAY_PORT:-80}:8080"]
 
 
@@ -170,7 +185,50 @@ def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
         assert found["security_opt"] == ["no-new-privileges:true"], name
         assert found["cap_drop"] == ["ALL"], name
         assert int(found["logging"]["options"]["max-file"]) * int(found["logging"]["options"]["max-size"][:-1]) <= 30
-        assert found.get("read_only", False) == (name not in {"db", "kafka", "lgtm"})
+        assert default(str(found.get("read_only", "false"))).lower() == str(name not in {"db", "kafka", "lgtm"}).lower()
+
+
+# The image
+
+
+def test_one_container_builds_the_image_and_nobody_asks_a_registry_for_it() -> None:
+    ours = {name: found for name, found in CONTAINERS.items() if found["image"] == "quickbite"}
+    assert ours.keys() == {*SERVICES, *(job.name for job in services.jobs(1, 2)), "console", "tools"}
+    assert [name for name, found in CONTAINERS.items() if "build" in found] == ["migrate"]
+    assert {found["pull_policy"] for found in ours.values()} == {"never"}
+    for name in SERVICES:  # so `up` of one service builds it
+        assert "migrate" in CONTAINERS[name]["depends_on"]
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "console"])
+def test_changed_code_is_copied_to_where_the_container_has_it(name: str) -> None:
+    rules = CONTAINERS[name]["develop"]["watch"]
+    assert {rule["path"] for rule in rules} == {"shared", name} | ({"contracts"} if name in SERVICES else set())
+    assert {rule["action"] for rule in rules} == {"sync+restart"}
+    assert [rule["target"] for rule in rules] == [f"/app/{rule['path']}" for rule in rules]
+    assert {rule["path"] for rule in rules} <= copied()
+
+
+def recipes(stack: str) -> dict[str, str]:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    return dict(re.findall(rf"^([a-z-]+)-{stack} = (.*)$", text, re.MULTILINE))
+
+
+def test_both_stacks_have_all_commands_and_those_of_docker_need_no_python_here() -> None:
+    assert recipes("local").keys() == recipes("compose").keys()
+    needs = re.compile(r"(?<!command -v )\$\((PYTHON|RUN|LOCAL|BOOTSTRAP)\)")
+    only_if_there = r"\$\(if \s*\$\(shell command -v \$\(PYTHON\)\),[^,)]*\([^)]*\)[^)]*\)"
+    made = {name: re.sub(only_if_there, "", text) for name, text in recipes("compose").items()}
+    assert [name for name, text in made.items() if needs.search(text)] == []
+
+
+def test_a_command_in_a_container_finds_all_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in CONTAINERS["tools"]["environment"].items():
+        monkeypatch.setenv(variable, default(value or ""))
+    settings = Settings()
+    assert [settings.address(name) for name in SERVICES] == [f"http://{name}:{port}" for name, port in SERVICES.items()]
+    assert settings.address("gateway") == f"http://gateway:{environment('gateway')['GATEWAY_PORT']}"
+    assert settings.place("kafka") == environment("orders")["KAFKA_BOOTSTRAP_SERVERS"]
 
 
 # The console
@@ -185,6 +243,8 @@ def test_the_console_has_the_settings_of_the_embedded_stack() -> None:
         "CONSOLE_SUPERVISOR_SOCKET",  # Here Docker starts a killed process again.
     }
     assert found["CONSOLE_PORT"] == found["PORT"] == embedded.environment["CONSOLE_PORT"]
+    taken = {variable for variable, value in found.items() if value is None} | {"CONSOLE_FORWARD_OTLP_ENDPOINT"}
+    assert taken == set(embedded.settings) == set(SETTINGS)
     assert found["CONSOLE_ADMIN_PASSWORD"] == environment("auth")["ADMIN_PASSWORD"]
     assert default(found["CONSOLE_ADMIN_PASSWORD"]) == embedded.environment["CONSOLE_ADMIN_PASSWORD"]
     assert found["CONSOLE_AUTH_URL"] == f"http://auth:{SERVICES['auth']}"
@@ -200,10 +260,37 @@ def test_the_console_depends_on_nothing_and_nothing_on_the_console() -> None:
 
 def test_the_console_may_write_only_its_data() -> None:
     console = CONTAINERS["console"]
-    assert (console["read_only"], console["tmpfs"]) == (True, ["/tmp"])  # noqa: S108 - in the container
+    assert (default(console["read_only"]), console["tmpfs"]) == ("true", ["/tmp"])  # noqa: S108 - in the container
     assert console["volumes"] == [f"console_data:{console['environment']['CONSOLE_DATA_FOLDER']}"]
     assert "install -d -o 10001 -g 10001 /data /secrets\n" in DOCKERFILE
     assert "USER 10001:10001" in DOCKERFILE
+
+
+# The storefront
+
+
+def test_the_storefront_has_the_settings_of_the_embedded_stack() -> None:
+    embedded = services.storefront(8087, SERVICES, 9092, Path("x")).program()
+    found: dict[str, str] = CONTAINERS["storefront"]["environment"]
+    assert [*CONTAINERS["storefront"]["command"][1:]] == [*embedded.command[1:]]
+    assert embedded.environment.keys() - found.keys() == {
+        "PYTHONUNBUFFERED",  # The image sets it.
+        "STOREFRONT_SUPERVISOR_SOCKET",  # Here Docker stops and starts processes.
+    }
+    assert found["STOREFRONT_PORT"] == found["PORT"] == embedded.environment["STOREFRONT_PORT"]
+    assert found["STOREFRONT_KAFKA_BOOTSTRAP_SERVERS"] == environment("orders")["KAFKA_BOOTSTRAP_SERVERS"]
+    for name in services.STOREFRONT_ASKS:
+        assert found[f"STOREFRONT_{name.upper()}_URL"] == f"http://{name}:{SERVICES[name]}"
+
+
+def test_the_storefront_depends_on_nothing_and_nothing_on_the_storefront() -> None:
+    assert CONTAINERS["storefront"]["depends_on"] == []
+    assert not [name for name, found in CONTAINERS.items() if "storefront" in found.get("depends_on", [])]
+
+
+def test_both_stacks_have_visitors() -> None:
+    (auth,) = services.services({"auth": 1}, postgres=1, kafka=2, auth=1, secrets=Path("/secrets"))
+    assert environment("auth")["VISITORS"] == auth.program().environment["VISITORS"] == "true"
 
 
 # The profile `observability`

@@ -1,20 +1,27 @@
 """The settings of the embedded stack, and what is checked before it starts."""
 
+import os
 import re
+import socket
 import stat
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from local import __main__ as local
-from local import bootstrap, config, nginx, stack, supervisor
+from local import bootstrap, config, env_file, nginx, ports, stack, supervisor
 from local.aspire import Aspire
 from local.console import Viewers
-from local.problem import Problem
+from local.problem import Problem, disk_problem
+from local.process import STACK_MARK
 from local.services import SECRETS, services
 from local.stack import Ports, Stack
+from quickbite import config as quickbite
+from quickbite.config import SERVICES
 
 REQUIREMENTS = bootstrap.PROJECT / "requirements"
 
@@ -30,10 +37,77 @@ def pinned(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==([^ \\]+)", text, re.MULTILINE))
 
 
-def test_a_wrong_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAFKA_PORT", "many")
-    with pytest.raises(Problem, match=r"^KAFKA_PORT=many: .*integer.*$"):
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("KAFKA_PORT", "many", "KAFKA_PORT must be a number from 1 to 65533, and is 'many'."),
+        ("ORDERS_PORT", "0", "ORDERS_PORT must be a number from 1 to 65533, and is '0'."),
+        ("PORT_BASE", "70000", "PORT_BASE must be a number from 1 to 65400, and is '70000'."),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, and is 'loud'."),
+        ("KAFKA_HEAP", "much", "KAFKA_HEAP must be a size such as 256m or 1g, and is 'much'."),
+        ("SEE", "all", "SEE must be aspire or empty, and is 'all'."),
+        ("AUTH_PORT", "8080", "orders and auth need port 8080: set ORDERS_PORT or AUTH_PORT."),
+        ("ORDERS_PORT", "9093", "orders and kafka need port 9093: set ORDERS_PORT or KAFKA_PORT."),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(name: str, value: str, sentence: str) -> None:
+    assert config.read({name: value})[1] == [sentence]
+
+
+@pytest.mark.parametrize("password", ["short", 'with "quotes"', "a comment ;here", "two\nlines"])
+def test_an_unfit_password_is_not_shown(password: str) -> None:
+    (sentence,) = config.read({"ADMIN_PASSWORD": password})[1]
+    assert sentence.startswith("ADMIN_PASSWORD must be at least 8 characters")
+    assert password not in sentence
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAFKA_PORT", "LOG_LEVEL", "ADMIN_PASSWORD"):
+        monkeypatch.setenv(name, "bad")
+    with pytest.raises(Problem) as raised:
         config.load()
+    assert re.findall("^[A-Z_]+", str(raised.value), re.MULTILINE) == ["ADMIN_PASSWORD", "LOG_LEVEL", "KAFKA_PORT"]
+
+
+@pytest.mark.parametrize("name", [field.name.upper() for field in fields(config.Settings)])
+def test_an_empty_variable_counts_as_not_set(name: str) -> None:
+    assert config.read({name: ""}) == (config.Settings(), [])
+
+
+def test_log_levels_may_be_in_small_letters() -> None:
+    assert config.read({"LOG_LEVEL": "warning"})[1] == []
+
+
+def test_one_number_moves_all_ports_that_have_no_variable() -> None:
+    moved, wrong = config.read({"PORT_BASE": "18000", "AUTH_PORT": "7000", "SEE": "aspire"})
+    assert wrong == []
+    assert moved.ports == {
+        "orders": (18080,),
+        "inventory": (18081,),
+        "payments": (18082,),
+        "auth": (7000,),
+        "users": (18084,),
+        "products": (18085,),
+        "console": (18086,),
+        "storefront": (18087,),
+        "aspire": (18088, 18089, 18090),
+        "gateway": (18000,),
+        "postgres": (18033,),
+        "kafka": (18092, 18093),
+    }
+
+
+def test_the_commands_for_the_person_on_call_follow_the_moved_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT_BASE", "18000")
+    monkeypatch.setenv("AUTH_PORT", "7000")
+    moved, called = config.load(), quickbite.Settings()
+    for name in SERVICES:
+        assert called.address(name) == f"http://127.0.0.1:{moved.ports[name][0]}"
+
+
+def test_the_settings_have_a_port_for_every_program_of_a_stack() -> None:
+    names = {one.name for one in fields(Ports)}
+    assert names == config.read({"GATEWAY_PORT": "80"})[0].ports.keys()
 
 
 def test_a_stack_name_cannot_leave_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,14 +209,14 @@ def test_a_stack_without_the_console_traces_nothing(tmp_path: Path) -> None:
 
 def test_the_console_starts_after_the_services_and_before_the_gateway(tmp_path: Path) -> None:
     stack = Stack("test", tmp_path, Ports(), viewers=Viewers())
-    assert stack.names[-3:] == ["products", "console", "gateway"]
+    assert stack.names[-3:] == ["storefront", "console", "gateway"]
     for name in Ports().services:
         assert program(stack, name)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:8086/otlp"
     assert not [variable for variable in program(stack, "console") if variable.startswith("OTEL")]
 
 
 def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(tmp_path: Path) -> None:
-    chosen = Ports(*range(1, 11))
+    chosen = Ports(*range(1, 12))
     found = program(
         Stack("test", tmp_path, chosen, viewers=Viewers({"CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x"})), "console"
     )
@@ -161,6 +235,20 @@ def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(t
     }
 
 
+def test_the_storefront_finds_the_stack(tmp_path: Path) -> None:
+    chosen = Ports(*range(1, 12))
+    assert program(Stack("test", tmp_path, chosen, viewers=Viewers()), "storefront") == {
+        "PYTHONUNBUFFERED": "1",
+        "STOREFRONT_HOST": "127.0.0.1",
+        "STOREFRONT_PORT": str(chosen.storefront),
+        "STOREFRONT_ORDERS_URL": f"http://127.0.0.1:{chosen.orders}",
+        "STOREFRONT_PRODUCTS_URL": f"http://127.0.0.1:{chosen.products}",
+        "STOREFRONT_AUTH_URL": f"http://127.0.0.1:{chosen.auth}",
+        "STOREFRONT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{chosen.kafka}",
+        "STOREFRONT_SUPERVISOR_SOCKET": str(supervisor.socket(tmp_path)),
+    }
+
+
 def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "HOME", tmp_path)
     monkeypatch.setenv("CONSOLE_PORT", "1234")
@@ -169,6 +257,7 @@ def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch
     assert program(wanted, "console")["CONSOLE_PORT"] == "1234"
     assert "http://127.0.0.1:1235/console/" in local._welcome(wanted.ports)
     assert "http://127.0.0.1:1234/console/" in local._welcome(wanted.ports)
+    assert "http://127.0.0.1:1235/ " in local._welcome(wanted.ports)
 
 
 def test_aspire_starts_before_the_console_which_forwards_traces(
@@ -178,7 +267,7 @@ def test_aspire_starts_before_the_console_which_forwards_traces(
     monkeypatch.setenv("SEE", "aspire")
     monkeypatch.setenv("ASPIRE_PORT", "2000")
     wanted = local._wanted_stack()
-    assert wanted.names[-4:] == ["products", "aspire", "console", "gateway"]
+    assert wanted.names[-4:] == ["aspire", "storefront", "console", "gateway"]
     forward = program(wanted, "console")["CONSOLE_FORWARD_OTLP_ENDPOINT"]
     assert forward == "http://127.0.0.1:2002"
     assert f"--ASPIRE_DASHBOARD_OTLP_HTTP_ENDPOINT_URL={forward}" in wanted.program("aspire").command
@@ -239,22 +328,154 @@ def test_an_old_python_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of the project."""
+    monkeypatch.setattr(bootstrap, "PROJECT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def docker(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of a fake of Docker's client."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return tmp_path / "docker"
+    monkeypatch.setenv("PATH", str(project))
+    return project / "docker"
 
 
-@pytest.mark.parametrize(("answer", "chosen"), [("exit 0", "compose"), ("exit 1", "local")])
-def test_compose_is_chosen_only_if_a_docker_engine_answers(docker: Path, answer: str, chosen: str) -> None:
-    docker.write_text(f"#!/bin/sh\n{answer}\n")
+def answer(docker: Path, script: str) -> None:
+    docker.write_text(f"#!/bin/sh\n{script}\n")
     docker.chmod(stat.S_IRWXU)
-    assert bootstrap.stack() == chosen
 
 
-def test_the_embedded_stack_is_chosen_without_docker(docker: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "chosen", "reason"),
+    [("exit 0", "compose", "A Docker engine answers"), ("exit 1", "local", "No Docker engine")],
+)
+def test_compose_is_chosen_only_if_a_docker_engine_answers(
+    docker: Path, script: str, chosen: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(docker, script)
+    bootstrap.main("stack", "up")
+    printed = capsys.readouterr()
+    assert printed.out == f"{chosen}\n"
+    assert printed.err.startswith(reason)
+
+
+def test_the_embedded_stack_is_chosen_without_docker(docker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not docker.exists()
-    assert bootstrap.stack() == "local"
+    bootstrap.main("stack", "down")
+    assert capsys.readouterr() == ("local\n", "")
+
+
+@pytest.fixture
+def running(project: Path) -> Iterator[Path]:
+    """The folder of an embedded stack with one process."""
+    root = project / ".local" / "dev"
+    child = subprocess.Popen([sys.executable, "-c", "input()"], env={STACK_MARK: str(root)}, stdin=subprocess.PIPE)
+    yield root
+    child.communicate()
+
+
+def test_a_running_embedded_stack_wins_over_docker(
+    docker: Path, running: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(docker, "exit 0")
+    chosen, reason = bootstrap.stack()
+    assert chosen == "local"
+    assert reason.startswith(f"The embedded stack {running.name} is running")
+    monkeypatch.setenv("STACK_NAME", "other")
+    assert bootstrap.stack()[0] == "compose"
+
+
+def test_before_the_first_download_all_problems_are_named_at_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server((ports.LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setenv("PAYMENTS_PORT", str(taken))
+        monkeypatch.setenv("LOG_LEVEL", "loud")
+        monkeypatch.setenv("ADMIN_PASSWORD", "short")
+        with pytest.raises(SystemExit) as ended:
+            bootstrap.main("check", "local")
+    for expected in ("LOG_LEVEL must", "ADMIN_PASSWORD must", f"Port {taken}, which payments needs, is taken"):
+        assert expected in str(ended.value)
+    assert list(project.iterdir()) == []
+
+
+def test_a_running_stack_may_use_its_ports(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "taken", lambda _: ["a port is taken"])
+    bootstrap.main("check", "local")
+    monkeypatch.setenv("STACK_NAME", "other")
+    with pytest.raises(SystemExit, match="a port is taken"):
+        bootstrap.main("check", "local")
+
+
+@pytest.mark.parametrize("character", list('"$\\:,;#\n'))
+def test_a_folder_that_a_program_cannot_use_is_refused(
+    project: Path, character: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "taken", lambda _: [])
+    bootstrap.main("check", "local")
+    monkeypatch.setattr(bootstrap, "PROJECT", project / f"a{character}b")
+    with pytest.raises(SystemExit, match=r"^The path .* move QuickBite to another folder\.$"):
+        bootstrap.main("check", "local")
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *arguments]
+    return subprocess.run(
+        command, cwd=REQUIREMENTS.parent, env=os.environ | environment, check=False, capture_output=True, text=True
+    )
+
+
+def test_the_check_needs_no_package() -> None:
+    command = [sys.executable, "-S", "-m", "local.bootstrap", "check", "compose"]  # -S: without site-packages
+    subprocess.run(command, cwd=REQUIREMENTS.parent, check=True)
+
+
+@pytest.mark.parametrize("target", ["stop", "start"])
+def test_make_stops_and_starts_one_program_of_both_stacks(target: str) -> None:
+    for name, container in (("payments", "payments"), ("postgres", "db")):
+        assert make("-n", target, f"NAME={name}", "STACK=local").stdout.rstrip().endswith(f"local {target} {name}")
+        assert make("-n", target, f"NAME={name}", "STACK=compose").stdout == f"docker compose {target} {container}\n"
+    assert f"make {target} NAME=payments" in make("-n", target, "STACK=local").stderr
+
+
+def test_make_gives_the_moved_ports_to_docker_compose_and_prints_them() -> None:
+    printed = make("--eval=show: ; @env", "show", "PORT_BASE=18000", ORDERS_PORT="7000", POSTGRES_PORT="").stdout
+    assert {"ORDERS_PORT=7000", "POSTGRES_PORT=18033", "GATEWAY_PORT=18000"} <= set(printed.splitlines())
+    assert "http://127.0.0.1:7000/v1/orders" in printed
+    assert "http://127.0.0.1:18000/docs" in printed
+    assert make("help", PORT_BASE="many").returncode
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "Collecting x\n  ERROR: Could not install: [Errno 28] No space left on device\nmore",
+            r"ERROR: Could not install: \[Errno 28\] No space left on device: free some space on the disk of /.*",
+        ),
+        (
+            str(OSError(30, os.strerror(30), "/a/.local")),
+            r"\[Errno 30\] Read-only file system: '/a/.local': allow this user to write in /, or move .*",
+        ),
+    ],
+)
+def test_a_full_disk_or_a_closed_folder_is_one_line_that_names_it(text: str, line: str) -> None:
+    found = disk_problem(text, Path("/"))
+    assert found
+    assert re.fullmatch(line, found)
+
+
+def test_a_full_disk_of_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/proc")  # it never has free space
+    found = disk_problem("[Errno 2] No usable temporary directory found in ['/proc']", Path("/"))
+    assert found
+    assert "free some space on the disk of /proc" in found
+
+
+def test_no_other_error_is_blamed_on_the_disk() -> None:
+    assert disk_problem("Connection refused", Path("/")) is None
 
 
 @pytest.fixture
@@ -300,3 +521,13 @@ def test_a_failed_installation_leaves_no_stamp(venv: Path, monkeypatch: pytest.M
     with pytest.raises(SystemExit):
         bootstrap.install("dev")
     assert bootstrap.needed("local")
+
+
+def test_a_file_env_sets_what_the_environment_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"ORDERS_PORT": "1", "AUTH_PORT": ""})
+    env_file.load(tmp_path / "missing")
+    (tmp_path / "env").write_text(
+        '# a comment\n#USERS_PORT=9\n\nORDERS_PORT=2\nAUTH_PORT = 3\nADMIN_PASSWORD="a = b"\n'
+    )
+    env_file.load(tmp_path / "env")
+    assert os.environ == {"ORDERS_PORT": "1", "AUTH_PORT": "3", "ADMIN_PASSWORD": "a = b"}

@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from console import config as console
 from shared.process.configuration import Settings, complaint
 
 GOOD = {"PORT": "8080", "DATABASE_URL": "postgresql://a:b@c/d"}
@@ -44,6 +45,19 @@ def test_a_wrong_database_address_does_not_show_its_password(monkeypatch: pytest
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "")
     assert Settings().log_level == "INFO"
+
+
+@pytest.mark.parametrize("given", ["warning", "Warning", "WARNING"])
+def test_a_log_level_may_be_in_small_letters(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("LOG_LEVEL", given)
+    monkeypatch.setenv("CONSOLE_LOG_LEVEL", given)
+    assert Settings().log_level == console.Settings().log_level == "WARNING"
+
+
+def test_a_wrong_setting_of_the_console_is_reported_with_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSOLE_PORT", "many")
+    with pytest.raises(SystemExit, match=r"^wrong setting: CONSOLE_PORT: .* \(is 'many'\)$"):
+        console.read()
 
 
 def test_the_owner_is_the_instance_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

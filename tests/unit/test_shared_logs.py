@@ -52,6 +52,14 @@ def test_a_message_with_a_percent_sign_is_unchanged(once: logs.OncePer, clock: l
     assert later.getMessage() == "100 % [and 1 more like it]"
 
 
+def test_another_process_may_be_absent_for_a_minute_before_it_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [logs._STARTED_AT + logs.START_SECONDS - 1]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    assert logs.level_of_absence() == logging.INFO
+    now[0] += 1
+    assert logs.level_of_absence() == logging.WARNING
+
+
 LOG_TWO = """
 import logging, structlog
 from shared.process import logs

@@ -1,9 +1,10 @@
-"""Kafka: topics, publishing batches, reading as a member of a group. No other package imports aiokafka."""
+"""Kafka: topics, publishing batches, reading in a group or from the end. No other package imports aiokafka."""
 
 from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
-from .topics import configure_topics, create_topics
+from .tail import Tail
+from .topics import configure_topics, create_offsets, create_topics
 
 __all__ = [
     "Batch",
@@ -13,8 +14,10 @@ __all__ = [
     "Publisher",
     "Rejected",
     "Subscription",
+    "Tail",
     "TopicUnusable",
     "Unavailable",
     "configure_topics",
+    "create_offsets",
     "create_topics",
 ]

@@ -14,6 +14,8 @@ from aiokafka import errors as kafka_errors
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.commit import OffsetFetchRequest
 
+from ..events import Record
+
 Partition = tuple[str, int]
 
 START_SECONDS = 10.0
@@ -72,6 +74,22 @@ async def hard_stop(
     for task in (stopping, *tasks):
         if task is not None and task.done() and not task.cancelled():
             task.exception()  # mark as retrieved, so that asyncio does not log it
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stop a consumer in a few seconds, whatever the broker does."""
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
+    tasks = [getattr(coordinator, name, None) for name in names]
+    if fetcher is not None:
+        tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
+    await hard_stop(consumer, consumer._client, tasks)
+
+
+def record_of(found: Any) -> Record:
+    """The record that aiokafka's consumer returned."""
+    key, value, headers = found.key, found.value, list(found.headers)
+    return Record(found.topic, found.partition, found.offset, found.timestamp, key, value, headers)
 
 
 async def _end(tasks: list[Any], limit: float = 3.0) -> None:

@@ -17,7 +17,7 @@ from . import (
     broken,  # noqa: F401 - it repairs aiokafka
     groups,
 )
-from .clients import START_SECONDS, Partition, Unavailable, bounded, hard_stop
+from .clients import START_SECONDS, Partition, Unavailable, bounded, record_of, stop_consumer
 
 log = structlog.get_logger()
 
@@ -127,7 +127,7 @@ class Subscription:
                 return False
             mine = {tp: records for tp, records in batch.records.items() if tp in self._gate.owned}
             given = [r for records in self._held.values() for r in records]
-            given += [_record(r) for records in mine.values() for r in records]
+            given += [record_of(r) for records in mine.values() for r in records]
             self._report(given)
             left = await work(given)
             self._ends |= {tp: records[-1].offset + 1 for tp, records in mine.items()}
@@ -193,13 +193,7 @@ class Subscription:
         if self._handled and not self._gate.closed:
             async with self._gate.lock:
                 await self._commit()
-        consumer = self._consumer
-        coordinator, fetcher = consumer._coordinator, consumer._fetcher
-        names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
-        tasks = [getattr(coordinator, name, None) for name in names]
-        if fetcher is not None:
-            tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
-        await hard_stop(consumer, consumer._client, tasks)
+        await stop_consumer(self._consumer)
 
 
 class Batch(NamedTuple):
@@ -234,7 +228,3 @@ class _Gate(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         self._forget()  # these offsets belong to another generation; without a commit their records are read again
         self.closed = False
         self.lock.release()
-
-
-def _record(r: Any) -> Record:
-    return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers))

@@ -1,13 +1,18 @@
 """Creating topics. The brokers must not create any by themselves (`auto.create.topics.enable=false`)."""
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
+from ...process.backoff import Backoff
 from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
+_OFFSETS = "__consumer_offsets"
 _SET_FOR_THE_TOPIC = 1
 
 
@@ -53,3 +58,34 @@ async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[
     finally:
         await admin.close()
     return [resource.name for resource in changed]
+
+
+async def create_offsets(bootstrap_servers: str) -> None:
+    """Make Kafka create its own topic of offsets, and wait for it. Raises `Unavailable` if Kafka does not answer.
+
+    Kafka does it when a group asks for its coordinator for the first time. Until then it refuses all groups, and their
+    members log errors. If Kafka takes too long, the members wait.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+    try:
+        await bounded(admin.start(), START_SECONDS)
+        with suppress(Unavailable):
+            await bounded(_wait_for_offsets(admin), START_SECONDS)
+    finally:
+        await admin.close()
+
+
+async def _wait_for_offsets(admin: AIOKafkaAdminClient) -> None:
+    """Ask for a coordinator once, then look for the topic: Kafka warns of further requests while it creates it."""
+    if await _has_offsets(admin):
+        return
+    with suppress(GroupCoordinatorNotAvailableError):
+        await admin.find_coordinator("any")
+    backoff = Backoff()
+    while not await _has_offsets(admin):  # noqa: ASYNC110 - there is nothing to wait on
+        await asyncio.sleep(backoff.next())
+
+
+async def _has_offsets(admin: AIOKafkaAdminClient) -> bool:
+    [topic] = await admin.describe_topics([_OFFSETS])
+    return not any(part["error_code"] for part in (topic, *topic["partitions"]))

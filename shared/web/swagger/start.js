@@ -5,6 +5,7 @@ async function start() {
     dom_id: "#swagger-ui",
     urls,
     deepLinking: true,
+    persistAuthorization: true, // or the token would be gone when another service is chosen
     validatorUrl: null, // or the document would be sent to a server of strangers
     presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset],
     layout: "StandaloneLayout",

@@ -1,9 +1,7 @@
-"""`make demo`: places three orders through the gateway, and prints the events about them with their times."""
+"""`demo`: places three orders through the gateway, and prints the events about them with their times."""
 
 import asyncio
 import json
-import os
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,11 +11,11 @@ from typing import Any
 
 import aiohttp
 import typer
-from aiokafka import AIOKafkaConsumer
 
-from local.problem import Problem
+from quickbite.client import Failed, read_settings
 from shared.delivery import kafka
-from shared.delivery.kafka.clients import START_SECONDS, bounded, hard_stop
+from shared.delivery.events import Record
+from shared.delivery.kafka import Tail
 
 SECONDS = 20.0
 TOPICS = ("orders.events", "inventory.events", "payments.events")
@@ -66,11 +64,11 @@ class SeenEvent:
     where: str
 
 
-class Tail:
+class News:
     """Reads new events from Kafka and returns them by order."""
 
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
         self._seen: list[SeenEvent] = []
 
     async def of(self, order_id: int, wanted: Sequence[str], seconds: float) -> list[SeenEvent]:
@@ -80,37 +78,32 @@ class Tail:
             found = sorted((event for event in self._seen if event.key == str(order_id)), key=lambda event: event.at)
             if set(wanted) <= {event.type for event in found} or time.monotonic() > until:
                 return found
-            batch = await bounded(self._consumer.getmany(timeout_ms=100), 5.0)
-            self._seen.extend(_seen_event(record) for records in batch.values() for record in records)
+            self._seen.extend(map(_seen_event, await self._tail.poll(0.1)))
 
 
 @asynccontextmanager
-async def tailing(servers: str) -> AsyncIterator[Tail]:
+async def reading(servers: str) -> AsyncIterator[News]:
     """Read the topics of the saga, from their current end."""
-    consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=servers, enable_auto_commit=False)
-    await bounded(consumer.start(), START_SECONDS)
+    tail = Tail(servers, TOPICS)
     try:
-        partitions = consumer.assignment()
-        ends = await bounded(consumer.end_offsets(list(partitions)), 5.0)
-        for partition in partitions:
-            consumer.seek(partition, ends[partition])
-        yield Tail(consumer)
+        await tail.start()
+        yield News(tail)
     finally:
-        await hard_stop(consumer, consumer._client, [])  # noqa: SLF001 - as shared/delivery/kafka stops its consumers
+        await tail.close()
 
 
 async def run(gateway: str, servers: str, password: str) -> bool:
     """Run all stories. Returns True if each ended as expected."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
-    async with tailing(servers) as tail, aiohttp.ClientSession(gateway, timeout=timeout) as session:
+    async with reading(servers) as news, aiohttp.ClientSession(gateway, timeout=timeout) as session:
         started = time.time()
         login = await _ask(session, "POST", "/auth/login", {"username": "admin", "password": password})
         session.headers["Authorization"] = f"Bearer {login['token']}"
         typer.echo(f"Logged in as admin at {gateway} in {(time.time() - started) * 1000:.0f} ms.")
-        return all([await _tell(session, tail, story) for story in STORIES])
+        return all([await _tell(session, news, story) for story in STORIES])
 
 
-async def _tell(session: aiohttp.ClientSession, tail: Tail, story: Story) -> bool:
+async def _tell(session: aiohttp.ClientSession, news: News, story: Story) -> bool:
     started = time.time()
     order = await _ask(session, "POST", "/orders/", story.body)
     lines: list[tuple[float, str, str, str | None]] = [(time.time(), "accepted", "POST /orders/ 202", None)]
@@ -118,7 +111,7 @@ async def _tell(session: aiohttp.ClientSession, tail: Tail, story: Story) -> boo
     end = " ".join([final["status"], *filter(None, [final.get("reason")])])
     colour = typer.colors.GREEN if end == story.end else typer.colors.RED
     lines.append((time.time(), end, "answer to ?wait=10", colour))
-    events = await tail.of(order["id"], story.events, 5.0)
+    events = await news.of(order["id"], story.events, 5.0)
     lines += [(event.at, event.type, event.where, typer.colors.CYAN) for event in events]
     typer.secho(f"\norder {order['id']}: {story.title}", bold=True)
     for at, what, where, shade in sorted(lines, key=lambda line: line[0]):
@@ -131,34 +124,26 @@ async def _ask(session: aiohttp.ClientSession, method: str, path: str, body: obj
         async with session.request(method, path, json=body) as answer:
             found = await answer.json(content_type=None)
             if not answer.ok:
-                raise Problem(f"{method} {path}: {answer.status} {found.get('detail', '')}")
+                raise Failed(f"{method} {path}: {answer.status} {found.get('detail', '')}")
             return found
     except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
-        raise Problem(f"{method} {path}: {error!r}. Is the stack running? `make up` starts it.") from error
+        raise Failed(f"{method} {path}: {error!r}. Is the stack running? `make up` starts it.") from error
 
 
-def _seen_event(record: Any) -> SeenEvent:
-    headers = dict(record.headers)
+def _seen_event(record: Record) -> SeenEvent:
+    headers = {name: value or b"" for name, value in record.headers}
     at = datetime.fromisoformat(headers["ce_time"].decode()).timestamp()
     where = f"{record.topic}[{record.partition}] at {record.offset}"
-    return SeenEvent(at, headers["ce_type"].decode(), record.key.decode(), where)
+    return SeenEvent(at, headers["ce_type"].decode(), (record.key or b"").decode(), where)
 
 
-def main(gateway: str, servers: str) -> None:
-    """Run the demo. The exit status is 1 if a story did not end as expected. Raises `Problem`."""
+def demo() -> None:
+    """Place three orders through the gateway, and print the path of each, event by event."""
+    settings = read_settings()
+    servers = settings.place("kafka")
     try:
-        ended_well = asyncio.run(run(gateway, servers, os.environ.get("ADMIN_PASSWORD", "password")))
+        ended_well = asyncio.run(run(settings.address("gateway"), servers, settings.admin_password))
     except kafka.Unavailable as error:
-        raise Problem(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
+        raise Failed(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
     if not ended_well:
-        sys.exit("A story did not end as expected.")
-
-
-if __name__ == "__main__":
-    try:
-        main(
-            f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '80')}",
-            f"127.0.0.1:{os.environ.get('KAFKA_PORT', '9092')}",
-        )
-    except Problem as problem:
-        sys.exit(str(problem))
+        raise Failed("A story did not end as expected.")

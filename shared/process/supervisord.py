@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shared.errors import Conflict, Unavailable
+from ..errors import Conflict, Unavailable
 
 T = TypeVar("T")
 
 SECONDS = 1.0
+ADDRESS = "http://quickbite:quickbite@supervisor"
+"""Its user and password. Only the rights of the socket protect it."""
 UP = frozenset({"STARTING", "RUNNING"})
 
 
@@ -58,11 +60,31 @@ class Supervisord:
         """Send a signal, such as `KILL`, to `group:name`. Raises `Conflict` if it does not run, or `Unavailable`."""
         await self._call(lambda rpc: rpc.signalProcess(name, signal))
 
+    async def wake(self, name: str) -> bool:
+        """Send SIGCONT, which a running process ignores. Returns False if supervisord does not answer.
+
+        A cancellation does not stop it.
+        """
+
+        async def send() -> bool:
+            for _ in range(3):
+                try:
+                    await self.signal(name, "CONT")
+                except Conflict:  # it does not run, or does not exist any more
+                    return True
+                except Unavailable:
+                    await asyncio.sleep(0.3)
+                else:
+                    return True
+            return False
+
+        return await asyncio.shield(asyncio.create_task(send(), name="waking a frozen program"))
+
     async def _call(self, work: Callable[[Any], T]) -> T:
         def call() -> T:
             transport = _Transport(self._path)
             try:
-                return work(xmlrpc.client.ServerProxy("http://supervisor", transport=transport).supervisor)
+                return work(xmlrpc.client.ServerProxy(ADDRESS, transport=transport).supervisor)
             finally:
                 transport.close()
 
@@ -92,6 +114,7 @@ class _Transport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        _, self._extra_headers, _ = self.get_host_info(host)
         made = _Connection(self._path)
         self._connection = host, made  # what `close` closes
         return made

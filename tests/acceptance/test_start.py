@@ -1,0 +1,85 @@
+"""What a person sees after `make up`: quiet logs, the demo, and settings that a restart changes."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from local.console import Viewers
+from shared.process.lines import parse
+from tests.acceptance.conftest import System, auth_mint, running_system
+from tests.acceptance.people import ADMIN_PASSWORD
+from tests.conftest import ROOT
+
+TROUBLE = {"warning", "error", "critical"}
+BUSY = 4.0
+"""A start is not healthy if so many programs for each core want to run: the limits of their waits end."""
+
+
+@pytest.fixture
+async def fresh(run_folder: Path, request: pytest.FixtureRequest) -> System:
+    """A stack with a console, which nobody has used before the first test."""
+    system = running_system("start", run_folder, request, Viewers())
+    system.is_history_complete = False
+    system.mint = await auth_mint(system.database_url)
+    return system
+
+
+def trouble(system: System) -> list[str]:
+    """Every line of a log that is more than information."""
+    return [
+        f"{file.stem}: {line.text}"
+        for file in sorted((system.stack.root / "logs").glob("*.log"))
+        for raw in file.read_bytes().splitlines()
+        if (line := parse(raw, file.stem, time.time_ns())).level in TROUBLE
+    ]
+
+
+def demo(system: System) -> list[str]:
+    """The output of `make demo`."""
+    where = {f"{name.upper()}_PORT": str(port) for name, port in asdict(system.stack.ports).items()}
+    environment = {**os.environ, **where, "ADMIN_PASSWORD": ADMIN_PASSWORD}
+    command = [sys.executable, "-m", "quickbite", "demo"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+async def test_a_healthy_start_and_its_first_orders_log_no_warning(fresh: System) -> None:
+    shown = await asyncio.to_thread(demo, fresh)
+    assert [line.split(": ")[1] for line in shown if line.startswith("order ")] == [
+        "2 burgers",
+        "1 lobster",
+        "100 sushi",
+    ]
+    assert len([line for line in shown if " ms  CONFIRMED " in line or " ms  CANCELLED " in line]) == 3
+    found = trouble(fresh)
+    if found and os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        pytest.skip(f"the machine is too busy for a healthy start: {found[:3]}")
+    assert found == []
+    await fresh.settled()
+
+
+async def test_a_restart_changes_the_settings_of_a_service(fresh: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVIDER_DECLINE_RATIO", "1")
+    await asyncio.to_thread(fresh.stack.restart, ["payments"])
+    assert await an_order(fresh) == ("CANCELLED", "payment_declined")
+    monkeypatch.delenv("PROVIDER_DECLINE_RATIO")
+    await fresh.crash("payments")
+    assert await an_order(fresh) == ("CANCELLED", "payment_declined")
+    await asyncio.to_thread(fresh.stack.restart, ["payments"])
+    assert await an_order(fresh) == ("CONFIRMED", None)
+    await fresh.settled()
+
+
+async def an_order(system: System) -> tuple[str, str | None]:
+    """How an order of one burger ends."""
+    async with system.customers(system.orders_url) as client:
+        placed = await client.place({"userId": "u1", "sku": "burger", "quantity": 1})
+        seen = await client.follow(placed.answer["id"])
+    return seen["status"], seen.get("reason")
