@@ -193,7 +193,13 @@ def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
 
 def test_one_container_builds_the_image_and_nobody_asks_a_registry_for_it() -> None:
     ours = {name: found for name, found in CONTAINERS.items() if found["image"] == "quickbite"}
-    assert ours.keys() == {*SERVICES, *(job.name for job in services.jobs(1, 2)), "console", "tools"}
+    assert ours.keys() == {
+        *SERVICES,
+        *(job.name for job in services.jobs(1, 2, Path("/secrets"))),
+        "secrets",
+        "console",
+        "tools",
+    }
     assert [name for name, found in CONTAINERS.items() if "build" in found] == ["migrate"]
     assert {found["pull_policy"] for found in ours.values()} == {"never"}
     for name in SERVICES:  # so `up` of one service builds it
