@@ -10,8 +10,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:3.13-slim
 
-# A new volume at /data gets the owner of this folder.
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin quickbite && install -d -o 10001 -g 10001 /data
+# A new volume at one of these folders gets its owner.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin quickbite \
+    && install -d -o 10001 -g 10001 /data /secrets
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 

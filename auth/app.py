@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> web.Application:
 async def rotate_keys(settings: Settings) -> str:
     """Publish a new key, which signs after `key_lead_seconds`. Returns its name."""
     async with (
-        postgres.pool(settings.database_url, size=1, name="auth rotate") as pool,
+        postgres.pool(settings.database, size=1, name="auth rotate") as pool,
         postgres.transaction(pool) as conn,
     ):
         longest = max(settings.access_token_seconds, settings.visitor_seconds)

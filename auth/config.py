@@ -14,7 +14,7 @@ class Settings(configuration.Settings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8083
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://auth_user:auth@127.0.0.1:5433/quickbite"
+        "postgresql://auth_user@127.0.0.1:5433/quickbite"
     )
     admin_password: Annotated[SecretStr, Field(min_length=8)]
     """The password of the user `admin`. The service creates that user, and sets this password, when it starts."""

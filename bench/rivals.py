@@ -37,7 +37,7 @@ def singly(settings: Settings) -> web.Application:
     app = create_app(settings)
 
     async def replace_placement(app: web.Application) -> None:
-        app[api.BACKEND] = replace(app[api.BACKEND], placement=Singly(app, settings.database_url))
+        app[api.BACKEND] = replace(app[api.BACKEND], placement=Singly(app, settings.database))
 
     app.on_startup.append(replace_placement)
     return app
@@ -56,7 +56,7 @@ def minimal(settings: Settings) -> web.Application:
         return web.json_response({"id": await request.app[database.POOL].fetchval(sql, *row)}, status=202)
 
     async def connect(app: web.Application) -> None:
-        app[database.POOL] = await asyncpg.create_pool(settings.database_url, min_size=16, max_size=16)
+        app[database.POOL] = await asyncpg.create_pool(settings.database, min_size=16, max_size=16)
 
     app = application.create()
     app.router.add_post("/v1/orders", create)

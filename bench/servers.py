@@ -16,10 +16,12 @@ from local import ports
 from local.kafka import Kafka
 from local.postgres import Postgres
 from local.process import Server
+from migrations.config import FILES, variable
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".local" / "bench"
 PARTITIONS = 12
+PASSWORD = "bench"  # noqa: S105  # of databases that are dropped again
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Servers:
         return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/{database}"
 
     def service_url(self, database: str, service: str) -> str:
-        return self.url(database, f"{service}_user", service)
+        return self.url(database, f"{service}_user", PASSWORD)
 
     async def migrate(self, database: str) -> None:
         """Create the database again, with the shop's schemas, catalogue and stock."""
@@ -48,7 +50,8 @@ class Servers:
         await admin.execute(f"create database {database}")
         await admin.close()
         command = [sys.executable, "-m", "migrations", "up", "--seed"]
-        environment = {**os.environ, "ADMIN_DATABASE_URL": self.url(database)}
+        passwords = {variable(section): PASSWORD for section in FILES}
+        environment = {**os.environ, "ADMIN_DATABASE_URL": self.url(database), **passwords}
         subprocess.run(command, check=True, cwd=ROOT, env=environment)  # noqa: ASYNC221  # nothing else runs yet
 
 

@@ -148,7 +148,7 @@ def _taken(reader: str) -> set[str]:
         case "storefront":
             return set(services.storefront(1, dict.fromkeys(SERVICES, 1), 2, Path()).program().settings)
         case name if name in SERVICES:
-            (one,) = services.services({name: 1}, postgres=2, kafka=3, auth=4, console=5)
+            (one,) = services.services({name: 1}, postgres=2, kafka=3, auth=4, secrets=Path("secrets"), console=5)
             return set(one.program().settings)
         case _:
             return set()

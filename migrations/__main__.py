@@ -1,14 +1,16 @@
 """`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import asyncpg
 import typer
 from alembic import command
 from alembic.config import Config
 
-from migrations import config
+from migrations import config, passwords
 from migrations import seed as seeds
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
@@ -19,11 +21,20 @@ app = typer.Typer(add_completion=False, help="Bring the database's schemas up, o
 
 @app.command()
 def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and its stock.")] = False) -> None:
-    """Upgrade every section to its newest revision."""
+    """Set the passwords of the roles, and upgrade every section to its newest revision."""
+    settings = config.Settings()
+    url = settings.admin_url
+    verifiers = {section: passwords.verifier(password) for section, password in settings.passwords().items()}
+    try:
+        asyncio.run(passwords.replace_former(url))
+    except asyncpg.InvalidPasswordError:
+        sys.exit(f"the superuser has another password: set ADMIN_DATABASE_URL, or write it to {config.SUPERUSER}")
     for section in SECTIONS:
         command.upgrade(Config(INI, ini_section=section), "head")
+        if section == "admin":
+            asyncio.run(passwords.set_all(url, verifiers))
     if seed:
-        asyncio.run(seeds.run(config.Settings().admin_database_url))
+        asyncio.run(seeds.run(url))
 
 
 @app.command()

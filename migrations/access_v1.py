@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from alembic import op
 
-from migrations.config import Settings
-
 
 def upgrade(services: Sequence[str]) -> None:
-    """Create the roles, which belong to the cluster, and the schemas, which belong to the database."""
-    settings = Settings()
+    """Create the roles, which belong to the cluster, and the schemas, which belong to the database.
+
+    `passwords.py` sets the passwords.
+    """
     for service in services:
-        password = settings.password_of(service).replace("'", "''")
         op.execute(
             f"""
             do $$ begin
@@ -19,7 +18,6 @@ def upgrade(services: Sequence[str]) -> None:
             exception when duplicate_object or unique_violation then null;
             end $$"""
         )
-        op.execute(f"alter role {service}_user password '{password}'")
         op.execute(f"alter role {service}_user set search_path = {service}")
         op.execute(f"grant pg_read_all_stats to {service}_user")  # to name the transaction that holds the outbox back
         op.execute(f"create schema {service} authorization {service}_user")

@@ -1,7 +1,6 @@
-"""Alembic's environment for every section: connect as the administrator, then switch to the service's role.
+"""Alembic's environment for every section: connect as the superuser, then switch to the owner of the schema.
 
-`ADMIN_DATABASE_URL` is the URL of a superuser. The section and its schema have the same name; the schema's owner is
-`<name>_user`.
+The section and its schema have the same name; the schema's owner is `<name>_owner`.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ def _migrate(connection: Connection) -> None:
         connection.execute(text(setting))
     connection.commit()
     if section != ADMIN:
-        connection.execute(text(f"set role {section}_user"))
+        connection.execute(text(f"set role {section}_owner"))
         connection.execute(text(f"set search_path to {section}"))
         connection.commit()
     connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]  # otherwise autogenerate does not know the type
@@ -47,7 +46,7 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    url = config.Settings().admin_database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+    url = config.Settings().admin_url.replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(url, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)

@@ -49,9 +49,10 @@ async def _publish(conn: Connection) -> None:
         "returning version, id as product_id, sku, name, price_cents, currency, active",
         *postgres.columns([row[:4] for row in CATALOGUE], 4),
     )
+    await outbox.append(conn, [ProductCreated(**row) for row in added])
     if added:
+        await conn.execute("set local role products_owner")
         await conn.execute(
             "select setval('products_id_seq', greatest(max(id), (select last_value from products_id_seq))) "
             "from products"
         )
-    await outbox.append(conn, [ProductCreated(**row) for row in added])

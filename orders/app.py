@@ -56,12 +56,12 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
                 stack.push_async_callback(tasks.start("canary", canary.run))
         if "api" in settings.only:
             placement = Placement(
-                settings.database_url,
+                settings.database,
                 settings.order_deadline_seconds,
                 wake_relay,  # a new order is not final: no waiter has to look
                 workers=settings.group_commit_workers,
             )
-            reader = GroupCommit(settings.database_url, service.read, name="orders reader", workers=1)
+            reader = GroupCommit(settings.database, service.read, name="orders reader", workers=1)
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("placement", placement.run))
             stack.push_async_callback(tasks.start("reader", reader.run))

@@ -12,7 +12,7 @@ class Settings(configuration.Settings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://orders_user:orders@127.0.0.1:5433/quickbite"
+        "postgresql://orders_user@127.0.0.1:5433/quickbite"
     )
     relay_pace_seconds: Annotated[float, Field(ge=0, le=1)] = 0.05
     """One wait here makes larger batches in all later steps. Their cost depends on turns, not on events."""

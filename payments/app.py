@@ -60,4 +60,4 @@ def _provider(settings: Settings) -> SimulatedProvider:
         double_ratio=settings.provider_double_ratio,
         seed=settings.provider_seed,
     )
-    return SimulatedProvider(settings.provider_database_url, limit_cents=settings.provider_limit_cents, faults=faults)
+    return SimulatedProvider(settings.provider_database, limit_cents=settings.provider_limit_cents, faults=faults)

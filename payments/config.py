@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.process import configuration
 
@@ -14,7 +14,7 @@ class Settings(configuration.Settings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8082
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://payments_user:payments@127.0.0.1:5433/quickbite"
+        "postgresql://payments_user@127.0.0.1:5433/quickbite"
     )
     calls_at_once: Annotated[int, Field(ge=1, le=2000)] = 256
     """The most calls to the provider at the same time."""
@@ -24,9 +24,11 @@ class Settings(configuration.Settings):
     """The least time between the starts of two turns of the worker that calls the provider."""
 
     provider_database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://provider_user:provider@127.0.0.1:5433/quickbite"
+        "postgresql://provider_user@127.0.0.1:5433/quickbite"
     )
     """The database with the ledger of the simulated provider, with a role of its own."""
+    provider_database_password: SecretStr = SecretStr("")
+    """The password of the role in `PROVIDER_DATABASE_URL`, if that has none."""
     provider_limit_cents: Annotated[int, Field(ge=0)] = 50_000
     """The simulated provider declines every amount above this."""
     provider_decline_ratio: Ratio = 0.0
@@ -41,3 +43,10 @@ class Settings(configuration.Settings):
     """This share of the calls reaches the simulated provider twice at the same time."""
     provider_seed: int | None = None
     """With a seed, the faults of the simulated provider are the same in every run."""
+
+    @property
+    def provider_database(self) -> str:
+        """`PROVIDER_DATABASE_URL` with its password."""
+        return configuration.with_password(
+            self.provider_database_url, self.provider_database_password.get_secret_value()
+        )

@@ -12,5 +12,5 @@ class Settings(configuration.Settings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8085
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
-        "postgresql://products_user:products@127.0.0.1:5433/quickbite"
+        "postgresql://products_user@127.0.0.1:5433/quickbite"
     )

@@ -105,7 +105,7 @@ async def opened(
     """
     tasks = app[TASKS]
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(postgres.pool(settings.database_url, size=settings.pool_size, name=name))
+        pool = await stack.enter_async_context(postgres.pool(settings.database, size=settings.pool_size, name=name))
         app[database.POOL] = pool
         stack.push_async_callback(tasks.start("event loop lag", lag.run))
         if "api" in settings.only:
@@ -130,7 +130,7 @@ async def _publishing(
             yield hint.wake
             return
         relay = Relay(
-            settings.database_url,
+            settings.database,
             settings.kafka_bootstrap_servers,
             service=name,
             owner=settings.owner,

@@ -7,11 +7,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import asyncpg
@@ -24,6 +32,7 @@ from local import ports
 from local.kafka import Kafka
 from local.postgres import Postgres
 from local.process import Server
+from migrations.config import FILES, variable
 from shared.postgres import pool as opened_pool
 from tests import groups
 from tests.lag import Lag, measured
@@ -38,6 +47,8 @@ structlog.configure(
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 4
+PASSWORDS = {section: f"{section} :/@%'\"?#" for section in FILES}
+"""The password of each section's role: the characters that an address or a statement gives a meaning to."""
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - the folder is the run's own
 
 
@@ -47,16 +58,28 @@ class Database:
 
     name: str
     port: int
+    password: str = "postgres"
 
     def url_of(self, role: str, password: str) -> str:
-        return f"postgresql://{role}:{password}@127.0.0.1:{self.port}/{self.name}"
+        return f"postgresql://{role}:{quote(password, safe='')}@127.0.0.1:{self.port}/{self.name}"
 
     @property
     def admin_url(self) -> str:
-        return self.url_of("postgres", "postgres")
+        return self.url_of("postgres", self.password)
 
     def url_for(self, service: str) -> str:
-        return self.url_of(f"{service}_user", service)
+        return self.url_of(f"{service}_user", PASSWORDS.get(service, service))
+
+    @property
+    def migration(self) -> dict[str, str]:
+        """The environment of `python -m migrations`."""
+        passwords = {variable(section): password for section, password in PASSWORDS.items()}
+        return {**os.environ, "ADMIN_DATABASE_URL": self.admin_url, **passwords}
+
+    def owned_by(self, section: str) -> AbstractAsyncContextManager[Pool]:
+        """A pool of the owner of a schema, for what the service itself may not do."""
+        settings = {"role": f"{section}_owner", "search_path": section}
+        return asyncpg.create_pool(self.admin_url, min_size=0, max_size=2, server_settings=settings)
 
 
 @dataclass(frozen=True)
@@ -192,8 +215,7 @@ def template(postgres: int) -> Database:
 
     asyncio.run(create())
     command = [sys.executable, "-m", "migrations", "up", "--seed"]
-    environment = {**os.environ, "ADMIN_DATABASE_URL": made.admin_url}
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)  # noqa: S603  # our own program
+    subprocess.run(command, check=True, cwd=ROOT, env=made.migration)  # noqa: S603  # our own program
     return made
 
 
@@ -242,6 +264,22 @@ async def open_pool(database: Database) -> AsyncIterator[OpenPool]:
 async def pool(open_pool: OpenPool) -> Pool:
     """The pool of the orders service."""
     return await open_pool("orders")
+
+
+@pytest.fixture
+async def owner(database: Database) -> AsyncIterator[Pool]:
+    """The pool of the owner of the orders service's tables."""
+    async with database.owned_by("orders") as opened:
+        yield opened
+
+
+async def create_table(owner: Pool, definition: str) -> None:
+    """Create a table of a test, such as `effects (id bigint)`, which the orders service may use."""
+    table = definition.partition(" ")[0]
+    await owner.execute(
+        f"create table {definition}; grant all on {table} to orders_user; "
+        "grant usage on all sequences in schema orders to orders_user"
+    )
 
 
 @pytest.fixture

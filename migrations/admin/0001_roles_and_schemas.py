@@ -1,7 +1,4 @@
-"""A login role and a schema per service. No service can see the schema of another.
-
-A role's password is `<SERVICE>_DB_PASSWORD`. Its default is the service's name, which is safe only on your own machine.
-"""
+"""A login role and a schema per service. No service can see the schema of another."""
 
 from alembic import op
 

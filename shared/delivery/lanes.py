@@ -88,14 +88,8 @@ _GIVE_BACK = (
 # A row has the time at which its transaction began. So a row that is written later may be as old as the oldest
 # transaction that is open now. The day before is for clocks that are set back.
 _FIRST_DAY = """
-select least(first_unpublished_day(), (min(xact_start) at time zone 'UTC')::date, (now() at time zone 'UTC')::date) - 1
-       as day from pg_stat_activity
-"""
-
-_HELD_BACK = """
-select pid, usename, datname, state, left(query, 200) as query,
-       extract(epoch from now() - xact_start)::float8 as seconds from pg_stat_activity
- where backend_xid is not null and pid <> pg_backend_pid() order by age(backend_xid) desc limit 1
+select least(first_unpublished_day(), (first_open_transaction() at time zone 'UTC')::date,
+             (now() at time zone 'UTC')::date) - 1 as day
 """
 
 
@@ -215,6 +209,6 @@ async def first_day(conn: Plain) -> date:
 async def held_back_by(conn: Connection) -> Row | None:
     """The oldest write transaction of the cluster, in any database: pid, usename, datname, state, query, seconds.
 
-    Later rows cannot be read before it ends.
+    Later rows cannot be read before it ends. The query of another role is not shown: it may have a secret.
     """
-    return await conn.fetchrow(_HELD_BACK)
+    return await conn.fetchrow("select * from held_back_by()")

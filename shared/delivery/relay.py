@@ -207,7 +207,7 @@ class Relay:
     async def _watch(self, conn: Plain) -> None:
         """Report the oldest open write transaction, because it holds back every relay of the cluster."""
         oldest = await lanes.held_back_by(conn)
-        seconds = (oldest["seconds"] or 0.0) if oldest else 0.0  # unknown without the role pg_read_all_stats
+        seconds = (oldest["seconds"] or 0.0) if oldest else 0.0  # unknown if the owner of the function may not see it
         metrics.OUTBOX_HELD_BACK.set(seconds)
         if oldest and seconds > HELD_BACK_SECONDS:
             log.error("an open write transaction holds the outbox back: end it, see docs/operations.md", **dict(oldest))

@@ -316,3 +316,74 @@ def undo_version_2() -> Iterator[str]:
     yield "drop index parked_open"
     yield "alter table parked drop column resolution"
     yield "drop index outbox_time"
+
+
+# They replace rights that a service's role must not have: every advisory lock of the database, and the statements of
+# all sessions. The number of the schema is part of each lock, so schemas do not share locks. The names in `lock_keys`
+# are bound when it is created. So it needs no search path, which is set at each call and costs as much as a lock.
+_FUNCTIONS_OF_VERSION_3 = (
+    """
+    do $$ begin
+      execute format(
+        'create function lock_keys(keys integer[]) returns void language sql security definer
+         begin atomic select pg_advisory_xact_lock(hashtext(%L), key) from unnest(keys) key; end', current_schema());
+    end $$""",
+    """
+    create function first_open_transaction() returns timestamptz
+    language sql stable security definer set search_path from current as $$
+      select min(xact_start) from pg_stat_activity
+    $$""",
+    """
+    create function held_back_by()
+    returns table (pid integer, usename name, datname name, state text, query text, seconds float8)
+    language sql stable security definer set search_path from current as $$
+      select pid, usename, datname, state,
+             case when usename = session_user then left(query, 200) else '(only a superuser may see it)' end,
+             extract(epoch from now() - xact_start)::float8
+        from pg_stat_activity
+       where backend_xid is not null and pid <> pg_backend_pid() order by age(backend_xid) desc limit 1
+    $$""",
+)
+_SIGNATURES_OF_VERSION_3 = ("held_back_by()", "first_open_transaction()", "lock_keys(integer[])")
+
+_CALLED = (
+    "make_day(text, date)",
+    "first_unpublished_day()",
+    "drop_day(text, date)",
+    "stray_days(text)",
+    "drop_strays(text, date, integer)",
+    "rebase_outbox(timestamptz)",
+    *_SIGNATURES_OF_VERSION_3,
+)
+_RIGHTS = (
+    ("select, insert", "outbox"),
+    ("usage, select", "sequence outbox_id_seq"),
+    ("select, update (xid, id, owner, epoch, lease_until)", "outbox_lanes"),
+    ("select, insert, update, delete", "outbox_relays, outbox_refused, parked, repairs, repair_items"),
+    ("select, insert, delete", "inbox"),
+    ("select, insert, update", "consumer_starts"),
+    ("execute", f"function {', '.join(_CALLED)}"),
+)
+
+
+def version_3(role: str) -> Iterator[str]:
+    """Give `role`, which owns nothing, the rights that a service needs, and functions for what no right allows alone.
+
+    The current role owns the tables. It needs the rights of `pg_read_all_stats` and of `pg_advisory_xact_lock`.
+    Needs `version_2`.
+    """
+    yield "select set_config('search_path', current_schema() || ', pg_temp', true)"
+    yield from _FUNCTIONS_OF_VERSION_3
+    for signature in _SIGNATURES_OF_VERSION_3:
+        yield f"revoke execute on function {signature} from public"
+    yield "select set_config('search_path', current_schema(), true)"
+    for rights, what in _RIGHTS:
+        yield f"grant {rights} on {what} to {role}"
+
+
+def undo_version_3(role: str) -> Iterator[str]:
+    """Take the rights back, and drop the functions."""
+    for rights, what in reversed(_RIGHTS):
+        yield f"revoke {rights} on {what} from {role}"
+    for signature in _SIGNATURES_OF_VERSION_3:
+        yield f"drop function {signature}"

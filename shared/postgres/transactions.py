@@ -12,8 +12,9 @@ from zlib import crc32
 from .connections import CONNECT_SECONDS, Connection, Pool
 from .failures import ERRORS
 
-# One advisory lock per key. The array is sorted and `unnest` keeps its order, so two batches cannot deadlock.
-_LOCK_KEYS = "select pg_advisory_xact_lock(hashtext(current_schema()), k) from unnest('{{{}}}'::int[]) k"
+# One advisory lock per key. The array is sorted and the function keeps its order, so two batches cannot deadlock. Each
+# schema has its own function (`delivery/schema.py`), and its role cannot take other locks.
+_LOCK_KEYS = "select lock_keys('{{{}}}')"
 
 
 @asynccontextmanager

@@ -1,15 +1,18 @@
 """The settings that all services share. Each service's `config.py` adds its own.
 
-Settings are read once, from the environment and the command line. A wrong value stops the process with one line that
-names the variable.
+Settings are read once, from the environment, the command line, and the files of `SECRETS_FOLDER`. A wrong value stops
+the process with one line that names the variable.
 """
 
+import os
 import re
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Part = Literal["api", "relay", "consumer", "worker"]
@@ -36,7 +39,11 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)]
     """The port on which the service listens."""
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
-    """The database, with the service's own role and password."""
+    """The database, with the service's own role."""
+    database_password: SecretStr = SecretStr("")
+    """The password of the role in `DATABASE_URL`, if that has none. It may have any character."""
+    secrets_folder: str = ""
+    """A folder whose files are settings too: `database_password` has the value of `DATABASE_PASSWORD`."""
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     """Addresses of Kafka brokers, separated by commas."""
     instance_id: str = ""
@@ -71,6 +78,11 @@ class Settings(BaseSettings):
     """The most events of one batch, which are handled in one transaction."""
 
     @property
+    def database(self) -> str:
+        """`DATABASE_URL` with its password."""
+        return with_password(self.database_url, self.database_password.get_secret_value())
+
+    @property
     def owner(self) -> str:
         """The name of this process in leases and logs."""
         return self.instance_id or socket.gethostname()
@@ -80,11 +92,24 @@ S = TypeVar("S", bound=Settings)
 
 
 def read(settings_type: type[S], service: str, arguments: list[str]) -> S:
-    """Read the settings from the environment and the command line. A wrong value ends the process with one line."""
+    """Read the settings from everywhere. A wrong value ends the process with one line."""
+    folder = os.environ.get("SECRETS_FOLDER") or None
+    if folder and not Path(folder).is_dir():
+        sys.exit(f"wrong setting: SECRETS_FOLDER: there is no folder {folder}")
     try:
-        return settings_type(_cli_parse_args=arguments, _cli_prog_name=f"python -m {service}")
+        return settings_type(_cli_parse_args=arguments, _cli_prog_name=f"python -m {service}", _secrets_dir=folder)
     except ValidationError as error:
         sys.exit(complaint(error))
+    except OSError as error:
+        sys.exit(f"wrong setting: SECRETS_FOLDER: {error}")
+
+
+def with_password(url: str, password: str) -> str:
+    """The address of a database with a password in it, unless it has one already. Any character is possible."""
+    if not password or (parts := urlsplit(url)).password is not None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
 
 
 E = TypeVar("E", bound=BaseSettings)

@@ -73,7 +73,7 @@ class System:
 
     @property
     def database_url(self) -> str:
-        return f"postgresql://postgres:postgres@127.0.0.1:{self.stack.ports.postgres}/quickbite"
+        return self.stack.database_url()
 
     @property
     def kafka(self) -> str:
@@ -178,7 +178,8 @@ class System:
         """
         port = port or ports.free_block(1)
         where = self.stack.ports
-        (engine,) = services.services({service: port}, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
+        others = {"postgres": where.postgres, "kafka": where.kafka, "auth": where.auth}
+        (engine,) = services.services({service: port}, **others, secrets=self.stack.secrets)
         program = engine.program()
         *python, released = program.command
         changes = {"INSTANCE_ID": name} | {key: str(value) for key, value in environment.items()}

@@ -86,9 +86,10 @@ async def upgradable(system: System) -> System:
     """The system, with the tables of the next releases."""
     system.new_types.add((OrderNoted.topic, OrderNoted.__name__))
     for service in CONSUMERS:
-        role = f"postgresql://{service}_user:{service}@127.0.0.1:{system.stack.ports.postgres}/quickbite"
-        conn = await asyncpg.connect(role)
+        conn = await asyncpg.connect(system.database_url)
+        await conn.execute(f"set search_path to {service}")
         await conn.execute(TABLE)
+        await conn.execute(f"grant select, insert on effects_of_next_release to {service}_user")
         await conn.close()
     return system
 

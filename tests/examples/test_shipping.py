@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from local import ports
+from local.postgres import SUPERUSER
 from tests.acceptance.conftest import System, running_system, wait_until_ready
 from tests.builders import eventually, order_confirmed, order_created, record
 from tests.conftest import ROOT, Database
@@ -38,6 +39,11 @@ def commands(heading: str) -> list[str]:
     """The shell blocks below a heading of the page."""
     _, _, found = (ROOT / "examples" / "shipping" / "README.md").read_text().partition(f"\n## {heading}\n")
     return re.findall(r"```sh\n(.*?)```", found.partition("\n## ")[0], re.DOTALL)
+
+
+def database_of(system: System, name: str = "quickbite") -> Database:
+    """A database of the stack."""
+    return Database(name, system.stack.ports.postgres, system.stack.secret(SUPERUSER))
 
 
 def addresses(system: System, database: Database, service: str = "shipping") -> dict[str, str]:
@@ -73,7 +79,7 @@ async def follow(blocks: list[str], folder: Path, environment: dict[str, str]) -
 
 
 async def test_the_page_works_beside_the_shop(system: System) -> None:
-    shop = Database("quickbite", system.stack.ports.postgres)
+    shop = database_of(system)
     before = await values(shop, CONFIRMED)
 
     await follow(commands("Beside QuickBite"), ROOT, addresses(system, shop))
@@ -85,7 +91,7 @@ async def test_the_page_works_beside_the_shop(system: System) -> None:
 
 
 async def test_the_page_works_in_an_empty_folder(system: System, tmp_path: Path) -> None:
-    shop, own = Database("quickbite", system.stack.ports.postgres), Database("own", system.stack.ports.postgres)
+    shop, own = database_of(system), database_of(system, "own")
     conn = await asyncpg.connect(shop.admin_url)
     await conn.execute(f"create database {own.name}")
     await conn.close()

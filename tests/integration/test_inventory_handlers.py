@@ -18,12 +18,14 @@ from shared.delivery.events import Event
 from shared.delivery.handling import Handling
 from shared.postgres import Pool
 from tests.builders import eventually, order_created, record
+from tests.conftest import Database
 
 
 @pytest.fixture
-async def pool(inventory_db: Any) -> AsyncIterator[Pool]:
-    async with postgres.pool(inventory_db.url, size=8, name="test") as opened:
-        await opened.execute("truncate stock")
+async def pool(database: Database) -> AsyncIterator[Pool]:
+    async with database.owned_by("inventory") as owner:
+        await owner.execute("truncate stock")
+    async with postgres.pool(database.url_for("inventory"), size=8, name="test") as opened:
         yield opened
 
 

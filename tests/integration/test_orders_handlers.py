@@ -143,8 +143,10 @@ async def test_events_of_an_unknown_order_are_parked_alone(pool: Pool, handling:
     assert await pool.fetchval("select status from orders where id = $1", order_id) == "CONFIRMED"
 
 
-async def test_a_new_replica_is_built_from_products_that_changed_long_ago(pool: Pool, handling: Handling) -> None:
-    await pool.execute("truncate products")
+async def test_a_new_replica_is_built_from_products_that_changed_long_ago(
+    pool: Pool, owner: Pool, handling: Handling
+) -> None:
+    await owner.execute("truncate products")
     product = {"product_id": 1, "sku": "burger", "name": "Burger", "currency": "EUR", "active": True}
     records = [
         record(ProductCreated(version=1, price_cents=850, **product)),

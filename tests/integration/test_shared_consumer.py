@@ -25,6 +25,9 @@ from shared.delivery.sifting import Turn
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed, order_created, record
+from tests.conftest import create_table
+
+EFFECTS = "effects (n serial, order_id bigint, version int)"
 
 Break = Callable[[Any], None]
 
@@ -51,8 +54,8 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-async def handling(pool: Pool, ledger: Ledger) -> Handling:
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+async def handling(pool: Pool, owner: Pool, ledger: Ledger) -> Handling:
+    await create_table(owner, EFFECTS)
     return Handling(pool, "ledger", {OrderCreated: ledger.write, OrderConfirmed: ledger.write})
 
 
@@ -133,8 +136,8 @@ async def test_an_event_twice_in_a_batch_is_handled_once_at_its_first_position(p
     assert await effects(pool) == [(1, 1), (1, 2)]
 
 
-async def test_another_consumer_of_the_same_service_has_its_own_inbox(pool: Pool, ledger: Ledger) -> None:
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+async def test_another_consumer_of_the_same_service_has_its_own_inbox(pool: Pool, owner: Pool, ledger: Ledger) -> None:
+    await create_table(owner, EFFECTS)
     records = created((1, 1))
     for name in ("a", "b"):
         await Handling(pool, name, {OrderCreated: ledger.write}).handle(records)
@@ -174,9 +177,9 @@ async def test_a_batch_is_handled_in_groups_of_one_type_that_keep_the_order_of_e
 
 
 async def test_an_event_of_an_ignored_type_is_skipped_and_one_of_an_unknown_type_is_parked_and_blocks_nothing(
-    pool: Pool, ledger: Ledger
+    pool: Pool, owner: Pool, ledger: Ledger
 ) -> None:
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    await create_table(owner, EFFECTS)
     handling = Handling(pool, "ledger", {OrderCreated: ledger.write}, ignores=[ProductChanged])
     changed = ProductChanged(version=1, product_id=1, sku="1", name="X", price_cents=1, currency="EUR", active=True)
     await handling.handle([record(changed), record(order_confirmed(1, 1)), *created((1, 2))])
@@ -302,7 +305,7 @@ BAD: dict[str, Callable[[Record], Record]] = {
 }
 
 
-async def test_a_bad_record_of_every_kind_is_parked_alone(pool: Pool, handling: Handling) -> None:
+async def test_a_bad_record_of_every_kind_is_parked_alone(pool: Pool, owner: Pool, handling: Handling) -> None:
     wrong = {}
     for kind, spoil in BAD.items():
         before, good, after = created((1, 1), (1, 2), (1, 3))
@@ -317,7 +320,7 @@ async def test_a_bad_record_of_every_kind_is_parked_alone(pool: Pool, handling: 
             wrong[kind] = f"parked {len(rows)}"
         if await effects(pool) != [(1, 1), (1, 3)] or await dead_letters(pool) != 1:
             wrong[kind] = "effects or dead letter"
-        await pool.execute("delete from parked; delete from effects; delete from outbox")
+        await owner.execute("delete from parked; delete from effects; delete from outbox")
     assert wrong == {}
 
 
@@ -628,12 +631,14 @@ async def test_an_error_of_the_handler_while_postgres_answers_is_the_events_erro
     assert await parked(pool) == [("2", MAX_ATTEMPTS, True)]
 
 
-async def test_a_handler_that_opens_a_transaction_of_its_own_fails_alone(pool: Pool, ledger: Ledger) -> None:
+async def test_a_handler_that_opens_a_transaction_of_its_own_fails_alone(
+    pool: Pool, owner: Pool, ledger: Ledger
+) -> None:
     async def nested(conn: Connection, given: list[OrderConfirmed]) -> None:
         async with conn.transaction():
             pass
 
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    await create_table(owner, EFFECTS)
     handling = Handling(pool, "ledger", {OrderCreated: ledger.write, OrderConfirmed: nested})
     await handle_to_the_end(handling, [*created((1, 1)), record(order_confirmed(2, 1)), *created((3, 1))])
 
@@ -657,14 +662,14 @@ async def test_a_statement_that_is_too_slow_for_many_events_is_tried_with_fewer(
 
 
 async def test_a_missing_table_parks_nothing_and_pauses_only_its_type(
-    pool: Pool, ledger: Ledger, handling: Handling
+    pool: Pool, owner: Pool, ledger: Ledger, handling: Handling
 ) -> None:
     async def note(conn: Connection, given: list[OrderConfirmed]) -> None:
         noted.extend(event.order_id for event in given)
 
     noted: list[int] = []
     handling = Handling(pool, "ledger", {OrderCreated: ledger.write, OrderConfirmed: note})
-    await pool.execute("alter table effects rename to effects_of_the_next_release")
+    await owner.execute("alter table effects rename to effects_of_the_next_release")
     broken = created(*[(n, 1) for n in range(1, 9)], (30, 2))
     sound = [record(order_confirmed(key, 1)) for key in (20, 30)]  # one of them comes before a broken one of its key
     behind = record(order_confirmed(1, 2))
@@ -677,7 +682,7 @@ async def test_a_missing_table_parks_nothing_and_pauses_only_its_type(
     assert (noted, await parked(pool)) == ([20, 30], [])
     assert gauge("consumer_type_paused", "OrderCreated") == 1
     assert gauge("consumer_held_events", "OrderCreated") == 9
-    await pool.execute("alter table effects_of_the_next_release rename to effects")
+    await owner.execute("alter table effects_of_the_next_release rename to effects")
     assert await handling.handle(left) == []
     assert sorted(await effects(pool)) == [*[(n, 1) for n in range(1, 9)], (30, 2)]
     assert gauge("consumer_type_paused", "OrderCreated") == 0
@@ -828,8 +833,10 @@ def header(one: Record, name: str) -> str:
     return next(value.decode() for found, value in one.headers if found == name and value is not None)
 
 
-async def test_events_of_unknown_aggregates_are_parked_alone_and_block_nothing(pool: Pool, ledger: Ledger) -> None:
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+async def test_events_of_unknown_aggregates_are_parked_alone_and_block_nothing(
+    pool: Pool, owner: Pool, ledger: Ledger
+) -> None:
+    await create_table(owner, EFFECTS)
 
     async def write(conn: Connection, given: list[OrderCreated]) -> None:
         if strange := [e for e in given if e.order_id == 3 and e.version < 3]:
@@ -873,8 +880,8 @@ async def test_an_event_whose_handler_publishes_a_too_large_event_is_parked(pool
     assert await parked(pool) == [("1", MAX_ATTEMPTS, True)]
 
 
-async def test_the_callback_is_called_after_each_commit(pool: Pool, ledger: Ledger) -> None:
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+async def test_the_callback_is_called_after_each_commit(pool: Pool, owner: Pool, ledger: Ledger) -> None:
+    await create_table(owner, EFFECTS)
     calls = 0
 
     def committed() -> None:
@@ -889,9 +896,9 @@ async def test_the_callback_is_called_after_each_commit(pool: Pool, ledger: Ledg
     assert calls == 2
 
 
-async def test_a_batch_holds_the_locks_of_its_keys_while_it_is_handled(pool: Pool, ledger: Ledger) -> None:
+async def test_a_batch_holds_the_locks_of_its_keys_while_it_is_handled(pool: Pool, owner: Pool, ledger: Ledger) -> None:
     """Without them, another transaction could write an event of the key with an earlier xid and a later commit."""
-    await pool.execute("create table effects (n serial, order_id bigint, version int)")
+    await create_table(owner, EFFECTS)
     entered, finish = asyncio.Event(), asyncio.Event()
 
     async def slow(conn: Connection, given: list[Any]) -> None:

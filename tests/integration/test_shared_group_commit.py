@@ -19,13 +19,13 @@ from shared import postgres
 from shared.errors import OutcomeUnknown, Refused
 from shared.postgres import GroupCommit, Plain
 from tests.builders import eventually
-from tests.conftest import Database
+from tests.conftest import Database, create_table
 from tests.lag import Lag
 
 Group = GroupCommit[int, int]
 RunGroup = Callable[..., AbstractAsyncContextManager[Group]]
 
-TABLE = "create table things (id bigint primary key, attempts int not null default 1, check (id <> 13))"
+TABLE = "things (id bigint primary key, attempts int not null default 1, check (id <> 13))"
 
 
 async def write(conn: Plain, ids: Sequence[int]) -> list[int | Exception]:
@@ -52,8 +52,8 @@ async def running(group: Group) -> AsyncIterator[Group]:
 
 
 @pytest.fixture
-async def things(pool: Pool) -> Pool:
-    await pool.execute(TABLE)
+async def things(pool: Pool, owner: Pool) -> Pool:
+    await create_table(owner, TABLE)
     return pool
 
 
@@ -225,7 +225,7 @@ async def own_postgres(run_folder: object) -> AsyncIterator[tuple[Server, str]]:
     await asyncio.to_thread(server.start)
     url = f"postgresql://postgres:postgres@127.0.0.1:{engine.ports[0]}/quickbite"
     conn = await postgres.connect(url)
-    await conn.execute(f"drop table if exists things; {TABLE}")
+    await conn.execute(f"drop table if exists things; create table {TABLE}")
     await conn.close()
     yield server, url
     signal_all(server, signal.SIGCONT)

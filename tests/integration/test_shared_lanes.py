@@ -317,7 +317,7 @@ async def test_released_lanes_are_taken_at_once(conn: Plain) -> None:
     assert (len(a.held), len(b.held)) == (0, 4)
 
 
-async def test_a_database_restored_into_another_cluster_is_refused(conn: Plain) -> None:
-    await conn.execute("update outbox_lanes set system_identifier = 1 where lane = 2")
+async def test_a_database_restored_into_another_cluster_is_refused(conn: Plain, owner: Pool) -> None:
+    await owner.execute("update outbox_lanes set system_identifier = 1 where lane = 2")
     with pytest.raises(RestoredElsewhere):
         await Lanes("a", 3.0).renew(conn)

@@ -475,7 +475,7 @@ async def _holds_lanes(one: Relay) -> bool:
 
 
 async def test_metrics_show_the_backlog_while_kafka_is_away_and_its_end(
-    pool: Pool, start_broker: StartBroker, make_relay: MakeRelay
+    pool: Pool, owner: Pool, start_broker: StartBroker, make_relay: MakeRelay
 ) -> None:
     broker = start_broker("metrics")
     await topics.create(broker.address, PARTITIONS, 1)
@@ -488,7 +488,7 @@ async def test_metrics_show_the_backlog_while_kafka_is_away_and_its_end(
 
     await asyncio.to_thread(broker.server.kill)
     await append(pool, (2, 1), (3, 1))
-    await pool.execute(
+    await owner.execute(
         "update outbox set head = overlay(head placing '2020-01-01T00:00:00.000000Z' from 37) where key = '2'"
     )
     async with running(one):
@@ -563,10 +563,12 @@ async def holds_lanes(one: Relay) -> bool:
     return one.lanes.held != {} and one._conn is not None
 
 
-async def test_the_read_needs_no_sort_on_a_large_outbox_that_was_never_analysed(pool: Pool, database: Database) -> None:
+async def test_the_read_needs_no_sort_on_a_large_outbox_that_was_never_analysed(
+    pool: Pool, owner: Pool, database: Database
+) -> None:
     days = await pool.fetch("select inhrelid::regclass::text t from pg_inherits where inhparent = 'outbox'::regclass")
     for day in days:
-        await pool.execute(f"alter table {day['t']} set (autovacuum_enabled = off)")
+        await owner.execute(f"alter table {day['t']} set (autovacuum_enabled = off)")
     await pool.execute(
         """insert into outbox (lane, hash, event_id, topic, key, type, head, value, occurred_at)
            select n % 4, n, gen_random_uuid(), 'orders.events', n::text, 'T', 'h', 'v', now() + (n % 3) * interval '1 d'
@@ -601,5 +603,5 @@ async def test_a_transaction_that_holds_the_outbox_back_is_named_by_a_log_line_a
     assert value("outbox_held_back_seconds") == 0
     [alarm] = [line for line in logs if line["log_level"] == "error"]
     assert (alarm["pid"], alarm["usename"], alarm["datname"]) == (foreign.get_server_pid(), "postgres", "postgres")
-    assert "the_culprit" in alarm["query"]
+    assert alarm["query"] == "(only a superuser may see it)"
     await foreign.close()

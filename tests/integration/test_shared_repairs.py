@@ -20,6 +20,7 @@ from shared.delivery.repairs import Author, Repairs, Selection
 from shared.errors import NotFound
 from shared.postgres import Connection
 from tests.builders import eventually, id_at, order_confirmed, record, with_header
+from tests.conftest import create_table
 
 WHO = Author("1", "the bug is mended")
 ALL = Selection()
@@ -72,8 +73,8 @@ class Service:
 
 
 @pytest.fixture
-async def service(pool: Pool) -> Service:
-    await pool.execute("create table effects (id bigint, version int, n serial)")
+async def service(pool: Pool, owner: Pool) -> Service:
+    await create_table(owner, "effects (id bigint, version int, n serial)")
     return Service(pool)
 
 
@@ -334,11 +335,11 @@ async def test_a_rehearsal_shows_the_error_and_what_waits(service: Service) -> N
     assert found[1].detail == "waits behind the parked event 3"
 
 
-async def test_publishing_again_moves_each_cursor_back_to_a_time(pool: Pool) -> None:
+async def test_publishing_again_moves_each_cursor_back_to_a_time(pool: Pool, owner: Pool) -> None:
     for n in range(8):
         async with postgres.transaction(pool) as conn:
             await outbox.append(conn, [order_confirmed(n + 1)])
-    await pool.execute("update outbox set occurred_at = now() - interval '1 hour' where key::int <= 4")
+    await owner.execute("update outbox set occurred_at = now() - interval '1 hour' where key::int <= 4")
     await pool.execute(
         "update outbox_lanes set xid = pg_snapshot_xmax(pg_current_snapshot()), id = 10 ^ 9, owner = 'x'"
     )
@@ -352,18 +353,18 @@ async def test_publishing_again_moves_each_cursor_back_to_a_time(pool: Pool) -> 
     assert {tuple(row) for row in lanes} == {(None, 1)}
 
 
-async def test_a_restored_outbox_continues_with_what_was_not_published(pool: Pool) -> None:
+async def test_a_restored_outbox_continues_with_what_was_not_published(pool: Pool, owner: Pool) -> None:
     for n in range(6):
         async with postgres.transaction(pool) as conn:
             await outbox.append(conn, [order_confirmed(n + 1)])
-    await pool.execute(
+    await owner.execute(
         "update outbox_lanes l set xid = o.xid, id = o.id, system_identifier = 1 from "
         "(select distinct on (lane) lane, xid, id from outbox where key::int <= 3 order by lane, xid desc, id desc) o "
         "where o.lane = l.lane"
     )
-    await pool.execute("update outbox set xid = (xid::text::bigint + 10 ^ 9)::bigint::text::xid8")  # another cluster's
+    await owner.execute("update outbox set xid = (xid::text::bigint + 10 ^ 9)::bigint::text::xid8")  # another cluster's
     await pool.execute("update outbox_lanes set xid = (xid::text::bigint + 10 ^ 9)::bigint::text::xid8 where id > 0")
-    await pool.execute("update outbox_lanes set system_identifier = 1")
+    await owner.execute("update outbox_lanes set system_identifier = 1")
     async with postgres.transaction(pool) as conn:
         await repairs.request(conn, "rebase", WHO, {"since": "2100-01-01T00:00:00+00:00"})
     assert await Repairs(pool).run_once(asyncio.Event())

@@ -39,7 +39,7 @@ from shared.delivery.kafka import (
 from shared.delivery.kafka import subscription as subscription_module
 from shared.postgres import Connection
 from tests.builders import eventually, order_confirmed
-from tests.conftest import Broker, StartBroker
+from tests.conftest import Broker, StartBroker, create_table
 from tests.lag import Lag
 
 pytestmark = pytest.mark.slow
@@ -146,8 +146,8 @@ async def owns_something(consumer: Consumer) -> bool:
 
 
 @pytest.fixture
-async def make_members(pool: Pool) -> AsyncIterator[Callable[[str, str], Members]]:
-    await pool.execute("create table effects (order_id bigint)")
+async def make_members(pool: Pool, owner: Pool) -> AsyncIterator[Callable[[str, str], Members]]:
+    await create_table(owner, "effects (order_id bigint)")
     made: list[Members] = []
 
     def make(address: str, topic: str) -> Members:

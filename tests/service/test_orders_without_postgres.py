@@ -1,7 +1,6 @@
 """Postgres is down or frozen: every request is answered in time, a 503 has a true problem type, and it recovers."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from local.process import Server
 from orders.api import BACKEND
 from shared.web import database
 from tests.builders import eventually
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Database
 from tests.lag import Lag
 from tests.service.conftest import Client, serving
 
@@ -32,25 +31,27 @@ ANSWER_SECONDS = 3.1
 
 
 @pytest.fixture(scope="module")
-def own_postgres(run_folder: Path) -> Iterator[tuple[Server, str]]:
-    """A durable server that a test may freeze and kill; yields it and the URL of the orders database."""
+def own_postgres(run_folder: Path) -> Iterator[tuple[Server, Database]]:
+    """A durable server that a test may freeze and kill; yields it and its database."""
     port = ports.free_block(1)
     folder = run_folder / f"mortal-{port}"
     engine = Postgres(folder / "postgres", port)
     engine.remove()
     server = Server(engine, folder)
     server.start()
-    admin = f"postgresql://postgres:postgres@127.0.0.1:{port}/quickbite"
+    database = Database("quickbite", port)
     command = [sys.executable, "-m", "migrations", "up", "--seed"]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "ADMIN_DATABASE_URL": admin})  # noqa: S603
-    yield server, f"postgresql://orders_user:orders@127.0.0.1:{port}/quickbite"
+    subprocess.run(command, check=True, cwd=ROOT, env=database.migration)  # noqa: S603
+    yield server, database
     server.stop()
     engine.remove()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def shop(own_postgres: tuple[Server, str]) -> AsyncIterator[Client]:
-    async with serving("orders", own_postgres[1], group_commit_workers=1, require_token=False) as client:
+async def shop(own_postgres: tuple[Server, Database]) -> AsyncIterator[Client]:
+    async with serving(
+        "orders", own_postgres[1].url_for("orders"), group_commit_workers=1, require_token=False
+    ) as client:
         accepted = await asyncio.gather(*(place(client, "before") for _ in range(350)))  # opens all connections
         assert {status for status, _, _ in accepted} == {202}
         yield client
@@ -133,7 +134,7 @@ async def check_history(client: Client, answers: dict[str, tuple[int, dict[str, 
 
 
 async def test_while_postgres_is_frozen_every_request_gets_a_true_answer_in_time(
-    shop: Client, own_postgres: tuple[Server, str]
+    shop: Client, own_postgres: tuple[Server, Database]
 ) -> None:
     with frozen(own_postgres[0]):
         sent = asyncio.create_task(place(shop, "frozen-sent"))
@@ -154,7 +155,7 @@ async def test_while_postgres_is_frozen_every_request_gets_a_true_answer_in_time
 
 
 async def test_a_waiting_request_is_answered_at_most_three_seconds_late_when_postgres_freezes(
-    shop: Client, own_postgres: tuple[Server, str]
+    shop: Client, own_postgres: tuple[Server, Database]
 ) -> None:
     _, body, _ = await place(shop, "waits")
     answer = asyncio.create_task(timed(shop.get(f"/v1/orders/{body['id']}?wait=0.5")))
@@ -174,7 +175,7 @@ async def _waits(client: Client) -> bool:
 
 
 async def test_the_service_recovers_from_a_killed_postgres_without_a_500(
-    shop: Client, own_postgres: tuple[Server, str]
+    shop: Client, own_postgres: tuple[Server, Database]
 ) -> None:
     server, _ = own_postgres
     answers: dict[str, tuple[int, dict[str, Any], float]] = {}
@@ -202,7 +203,7 @@ async def test_the_service_recovers_from_a_killed_postgres_without_a_500(
 
 
 async def test_a_read_only_postgres_is_answered_like_one_that_is_away(
-    shop: Client, own_postgres: tuple[Server, str]
+    shop: Client, own_postgres: tuple[Server, Database]
 ) -> None:
     """It is read-only after a failover, and with a full disk."""
     _, accepted, _ = await place(shop, "writable")
@@ -217,8 +218,8 @@ async def test_a_read_only_postgres_is_answered_like_one_that_is_away(
     await until_healthy(shop)
 
 
-async def set_read_only(url: str, value: str) -> None:
-    admin = await asyncpg.connect(url.replace("orders_user:orders", "postgres:postgres"))
+async def set_read_only(database: Database, value: str) -> None:
+    admin = await asyncpg.connect(database.admin_url)
     await admin.execute("set default_transaction_read_only = off")
     await admin.execute(f"alter role orders_user set default_transaction_read_only = {value}")
     await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'orders_user'")
@@ -230,9 +231,9 @@ async def _size(answers: dict[str, Any], least: int) -> bool:
 
 
 async def test_no_order_is_lost_when_postgres_repeatedly_ends_all_connections(
-    shop: Client, own_postgres: tuple[Server, str]
+    shop: Client, own_postgres: tuple[Server, Database]
 ) -> None:
-    admin = await asyncpg.connect(own_postgres[1].replace("orders_user:orders", "postgres:postgres"))
+    admin = await asyncpg.connect(own_postgres[1].admin_url)
     answers: dict[str, tuple[int, dict[str, Any], float]] = {}
 
     async def load(name: str) -> None:

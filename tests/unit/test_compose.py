@@ -19,6 +19,7 @@ from local.console import Console, places
 from local.entry import Entry
 from local.stack import Ports, Stack
 from quickbite.config import Settings
+from shared.process import secret
 
 ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -99,7 +100,8 @@ def test_postgres_logs_to_the_log_of_its_container() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_has_the_same_settings(name: str) -> None:
-    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"], console=8086)
+    others = {"postgres": 1, "kafka": 2, "auth": SERVICES["auth"], "console": 8086, "secrets": Path("/secrets")}
+    (one,) = services.services({name: SERVICES[name]}, **others)
     embedded, composed = one.program().environment, {key: default(value) for key, value in environment(name).items()}
     assert embedded.keys() - DIFFERENT <= composed.keys()
     for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS", "ADMIN_PASSWORD"}:
@@ -107,14 +109,42 @@ def test_a_service_has_the_same_settings(name: str) -> None:
     assert composed["AUTH_JWKS_URL"] == embedded["AUTH_JWKS_URL"].replace("127.0.0.1", "auth")
     traced = "OTEL_EXPORTER_OTLP_ENDPOINT"
     assert composed[traced] == embedded[traced].replace("127.0.0.1", "console")
-    password = default(environment("migrate")[f"{name.upper()}_DB_PASSWORD"])
     for url in (embedded["DATABASE_URL"], composed["DATABASE_URL"]):
-        assert url.startswith(f"postgresql://{name}_user:{password}@")
+        assert url.startswith(f"postgresql://{name}_user@")
+    assert embedded["SECRETS_FOLDER"] == f"/secrets/{name}"
+
+
+def test_the_same_secrets_are_made() -> None:
+    *command, folder = CONTAINERS["secrets"]["command"][:4]
+    assert command == ["python", "-m", secret.__name__]
+    assert CONTAINERS["secrets"]["command"][4:] == [*services.SECRETS, "loopback/secret"]
+    assert CONTAINERS["secrets"]["volumes"] == [f"secrets:{folder}"]
+    assert CONTAINERS["migrate"]["volumes"] == [f"secrets:{folder}:ro"]
+
+
+def test_a_container_sees_only_its_own_secrets_and_starts_after_they_are_made() -> None:
+    seen = {}
+    for name, found in CONTAINERS.items():
+        for volume in found.get("volumes", []):
+            if volume == "secrets:/secrets:ro" or (isinstance(volume, dict) and volume["target"] == "/run/secrets"):
+                seen[name] = volume
+    assert seen.keys() == {"db", "migrate", *SERVICES}
+    for name in ("db", *SERVICES):
+        folder = "postgres" if name == "db" else name
+        mount = {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True}
+        assert seen[name] == {**mount, "volume": {"subpath": folder}}
+    for name in SERVICES:
+        assert environment(name)["SECRETS_FOLDER"] == "/run/secrets"
+    assert CONTAINERS["db"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
+
+
+def test_no_password_of_the_database_is_in_the_file() -> None:
+    assert not re.search(r"_DB_PASSWORD|POSTGRES_PASSWORD:|postgresql://\w+:", COMPOSE)
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_both_stacks_take_the_same_settings_of_a_service_from_the_environment(name: str) -> None:
-    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=3, console=4)
+    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=3, secrets=Path("/secrets"), console=4)
     found = {variable for variable, value in CONTAINERS[name]["environment"].items() if value is None}
     assert found == set(one.program().settings) - {"LOOPBACK_SECRET"}  # which the stack in Docker makes
 
@@ -143,7 +173,7 @@ def test_the_gateway_notices_a_changed_address_of_any_service() -> None:
 
 
 def test_the_same_jobs_run() -> None:
-    for job in services.jobs(1, 2):
+    for job in services.jobs(1, 2, Path("/secrets")):
         assert f"command: [python, -m, {', '.join(job.arguments)}]" in section(job.name)
 
 
@@ -216,7 +246,7 @@ def test_only_tls_at_the_gateway_can_be_opened_to_others() -> None:
 def test_only_the_services_reach_postgres_and_kafka() -> None:
     networks = {name: set(found["networks"]) for name, found in CONTAINERS.items()}
     assert {name for name, found in networks.items() if found == {"micro-net"}} == {
-        *("db", "kafka", "migrate", "topics", "loopback")
+        *("db", "kafka", "secrets", "migrate", "topics")
     }
     assert {name for name, found in networks.items() if found == {"micro-net", "front"}} == {
         *(*SERVICES, "storefront", "tools")
@@ -229,10 +259,11 @@ def test_orders_believes_only_the_gateway_about_loopback() -> None:
     secret = gateway["environment"]["LOOPBACK_SECRET_FILE"]
     assert own["environment"]["REQUIRE_TOKEN"] == "false"
     assert own["command"] == ["sh", "-c", f"LOOPBACK_SECRET=$$(cat {secret}) exec python -m orders"]
+    mount = {"type": "volume", "source": "secrets", "target": str(Path(secret).parent), "read_only": True}
     for found in (own, gateway):
-        assert f"loopback:{Path(secret).parent}:ro" in found["volumes"]
-    assert [name for name, found in CONTAINERS.items() if "loopback" in str(found.get("volumes"))] == [
-        *("loopback", "orders", "gateway")
+        assert {**mount, "volume": {"subpath": "loopback"}} in found["volumes"]
+    assert [name for name, found in CONTAINERS.items() if "'loopback'" in str(found.get("volumes"))] == [
+        *("orders", "gateway")
     ]
 
 
@@ -256,14 +287,8 @@ def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
 
 def test_one_container_builds_the_image_and_nobody_asks_a_registry_for_it() -> None:
     ours = {name: found for name, found in CONTAINERS.items() if found["image"] == "quickbite"}
-    assert ours.keys() == {
-        *SERVICES,
-        *(job.name for job in services.jobs(1, 2)),
-        "console",
-        "storefront",
-        "tools",
-        "loopback",
-    }
+    jobs = [job.name for job in services.jobs(1, 2, Path("/secrets"))]
+    assert ours.keys() == {*SERVICES, *jobs, "secrets", "console", "storefront", "tools"}
     assert [name for name, found in CONTAINERS.items() if "build" in found] == ["migrate"]
     assert {found["pull_policy"] for found in ours.values()} == {"never"}
     for name in SERVICES:  # so `up` of one service builds it
@@ -335,7 +360,7 @@ def test_the_console_may_write_only_its_data() -> None:
     console = CONTAINERS["console"]
     assert (default(console["read_only"]), console["tmpfs"]) == ("true", ["/tmp"])  # noqa: S108 - in the container
     assert console["volumes"] == [f"console_data:{console['environment']['CONSOLE_DATA_FOLDER']}"]
-    assert "install -d -o 10001 -g 10001 /data" in DOCKERFILE
+    assert "install -d -o 10001 -g 10001 /data /secrets\n" in DOCKERFILE
     assert "USER 10001:10001" in DOCKERFILE
 
 
@@ -362,7 +387,7 @@ def test_the_storefront_depends_on_nothing_and_nothing_on_the_storefront() -> No
 
 
 def test_both_stacks_have_visitors() -> None:
-    (auth,) = services.services({"auth": 1}, postgres=1, kafka=2, auth=1)
+    (auth,) = services.services({"auth": 1}, postgres=1, kafka=2, auth=1, secrets=Path("/secrets"))
     assert environment("auth")["VISITORS"] == auth.program().environment["VISITORS"] == "true"
 
 

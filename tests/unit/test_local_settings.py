@@ -18,7 +18,7 @@ from local.aspire import Aspire
 from local.console import Viewers
 from local.problem import Problem, disk_problem
 from local.process import STACK_MARK
-from local.services import services
+from local.services import SECRETS, services
 from local.stack import Ports, Stack
 from quickbite import config as quickbite
 from quickbite.config import SERVICES
@@ -28,7 +28,7 @@ REQUIREMENTS = bootstrap.PROJECT / "requirements"
 
 def environment(name: str) -> Mapping[str, str]:
     """The environment variables of a service."""
-    (one,) = services({name: 2}, postgres=3, kafka=4, auth=5)
+    (one,) = services({name: 2}, postgres=3, kafka=4, auth=5, secrets=Path("/secrets"))
     return one.program().environment
 
 
@@ -166,9 +166,41 @@ def test_only_orders_may_be_called_without_a_token() -> None:
 
 def test_a_service_finds_its_database_and_the_keys_that_sign_tokens() -> None:
     found = environment("payments")
-    assert found["DATABASE_URL"] == "postgresql://payments_user:payments@127.0.0.1:3/quickbite"
-    assert found["PROVIDER_DATABASE_URL"] == "postgresql://provider_user:provider@127.0.0.1:3/quickbite"
+    assert found["DATABASE_URL"] == "postgresql://payments_user@127.0.0.1:3/quickbite"
+    assert found["PROVIDER_DATABASE_URL"] == "postgresql://provider_user@127.0.0.1:3/quickbite"
+    assert found["SECRETS_FOLDER"] == "/secrets/payments"
     assert found["AUTH_JWKS_URL"] == "http://127.0.0.1:5/auth/jwks.json"
+
+
+def test_the_secrets_of_a_stack_are_in_no_file_but_their_own(tmp_path: Path) -> None:
+    stack = Stack("test", tmp_path, Ports(), viewers=Viewers())
+    stack._make_secrets()
+    made = {name: (tmp_path / "secrets" / name).read_text() for name in SECRETS}
+    assert len(set(made.values())) == len(made)
+    assert not [name for name, value in made.items() if value in stack.supervisor.configuration]
+    programs = [stack.program(name) for name in (*Ports().services, "postgres")] + [
+        job.program() for job in stack._jobs
+    ]
+    assert not [one.name for one in programs for value in made.values() if value in f"{one.command} {one.environment}"]
+    assert (
+        stack.database_url() == f"postgresql://postgres:{made['postgres/postgres_password']}@127.0.0.1:5433/quickbite"
+    )
+    command, variables = stack.postgres.shell("orders_user", "a secret", "orders")
+    assert "a secret" not in str(command)
+    assert variables["PGPASSWORD"] == "a secret"
+
+
+def test_a_service_can_be_started_by_hand_beside_the_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack, "HOME", tmp_path / "a b")
+    local.env("orders")
+    lines = capsys.readouterr().out.splitlines()
+    assert "export DATABASE_URL=postgresql://orders_user@127.0.0.1:5433/quickbite" in lines
+    assert f"export SECRETS_FOLDER='{tmp_path}/a b/dev/secrets/orders'" in lines
+    assert not [line for line in lines if "INSTANCE_ID" in line]  # the running one has it
+    with pytest.raises(Problem, match="Not a service or a job: kafka"):
+        local.env("kafka")
 
 
 def test_parts_of_every_service_can_be_made_to_fail() -> None:
@@ -177,7 +209,8 @@ def test_parts_of_every_service_can_be_made_to_fail() -> None:
 
 def test_orders_places_canaries_only_if_a_console_looks_at_them() -> None:
     where = Ports()
-    made = {console: services(where.services, postgres=3, kafka=4, auth=5, console=console) for console in (None, 6)}
+    others = {"postgres": 3, "kafka": 4, "auth": 5, "secrets": Path("/secrets")}
+    made = {console: services(where.services, **others, console=console) for console in (None, 6)}
     found = {
         console: [one.name for one in of if "CANARY_SECONDS" in one.program().environment]
         for console, of in made.items()

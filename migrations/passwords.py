@@ -1,0 +1,47 @@
+"""Sets the passwords of the roles, as SCRAM verifiers: no statement and no log has a password (RFC 5802)."""
+
+import hashlib
+import hmac
+import os
+from base64 import b64encode
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
+
+import asyncpg
+
+ITERATIONS = 4096  # as Postgres itself
+FORMER = "postgres"
+"""The superuser's password in databases of earlier releases."""
+
+# A verifier is no password, but nobody needs to read it either.
+_UNLOGGED = {"log_min_error_statement": "panic", "log_min_duration_statement": "-1"}
+
+
+def verifier(password: str) -> str:
+    """What Postgres stores of a password of ASCII characters. Each call uses another salt."""
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    encoded = [b64encode(part).decode() for part in (salt, stored, server)]
+    return "SCRAM-SHA-256${}:{}${}:{}".format(ITERATIONS, *encoded)
+
+
+async def replace_former(url: str) -> None:
+    """Give the superuser the password in `url`, if it still has that of an earlier release."""
+    try:
+        conn = await asyncpg.connect(url, timeout=10)
+    except asyncpg.InvalidPasswordError:
+        conn = await asyncpg.connect(url, password=FORMER, timeout=10, server_settings=_UNLOGGED)
+        await conn.execute(f"alter role current_user password '{verifier(unquote(urlsplit(url).password or ''))}'")
+    await conn.close()
+
+
+async def set_all(url: str, verifiers: Mapping[str, str]) -> None:
+    """Set the password of each section's role."""
+    conn = await asyncpg.connect(url, timeout=10, server_settings=_UNLOGGED)
+    try:
+        for section, stored in verifiers.items():
+            await conn.execute(f"alter role {section}_user password '{stored}'")
+    finally:
+        await conn.close()
