@@ -273,14 +273,14 @@ async def index(request: web.Request, filters: OrderFilters) -> web.Response:
 
 
 @routes.post("/v1/orders/{id}/cancel")
-@operation(Access.TRUSTED, {202: TutorialOrder}, problems=[409])
+@operation(Access.TRUSTED, {202: TutorialOrder}, problems=[409], essential=True)
 async def cancel_as_in_tutorial(request: web.Request) -> web.Response:
     """Cancel an order that is not final."""
     return responses.json(TutorialOrder.of(await _cancelled(request)), 202)
 
 
 @routes.post("/orders/{id}/cancel")
-@operation(Access.USER, {202: Order}, problems=[409])
+@operation(Access.USER, {202: Order}, problems=[409], essential=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel an order that is not final."""
     return responses.json(Order.of(await _cancelled(request)), 202)

@@ -16,6 +16,7 @@ from orders.worker import Sweeper
 from shared.postgres import GroupCommit
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database, operations
+from shared.web.admission import ADMISSION
 from shared.web.health import TASKS
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
@@ -64,6 +65,7 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("placement", placement.run))
             stack.push_async_callback(tasks.start("reader", reader.run))
+            app[ADMISSION].watch("group commit", placement.waited_seconds)
             app[api.BACKEND] = Backend(placement, reader, Skus(pool), waiters)
             tasks.when_draining(waiters.release)
         yield
