@@ -17,6 +17,7 @@ from orders import domain, service, store
 from orders.catalogue import Skus
 from orders.domain import Request, Status
 from orders.placement import Placement
+from orders.pressure import Pressure
 from orders.waiters import Waiters
 from shared import errors
 from shared.postgres import GroupCommit
@@ -51,6 +52,7 @@ class Backend:
     """What the routes use in addition to the pool."""
 
     placement: Placement
+    pressure: Pressure
     reader: GroupCommit[int, domain.Order]
     skus: Skus
     waiters: Waiters
@@ -289,6 +291,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def _place(
     request: web.Request, path: str, user_id: str, sku: str, order: PlaceOrder | PlaceProductOrder
 ) -> web.Response:
+    request.app[BACKEND].pressure.check()
     new = Request(user_id, sku, order.quantity, order.note or "")
     new.idempotency_key = requests.idempotency_key(request)
     new.trace = requests.traceparent(request)

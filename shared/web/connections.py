@@ -80,7 +80,7 @@ def factory(server: web.Server) -> Factory:
     def connection() -> asyncio.BaseProtocol:
         if len(server.connections) >= most:
             return _Full()
-        return _Handler(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)
+        return _Handler(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
 
     return connection
 
