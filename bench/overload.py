@@ -4,7 +4,6 @@ The generator is open-loop. If it is late itself, the run is void, because then 
 """
 
 import asyncio
-import json
 import time
 from collections import Counter
 
@@ -12,74 +11,22 @@ import asyncpg
 import uvloop
 
 from bench import report, servers, shop
-from bench.client import Connection
-from bench.latency import Generator
+from bench.openloop import Generator
 
 SECONDS = 10.0
-_WAIT_SECONDS = 30
 _VOID_SECONDS = 0.5
-_GIVE_UP_SECONDS = 45.0
-
-
-class Flood:
-    """Requests on schedule. `ends` counts how each ended: by its status, `refused`, `reset` or `no answer`."""
-
-    def __init__(self, port: int, *, follow: bool) -> None:
-        self._port, self._follows = port, follow
-        self._free: list[Connection] = []
-        self.ends: Counter[str] = Counter()
-        self.seconds: list[float] = []
-        self.lag = 0.0
-
-    async def run(self, rate: float) -> None:
-        started, tasks = time.perf_counter(), set[asyncio.Task[None]]()
-        for number in range(int(rate * SECONDS)):
-            due = started + number / rate
-            if (early := due - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            self.lag = max(self.lag, -early)
-            task = asyncio.create_task(self._one(number, due))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        late = (await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS))[1] if tasks else set()
-        self.ends["no answer"] += len(late)
-        for task in late:
-            task.cancel()
-
-    async def _one(self, number: int, due: float) -> None:
-        """Place an order. If it is to be followed, wait for its end too, which is a request of its own."""
-        body = json.dumps({"userId": f"u{number % 1000}", "sku": "burger", "quantity": 1}).encode()
-        answer = await self._ask("POST", "/v1/orders", body, due)
-        if answer and self._follows:
-            path = f"/v1/orders/{json.loads(answer)['id']}?wait={_WAIT_SECONDS}"
-            await self._ask("GET", path, b"", time.perf_counter(), waits=True)
-
-    async def _ask(self, method: str, path: str, body: bytes, due: float, *, waits: bool = False) -> bytes:
-        """Returns the answer if it is a success, else nothing."""
-        try:
-            connection = self._free.pop() if self._free else await Connection.open(self._port)
-            status, answer = await connection.request(method, path, body)
-        except OSError:
-            self.ends[f"{method} reset"] += 1
-            return b""
-        self._free.append(connection)
-        if not waits:
-            self.seconds.append(time.perf_counter() - due)
-        is_refused = status == 503 and b"/problems/refused" in answer
-        self.ends[f"{method} {'refused' if is_refused else status}"] += 1
-        return answer if status < 300 else b""
 
 
 async def _flood(made: shop.Shop, rate: int, *, follow: bool) -> None:
-    flood = Flood(made.port, follow=follow)
+    flood = Generator(made.port, follow=follow)
     before = await _ended(made)
     started = time.perf_counter()
-    await flood.run(rate)
+    await flood.run(rate, SECONDS)
     offered = time.perf_counter() - started
     await _all_final(made)
     after = await _ended(made)
     done = after["CONFIRMED"] - before["CONFIRMED"]
-    p50, p99, worst = (report.percentile(flood.seconds, p) for p in (50, 99, 100))
+    p50, p99, worst = (report.percentile(flood.answered, p) for p in (50, 99, 100))
     print(
         f"\n  {rate:,} POSTs a second for {SECONDS:.0f} s{', each followed by ?wait=' if follow else ''}:"
         f" {dict(sorted(flood.ends.items()))}\n"
@@ -93,7 +40,7 @@ async def _flood(made: shop.Shop, rate: int, *, follow: bool) -> None:
     await asyncio.sleep(5)
     calm = Generator(made.port, follow=False)
     await calm.run(100, 5.0)
-    report.most("p99 at 100 orders a second, 5 s later", report.percentile(calm.latencies, 99) * 1e3, "ms", 200, 100)
+    report.most("p99 at 100 orders a second, 5 s later", report.percentile(calm.answered, 99) * 1e3, "ms", 200, 100)
 
 
 async def _ended(made: shop.Shop) -> Counter[str]:
