@@ -49,6 +49,8 @@ class Operation:
     query: type[BaseModel] | None = None
     problems: Sequence[int] = ()
     idempotent: bool = False
+    essential: bool = False
+    """Never refused for lack of capacity."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, each with its description."""
     examples: Mapping[str, str] = field(default_factory=dict)
@@ -63,13 +65,15 @@ def operation(
     query: type[BaseModel] | None = None,
     problems: Sequence[int] = (),
     idempotent: bool = False,
+    essential: bool = False,
     headers: Mapping[str, str] | None = None,
     examples: Mapping[str, str] | None = None,
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
     Validators of the body find the caller in their context. `problems` lists statuses that do not follow from the rest
-    of the declaration. `idempotent` operations accept an Idempotency-Key. A caller who is not allowed is refused before
+    of the declaration. `idempotent` operations accept an Idempotency-Key. An `essential` operation is
+    never refused for lack of capacity. A caller who is not allowed is refused before
     the body is read.
     """
 
@@ -84,7 +88,9 @@ def operation(
             return await handler(request, *parsed)
 
         summary = (handler.__doc__ or "").partition("\n")[0]
-        declared = Operation(access, summary, answers, body, query, problems, idempotent, headers or {}, examples or {})
+        declared = Operation(
+            access, summary, answers, body, query, problems, idempotent, essential, headers or {}, examples or {}
+        )
         enforced.__dict__.update(operation=declared, __name__=handler.__name__, __doc__=handler.__doc__)
         return enforced
 
