@@ -1,23 +1,44 @@
-"""HTTP in: register, log in, refresh, log out; and for other services, validate a token and publish the keys."""
+"""HTTP in: register, log in, refresh, log out, passwords, sessions, administrators.
 
+For other services: validate a token, publish the keys and the sessions that ended.
+"""
+
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from auth import service
-from auth.domain import USERNAME
+from auth import audit, domain, service
+from auth.domain import USERNAME, Sender
+from auth.endings import Endings
 from auth.keyring import Keyring
 from auth.service import Logins
+from contracts.users import read_id
 from shared.errors import Unauthenticated
-from shared.web import deadline, responses
-from shared.web.fields import Text, answer_like, request_like
+from shared.web import database, deadline, requests, responses
+from shared.web.fields import QUERY, Seconds, Text, answer_like, request_like
 from shared.web.operations import Access, caller, operation
+from shared.web.verification import EndedSessions
+
+DEVICE = "device"
+"""The cookie by which auth knows a device again, so that wrong passwords of others do not slow it down."""
+_YEAR_SECONDS = 365 * 86_400
 
 LOGINS = web.AppKey("LOGINS", Logins)
+ENDINGS = web.AppKey("ENDINGS", Endings)
 KEYRING = web.AppKey("KEYRING", Keyring)
 
 _NOT_STORED = {"Cache-Control": "no-store"}
+
+_SESSION_ID = "0f8fad5bd9cb469fa16570867728950e"
+_SESSION = {
+    "id": _SESSION_ID,
+    "created_at": "2026-01-31T12:00:00.000000Z",
+    "last_used_at": "2026-01-31T12:14:00.000000Z",
+    "user_agent": "curl/8.5.0",
+    "is_current": True,
+}
 
 routes = web.RouteTableDef()
 
@@ -51,6 +72,17 @@ class RefreshToken(BaseModel):
 
     refresh_token: Annotated[Text, Field(max_length=512)]
     """The `refresh_token` of that answer. It is valid once."""
+
+
+class ChangePassword(BaseModel):
+    """The old password and a new one."""
+
+    model_config = request_like({"old_password": "correct horse", "new_password": "battery staple"})
+
+    old_password: Annotated[Text, Field(max_length=128)]
+    """The password until now."""
+    new_password: Annotated[Text, Field(min_length=8, max_length=128)]
+    """Another one. The commonest passwords are refused."""
 
 
 class RegisteredUser(BaseModel):
@@ -88,6 +120,43 @@ class Tokens(VisitorToken):
     """A secret for POST /auth/refresh. It is valid once."""
 
 
+class Session(BaseModel):
+    """A login on a device, which is not over."""
+
+    model_config = answer_like(_SESSION)
+
+    id: str
+    """The id of the session. Access tokens have it as `sid`."""
+    created_at: datetime
+    """When the user logged in."""
+    last_used_at: datetime
+    """When the tokens were refreshed last."""
+    user_agent: str
+    """How the device called itself at the login: the first 200 characters of its `User-Agent`."""
+    is_current: bool
+    """True for the session of this request."""
+
+
+class SessionList(BaseModel):
+    """The caller's sessions, at most 100."""
+
+    model_config = answer_like({"sessions": [_SESSION]})
+
+    sessions: list[Session]
+    """Those that were used last come first."""
+
+
+class After(BaseModel):
+    """Which ended sessions to list."""
+
+    model_config = QUERY
+
+    after: Annotated[str, Field(pattern=r"^([0-9a-f]{8}-[0-9]{1,15})?$")] = ""
+    """The `next` of the last answer."""
+    wait: Annotated[float, Seconds(30)] = 0.0
+    """How many seconds to wait for sessions that end after it."""
+
+
 class KeySet(BaseModel):
     """A JWK set (RFC 7517)."""
 
@@ -109,17 +178,26 @@ class KeySet(BaseModel):
 )
 async def register(request: web.Request, wanted: RegisterUser) -> web.Response:
     """Register a user."""
-    work = request.app[LOGINS].register(wanted.username, wanted.password)
+    work = request.app[LOGINS].register(wanted.username, wanted.password, _sender(request))
     user_id = await deadline.within(request, work)
     return responses.json(RegisteredUser(id=user_id, username=wanted.username), 201, Location=f"/users/{user_id}")
 
 
 @routes.post("/auth/login")
-@operation(Access.PUBLIC, {200: Tokens}, body=Login, problems=[401])
+@operation(
+    Access.PUBLIC,
+    {200: Tokens},
+    body=Login,
+    problems=[401],
+    headers={
+        "Set-Cookie": "A token of this device. Wrong passwords that others send do not slow down its next logins."
+    },
+)
 async def log_in(request: web.Request, login: Login) -> web.Response:
     """Log in."""
-    work = request.app[LOGINS].log_in(login.username, login.password, _address(request))
-    return _tokens(await deadline.within(request, work))
+    work = request.app[LOGINS].log_in(login.username, login.password, _sender(request))
+    tokens = await deadline.within(request, work)
+    return _with_device(request, _tokens(tokens), tokens.device)
 
 
 @routes.post("/auth/visitor")
@@ -133,15 +211,78 @@ async def visit(request: web.Request) -> web.Response:
 @routes.post("/auth/refresh")
 @operation(Access.PUBLIC, {200: Tokens}, body=RefreshToken, problems=[401])
 async def refresh(request: web.Request, sent: RefreshToken) -> web.Response:
-    """Exchange a refresh token for new tokens. If the same token comes again, its session ends."""
-    return _tokens(await deadline.within(request, request.app[LOGINS].refresh(sent.refresh_token)))
+    """Exchange a refresh token for new tokens. If the same token comes again, its session ends.
+
+    For 10 s the same device may repeat the request, and gets the same refresh token, until it has used that.
+    """
+    work = request.app[LOGINS].refresh(sent.refresh_token, _sender(request))
+    return _tokens(await deadline.within(request, work))
 
 
 @routes.post("/auth/logout")
 @operation(Access.PUBLIC, {204: None}, body=RefreshToken)
 async def log_out(request: web.Request, sent: RefreshToken) -> web.Response:
-    """End the session. The gateway refuses its access tokens within seconds."""
-    await deadline.within(request, request.app[LOGINS].log_out(sent.refresh_token))
+    """End the session. Its access tokens are refused within seconds."""
+    await deadline.within(request, request.app[LOGINS].log_out(sent.refresh_token, _sender(request)))
+    return web.Response(status=204)
+
+
+@routes.post("/auth/password")
+@operation(Access.USER, {204: None}, body=ChangePassword, problems=[403, 404, 409])
+async def change_password(request: web.Request, change: ChangePassword) -> web.Response:
+    """Change the caller's own password. Their other sessions end."""
+    user_id, session_id = _own_id(request), domain.read_session_id(caller(request).session_id)
+    passwords = (change.old_password, change.new_password)
+    work = request.app[LOGINS].change_password(user_id, session_id, *passwords, _sender(request))
+    return _with_device(request, web.Response(status=204), await deadline.within(request, work))
+
+
+@routes.get("/auth/sessions")
+@operation(Access.USER, {200: SessionList}, problems=[404])
+async def sessions(request: web.Request) -> web.Response:
+    """List the caller's own sessions."""
+    user_id, current = _own_id(request), caller(request).session_id
+    found = await database.reading(request, lambda conn: service.sessions(conn, user_id))
+    shown = [
+        Session(
+            id=one.id.hex,
+            created_at=one.created_at,
+            last_used_at=one.last_used_at,
+            user_agent=one.user_agent,
+            is_current=one.id.hex == current,
+        )
+        for one in found
+    ]
+    return responses.json(SessionList(sessions=shown))
+
+
+@routes.delete("/auth/sessions/{session}")
+@operation(Access.USER, {204: None}, examples={"session": _SESSION_ID})
+async def end_session(request: web.Request) -> web.Response:
+    """End one of the caller's own sessions. Its access tokens are refused within seconds."""
+    user_id, session_id = _own_id(request), domain.read_session_id(request.match_info["session"])
+    with audit.decision("end session", _sender(request), user_id, user_id):
+        await database.writing(request, (), lambda conn: service.end_session(conn, user_id, session_id))
+    return web.Response(status=204)
+
+
+@routes.put("/auth/admins/{user_id}")
+@operation(Access.ADMIN, {204: None})
+async def make_administrator(request: web.Request) -> web.Response:
+    """Make a user an administrator. Their next token has the role."""
+    by, user_id = _own_id(request), requests.path_id(request, "user_id")
+    with audit.decision("give role admin", _sender(request), by, user_id):
+        await database.writing(request, (), lambda conn: service.make_administrator(conn, by, user_id))
+    return web.Response(status=204)
+
+
+@routes.delete("/auth/admins/{user_id}")
+@operation(Access.ADMIN, {204: None}, problems=[409])
+async def dismiss_administrator(request: web.Request) -> web.Response:
+    """Take the administrator's role from a user, and end their sessions. The last administrator keeps it."""
+    by, user_id = _own_id(request), requests.path_id(request, "user_id")
+    with audit.decision("take role admin", _sender(request), by, user_id):
+        await database.writing(request, (), lambda conn: service.dismiss_administrator(conn, by, user_id))
     return web.Response(status=204)
 
 
@@ -154,7 +295,7 @@ async def log_out(request: web.Request, sent: RefreshToken) -> web.Response:
 async def validate(request: web.Request) -> web.Response:
     """Validate an access token and its session, for the gateway."""
     known = caller(request)
-    if request.app[KEYRING].is_over(known.session_id):
+    if request.app[ENDINGS].is_over(known.session_id):
         raise Unauthenticated("the session is over")
     return web.Response(status=204, headers={"X-User-Id": known.user_id, "X-User-Roles": ",".join(sorted(known.roles))})
 
@@ -166,11 +307,41 @@ async def keys(request: web.Request) -> web.Response:
     return responses.json(request.app[KEYRING].published())
 
 
+@routes.get("/auth/ended")
+@operation(Access.SERVICES, {200: EndedSessions}, query=After)
+async def ended(request: web.Request, query: After) -> web.Response:
+    """List the sessions that ended after the last answer, and wait until there are some."""
+    return responses.json(await request.app[ENDINGS].follow(query.after, query.wait))
+
+
 def _tokens(tokens: service.Tokens) -> web.Response:
     answer = Tokens(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
     return responses.json(answer, 200, **_NOT_STORED)
 
 
-def _address(request: web.Request) -> str:
-    """The client's address. The gateway sets X-Real-IP and replaces what the client sent."""
-    return request.headers.get("X-Real-IP", request.remote or "")
+def _with_device(request: web.Request, answer: web.Response, token: str) -> web.Response:
+    """Set the cookie of the device. A page cannot read it, and only a page of this site causes it to be sent."""
+    is_secure = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"
+    answer.set_cookie(
+        DEVICE, token, max_age=_YEAR_SECONDS, path="/auth", httponly=True, samesite="Strict", secure=is_secure
+    )
+    return answer
+
+
+def _sender(request: web.Request) -> Sender:
+    """Where the request comes from. The gateway sets X-Real-IP and replaces what the client sent."""
+    address = request.headers.get("X-Real-IP", request.remote or "")
+    device, user_agent = request.cookies.get(DEVICE, ""), request.headers.get("User-Agent", "")
+    return Sender(_clean(address, 64), _clean(device, 128), _clean(user_agent, 200))
+
+
+def _clean(text: str, length: int) -> str:
+    """The beginning of a header. Bytes that are no UTF-8 become question marks, because Postgres cannot store them."""
+    return text[:length].encode(errors="replace").decode()
+
+
+def _own_id(request: web.Request) -> int:
+    user_id = read_id(caller(request).user_id)
+    if user_id is None:
+        raise service.UserNotFound
+    return user_id

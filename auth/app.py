@@ -8,6 +8,7 @@ from aiohttp import web
 
 from auth import api, consumer, service, worker
 from auth.config import Settings
+from auth.endings import Endings
 from auth.keyring import Keyring
 from auth.passwords import Passwords
 from auth.service import Limits, Logins
@@ -39,17 +40,22 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(opened(app, settings, "auth"))
         await stack.enter_async_context(consuming(app, settings, "auth", Consumed(consumer.TOPICS, consumer.HANDLERS)))
-        keyring = Keyring(pool, settings.access_token_seconds)
+        keyring, endings = Keyring(pool), Endings(pool, settings.access_token_seconds)
         passwords = Passwords(settings.hashes_at_once)
         logins = Logins(pool, keyring, passwords, _limits(settings), app[database.COMMITTED])
         # Before the first request, so that a new process knows the ended sessions, and the first login finds its user.
-        await worker.try_reload(keyring)
-        stack.push_async_callback(tasks.start("keyring", partial(worker.keep, keyring)))
+        for name, memory, seconds in (
+            ("keyring", keyring, worker.KEYS_SECONDS),
+            ("endings", endings, worker.ENDINGS_SECONDS),
+        ):
+            await worker.try_reload(memory)
+            stack.push_async_callback(tasks.start(name, partial(worker.keep, memory, seconds)))
+        tasks.when_draining(endings.close)
         if "worker" in settings.only:
             housekeeper = worker.Housekeeper(pool, logins, settings.admin_password.get_secret_value())
             await housekeeper.try_once()
             stack.push_async_callback(tasks.start("housekeeper", housekeeper.run))
-        app[api.KEYRING], app[api.LOGINS] = keyring, logins
+        app[api.KEYRING], app[api.ENDINGS], app[api.LOGINS] = keyring, endings, logins
         yield
 
 

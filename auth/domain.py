@@ -1,9 +1,12 @@
-"""Credentials, signing keys, access tokens, and refresh tokens that are valid once."""
+"""Credentials, signing keys, access tokens, refresh tokens that are valid once, known devices, and wrong passwords."""
 
 import hashlib
+import hmac
 import secrets
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +23,20 @@ GRACE_SECONDS = 60
 
 _SECRET_BYTES = 32
 _FIRST_VISITOR = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Where a request comes from. `device` is the device token that it has, or empty."""
+
+    address: str = ""
+    device: str = ""
+    user_agent: str = ""
+
+    @property
+    def digest(self) -> bytes:
+        """The hash by which a repeated request of the same device is known. An address may change in between."""
+        return hashlib.sha256(f"{self.device}\n{self.user_agent}".encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,16 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """A session as its user sees it."""
+
+    id: UUID
+    created_at: datetime
+    last_used_at: datetime
+    user_agent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """A refresh token: the id of its session, and a secret that only the newest token of the session has."""
 
@@ -53,18 +80,21 @@ class Refresh:
     secret: str
 
     @classmethod
-    def new(cls, session_id: UUID | None = None) -> "Refresh":
-        """A token with a random secret, for a new session or for `session_id`."""
-        return cls(session_id or uuid4(), secrets.token_urlsafe(_SECRET_BYTES))
+    def new(cls) -> "Refresh":
+        """A token with a random secret, for a new session."""
+        return cls(uuid4(), secrets.token_urlsafe(_SECRET_BYTES))
 
     @classmethod
     def parse(cls, text: str) -> "Refresh | None":
         """Parse a token that a client sent. Returns None if it has another form."""
         session_id, _, secret = text.partition(".")
-        try:
-            return cls(UUID(hex=session_id), secret)
-        except ValueError:
-            return None
+        found = read_session_id(session_id)
+        return cls(found, secret) if found else None
+
+    def successor(self, salt: bytes) -> "Refresh":
+        """The token that follows this one. It cannot be computed from the salt alone, nor from this token alone."""
+        secret = hmac.digest(self.secret.encode(), salt, "sha256")
+        return Refresh(self.session_id, urlsafe_b64encode(secret).decode().rstrip("="))
 
     @property
     def text(self) -> str:
@@ -74,6 +104,19 @@ class Refresh:
     def digest(self) -> bytes:
         """The hash that the database stores. The secret is too long to be guessed from its hash."""
         return hashlib.sha256(self.secret.encode()).digest()
+
+
+def read_session_id(text: str) -> UUID | None:
+    """The id of a session that a client sent, or None if it has another form."""
+    try:
+        return UUID(hex=text)
+    except ValueError:
+        return None
+
+
+def new_salt() -> bytes:
+    """Random bytes for `Refresh.successor`."""
+    return secrets.token_bytes(_SECRET_BYTES)
 
 
 def new_visitor() -> Credential:
@@ -101,6 +144,43 @@ def access_token(key: Key, user: Credential, session_id: UUID, now: datetime, se
     return tokens.sign(key.private, key.kid, claims)
 
 
+def device_token(user: Credential, device_id: str = "") -> str:
+    """The token of a device that has logged in: a random id, and its HMAC with the hash of the user's password.
+
+    So nothing is stored, the token is of no use for another account, and a new password makes it worthless.
+    """
+    device_id = device_id or secrets.token_urlsafe(16)
+    mac = hmac.digest(user.password_hash.encode(), f"device {user.user_id} {device_id}".encode(), "sha256")
+    return f"{device_id}.{urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def known_device(user: Credential | None, token: str) -> str | None:
+    """The id of the device, if `device_token` made this token for this user."""
+    device_id = token.partition(".")[0]
+    is_known = user and device_id and hmac.compare_digest(device_token(user, device_id).encode(), token.encode())
+    return device_id if is_known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Counts wrong passwords. `free` of them cause no wait, and one is forgotten every `leak_seconds`."""
+
+    key: bytes
+    free: int
+    leak_seconds: float
+
+
 def slowed(kind: str, name: str) -> bytes:
-    """The key of an account or address in the table `throttles`, hashed so that the table reveals no names."""
+    """The key of an account, address or device in the table `throttles`, hashed so that the table reveals no names."""
     return hashlib.sha256(f"{kind}:{name}".encode(errors="backslashreplace")).digest()
+
+
+def network(address: str) -> str:
+    """What counts as one address. That is the /64 of an IPv6 address, because one customer has all of it."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))

@@ -1,34 +1,31 @@
-"""The signing keys in memory, and the sessions that ended while their access tokens are still valid."""
+"""The signing keys in memory."""
 
 from typing import Any
 
 from auth import domain, store
-from auth.domain import GRACE_SECONDS, Key
+from auth.domain import Key
 from shared import errors, postgres
 from shared.postgres import Pool
 
 
 class Keyring:
-    """The keys and ended sessions that `reload` read last. `auth/worker.py` calls it every second."""
+    """The keys that `reload` read last. `auth/worker.py` calls it every second."""
 
-    def __init__(self, pool: Pool, access_seconds: int) -> None:
-        self._pool, self._access_seconds = pool, access_seconds
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._published: list[Key] = []
         self._signing: Key | None = None
-        self._ended: frozenset[str] | None = None
 
     async def reload(self) -> None:
-        """Read keys and ended sessions. Creates the first key if there is none."""
+        """Read the keys. Creates the first key if there is none."""
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             found = await store.keys(conn)
-            ended = await store.ended_sessions(conn, self._access_seconds + GRACE_SECONDS)
         if not found:
             async with postgres.transaction(self._pool) as conn:
                 await store.add_first_key(conn, *domain.new_key())
                 found = await store.keys(conn)
         self._published = [key for key, _ in found]
         self._signing = next((key for key, signs in found if signs), None)
-        self._ended = ended
 
     @property
     def signing(self) -> Key:
@@ -42,9 +39,3 @@ class Keyring:
         if not self._published:
             raise errors.Unavailable("the keys cannot be read right now")
         return {"keys": [key.published() for key in self._published]}
-
-    def is_over(self, session_id: str) -> bool:
-        """True if the session was ended. Raises `Unavailable` while no ended sessions have been read."""
-        if self._ended is None:
-            raise errors.Unavailable("sessions cannot be read right now")
-        return session_id in self._ended

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from auth.domain import Credential, Key, Refresh
+from auth.domain import Bucket, Credential, Key, Refresh, Sender, Session
 from shared.delivery import outbox
 from shared.delivery.events import Encoded
 from shared.postgres import Connection
@@ -21,22 +21,31 @@ select user_id from added
 """
 
 # Inserts a session if the credential has not changed since the password was compared. The share lock is the guard. If
-# another transaction disables the credential or changes its password, one of the two waits for the other: either no
-# session is inserted, or the other transaction ends it too.
+# another transaction disables the credential or changes its password or roles, one of the two waits for the other:
+# either no session is inserted, or the other transaction ends it too.
 _ADD_SESSION = """
-insert into sessions (id, user_id, secret_hash, expires_at)
-select $1, user_id, $2, now() + make_interval(secs => $3)
-  from credentials where user_id = $4 and password_hash = $5 and disabled_at is null for share
+insert into sessions (id, user_id, secret_hash, expires_at, user_agent)
+select $1, user_id, $2, now() + make_interval(secs => $3), $7
+  from credentials where user_id = $4 and password_hash = $5 and roles = $6 and disabled_at is null for share
 """
+
+_OF_SESSION = "c.user_id = s.user_id and c.disabled_at is null and s.revoked_at is null and s.expires_at > now()"
 
 # Replaces the secret of a session if the old one is the newest. No row is returned if the session is over, or if the
 # secret was replaced before.
-_ROTATE_SESSION = """
-update sessions s set secret_hash = $3, refreshed_at = now()
+_ROTATE_SESSION = f"""
+update sessions s set secret_hash = $3, successor_salt = $4, rotated_by = $5, refreshed_at = now()
   from credentials c
- where s.id = $1 and s.secret_hash = $2 and s.revoked_at is null and s.expires_at > now()
-   and c.user_id = s.user_id and c.disabled_at is null
+ where s.id = $1 and s.secret_hash = $2 and {_OF_SESSION}
 returning c.user_id, c.username, c.password_hash, c.roles
+"""
+
+# Finds how a session's secret was replaced in the last 10 s by a request of the same device, whose answer was perhaps
+# lost. No row is returned if another device replaced it, or if it was replaced earlier.
+_LAST_ROTATION = f"""
+select s.successor_salt, s.secret_hash, c.user_id, c.username, c.password_hash, c.roles
+  from sessions s, credentials c
+ where s.id = $1 and s.rotated_by = $2 and s.refreshed_at > now() - interval '10 seconds' and {_OF_SESSION}
 """
 
 # Replaces the name by a name that nobody can register.
@@ -46,16 +55,16 @@ update credentials
  where user_id = any($1::bigint[]) and disabled_at is null
 """
 
-# One failure is forgotten every half minute. After the free failures, the wait doubles up to half a minute: two guesses
-# a minute. If the next attempt need not wait, the stored time is one second in the past, because now() of a transaction
-# that began earlier is earlier.
+# A leaky bucket: `failures` is a number with a fraction, so failures at any distance are forgotten at the same rate.
+# After the free failures, the wait doubles up to half a minute: two guesses a minute. If the next attempt need not
+# wait, the stored time is one second in the past, because now() of a transaction that began earlier is earlier.
 _FAILED = """
 insert into throttles as t (key, failures, blocked_until) values ($1, 1, now() - interval '1 second')
 on conflict (key) do update
    set (failures, blocked_until, seen_at) = (
      select counted, now() + make_interval(secs => case when counted > $2 then least(2.0 ^ least(counted - $2, 10), 30)
                                                    else -1 end), now()
-       from (select greatest(0, t.failures - floor(extract(epoch from now() - t.seen_at) / 30)::int) + 1) c(counted))
+       from (select greatest(0, t.failures - extract(epoch from now() - t.seen_at)::float8 / $3) + 1) c(counted))
 """
 
 # The new key signs after the lead time, in which every service fetches it; without another key it signs at once. The
@@ -81,21 +90,56 @@ async def add(conn: Connection, user: Credential, events: Sequence[Encoded]) -> 
     return await conn.fetchval(_ADD, *values, *outbox.columns(events)) is not None
 
 
+_CREDENTIAL = "select user_id, username, password_hash, roles from credentials where disabled_at is null"
+
+
 async def find(conn: Connection, username: str) -> Credential | None:
     """Read the credential of a username, or None if there is none or it is disabled."""
-    row = await conn.fetchrow(
-        "select user_id, username, password_hash, roles from credentials where username = $1 and disabled_at is null",
-        username,
-    )
+    row = await conn.fetchrow(f"{_CREDENTIAL} and username = $1", username)
     return Credential(**row) if row else None
 
 
-async def set_password(conn: Connection, user_id: int, password_hash: str) -> None:
-    """Replace a password's hash."""
+async def get(conn: Connection, user_id: int) -> Credential | None:
+    """Read the credential of a user, or None if there is none or it is disabled."""
+    row = await conn.fetchrow(f"{_CREDENTIAL} and user_id = $1", user_id)
+    return Credential(**row) if row else None
+
+
+async def set_password(conn: Connection, user: Credential, password_hash: str) -> bool:
+    """Replace a password's hash. False if the password has changed since the credential was read."""
+    changed = await conn.execute(
+        "update credentials set password_hash = $3, version = version + 1, updated_at = now() "
+        "where user_id = $1 and password_hash = $2 and disabled_at is null",
+        *(user.user_id, user.password_hash, password_hash),
+    )
+    return changed == "UPDATE 1"
+
+
+async def lock_with_role(conn: Connection, role: str) -> set[int]:
+    """Read who has a role. No other transaction takes the role from one of them until this one ends."""
+    rows = await conn.fetch(
+        "select user_id from credentials where $1 = any(roles) and disabled_at is null "
+        "order by user_id for no key update",
+        role,
+    )
+    return {row["user_id"] for row in rows}
+
+
+async def give_role(conn: Connection, user_id: int, role: str) -> None:
+    """Add a role, if the user does not have it."""
     await conn.execute(
-        "update credentials set password_hash = $2, version = version + 1, updated_at = now() where user_id = $1",
-        user_id,
-        password_hash,
+        "update credentials set roles = array_append(roles, $2), version = version + 1, updated_at = now() "
+        "where user_id = $1 and $2 <> all(roles)",
+        *(user_id, role),
+    )
+
+
+async def take_role(conn: Connection, user_id: int, role: str) -> None:
+    """Remove a role."""
+    await conn.execute(
+        "update credentials set roles = array_remove(roles, $2), version = version + 1, updated_at = now() "
+        "where user_id = $1",
+        *(user_id, role),
     )
 
 
@@ -107,58 +151,96 @@ async def disable(conn: Connection, user_ids: Sequence[int]) -> set[int]:
     return {row["user_id"] for row in rows}
 
 
-async def add_session(conn: Connection, first: Refresh, user: Credential, seconds: int) -> bool:
+async def add_session(conn: Connection, first: Refresh, user: Credential, seconds: int, user_agent: str) -> bool:
     """Insert a session. False if the user's credential has changed since it was read."""
-    values = (first.session_id, first.digest, seconds, user.user_id, user.password_hash)
+    values = (first.session_id, first.digest, seconds, user.user_id, user.password_hash, user.roles, user_agent)
     return await conn.execute(_ADD_SESSION, *values) == "INSERT 0 1"
 
 
-async def rotate_session(conn: Connection, session_id: UUID, old: bytes, new: bytes) -> Credential | None:
+async def rotate_session(
+    conn: Connection, old: Refresh, new: Refresh, salt: bytes, sender: Sender
+) -> Credential | None:
     """Replace a session's newest secret. Returns the session's user, or None if `old` is not the newest."""
-    row = await conn.fetchrow(_ROTATE_SESSION, session_id, old, new)
+    values = (old.session_id, old.digest, new.digest, salt, sender.digest)
+    row = await conn.fetchrow(_ROTATE_SESSION, *values)
     return Credential(**row) if row else None
 
 
-async def end_session(conn: Connection, session_id: UUID, digest: bytes | None = None) -> bool:
-    """End a session; with `digest`, only if its newest secret has this hash. Returns False if nothing was ended."""
+async def last_rotation(conn: Connection, session_id: UUID, sender: Sender) -> tuple[bytes, bytes, Credential] | None:
+    """The salt and the newest secret's hash of a session that the same device refreshed just now, and its user."""
+    row = await conn.fetchrow(_LAST_ROTATION, session_id, sender.digest)
+    if row is None:
+        return None
+    salt, digest, *user = row
+    return salt, digest, Credential(*user)
+
+
+async def sessions(conn: Connection, user_id: int, limit: int) -> list[Session]:
+    """Read the sessions of a user that are not over, those that were used last first."""
+    rows = await conn.fetch(
+        "select id, created_at, refreshed_at as last_used_at, user_agent from sessions "
+        "where user_id = $1 and revoked_at is null and expires_at > now() order by refreshed_at desc, id limit $2",
+        *(user_id, limit),
+    )
+    return [Session(**row) for row in rows]
+
+
+async def end_session(conn: Connection, session_id: UUID, digest: bytes | None = None) -> int | None:
+    """End a session; with `digest`, only if its newest secret has this hash. Returns its user, or None if none did."""
+    user_id: int | None = await conn.fetchval(
+        "update sessions set revoked_at = now() "
+        "where id = $1 and revoked_at is null and ($2::bytea is null or secret_hash = $2) returning user_id",
+        *(session_id, digest),
+    )
+    return user_id
+
+
+async def end_own_session(conn: Connection, user_id: int, session_id: UUID) -> bool:
+    """End a session of this user. Returns False if they have no such session, or it was over."""
     ended = await conn.execute(
         "update sessions set revoked_at = now() "
-        "where id = $1 and revoked_at is null and ($2::bytea is null or secret_hash = $2)",
-        *(session_id, digest),
+        "where id = $1 and user_id = $2 and revoked_at is null and expires_at > now()",
+        *(session_id, user_id),
     )
     return ended == "UPDATE 1"
 
 
-async def end_sessions(conn: Connection, user_ids: Sequence[int]) -> None:
-    """End all sessions of users."""
+async def end_sessions(conn: Connection, user_ids: Sequence[int], but: UUID | None = None) -> None:
+    """End all sessions of users, except the session `but`."""
     await conn.execute(
-        "update sessions set revoked_at = now() where user_id = any($1::bigint[]) and revoked_at is null", user_ids
+        "update sessions set revoked_at = now() "
+        "where user_id = any($1::bigint[]) and revoked_at is null and id is distinct from $2",
+        *(user_ids, but),
     )
 
 
-async def ended_sessions(conn: Connection, seconds: int) -> frozenset[str]:
-    """Read the sessions that ended in the last `seconds`: their access tokens may still be valid."""
-    rows = await conn.fetch("select id from sessions where revoked_at > now() - make_interval(secs => $1)", seconds)
-    return frozenset(row["id"].hex for row in rows)
+async def ended_sessions(conn: Connection, seconds: float) -> list[tuple[str, float]]:
+    """Read the sessions that ended in the last `seconds`, the oldest first, and how many seconds ago each ended."""
+    rows = await conn.fetch(
+        "select id, extract(epoch from now() - revoked_at)::float8 as age from sessions "
+        "where revoked_at > now() - make_interval(secs => $1) order by revoked_at, id",
+        seconds,
+    )
+    return [(row["id"].hex, row["age"]) for row in rows]
 
 
-async def blocked_seconds(conn: Connection, keys: Sequence[bytes]) -> float:
-    """The longest time that one of these keys must still wait, in seconds."""
+async def blocked_seconds(conn: Connection, buckets: Sequence[Bucket]) -> float:
+    """The longest time for which one of these buckets still makes attempts wait, in seconds."""
     seconds: float | None = await conn.fetchval(
         "select extract(epoch from max(blocked_until) - now())::float8 from throttles where key = any($1::bytea[])",
-        keys,
+        [bucket.key for bucket in buckets],
     )
     return max(0.0, seconds or 0.0)
 
 
-async def failed(conn: Connection, key: bytes, free: int) -> None:
-    """Count a wrong password. After `free` of them, the next attempt must wait."""
-    await conn.execute(_FAILED, key, free)
+async def failed(conn: Connection, bucket: Bucket) -> None:
+    """Count a wrong password. After the free ones, the next attempt must wait."""
+    await conn.execute(_FAILED, bucket.key, bucket.free, bucket.leak_seconds)
 
 
-async def forgive(conn: Connection, keys: Sequence[bytes]) -> None:
-    """Delete the counts of these keys."""
-    await conn.execute("delete from throttles where key = any($1::bytea[])", keys)
+async def forgive(conn: Connection, buckets: Sequence[Bucket]) -> None:
+    """Empty these buckets."""
+    await conn.execute("delete from throttles where key = any($1::bytea[])", [bucket.key for bucket in buckets])
 
 
 async def keys(conn: Connection) -> list[tuple[Key, bool]]:

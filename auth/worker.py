@@ -1,13 +1,13 @@
-"""Work by time: reload the keyring every second, create the administrator, delete what has expired."""
+"""Work by time: reload keys and ended sessions, create the administrator, delete what has expired."""
 
 import asyncio
 import time
 from random import uniform
+from typing import Protocol
 
 import structlog
 
 from auth import store
-from auth.keyring import Keyring
 from auth.service import Logins
 from shared import errors, postgres
 from shared.postgres import Pool
@@ -15,24 +15,32 @@ from shared.process.loop import Beat, repeat
 
 log = structlog.get_logger()
 
-_RELOAD_SECONDS = 1.0
+KEYS_SECONDS = 1.0
+ENDINGS_SECONDS = 0.5
+_TURN_SECONDS = 1.0
 _SWEEP_SECONDS = 60.0
 
 
-async def keep(keyring: Keyring, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
-    """Reload the keyring every second until `stop` is set."""
+class Memory(Protocol):
+    """Rows of the database in memory: the keyring, the endings."""
+
+    async def reload(self) -> None: ...
+
+
+async def keep(memory: Memory, seconds: float, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+    """Reload a memory every so many seconds until `stop` is set."""
 
     async def turn() -> float:
-        await try_reload(keyring)
-        return _RELOAD_SECONDS * uniform(0.8, 1.2)
+        await try_reload(memory)
+        return seconds * uniform(0.8, 1.2)
 
-    await repeat("reload of keys", turn, stop, beat, trouble=())
+    await repeat("reload", turn, stop, beat, trouble=())
 
 
-async def try_reload(keyring: Keyring) -> None:
-    """Reload the keyring. If Postgres does not answer, the keyring does not change."""
+async def try_reload(memory: Memory) -> None:
+    """Reload a memory. If Postgres does not answer, the memory does not change."""
     try:
-        await keyring.reload()
+        await memory.reload()
     except postgres.ERRORS as error:
         log.warning("keys and sessions could not be read, trying again", error=repr(error))
 
@@ -70,6 +78,6 @@ class Housekeeper:
 
         async def turn() -> float:
             await self.try_once()
-            return _RELOAD_SECONDS
+            return _TURN_SECONDS
 
         await repeat("housekeeping", turn, stop, beat, trouble=())

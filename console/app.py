@@ -86,7 +86,8 @@ async def _lifespan(app: web.Application, read: Sources, pace: Pace | None) -> A
     async with AsyncExitStack() as stack:
         store = Store(settings.data_folder)
         stack.callback(store.close)
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        no_cookies = aiohttp.DummyCookieJar()  # auth's cookie of a device would make all users one device
+        http = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=no_cookies))
         identity = Identity(settings.auth_url, http)
         sessions = Sessions(store, identity, clock)
         await sessions.load()

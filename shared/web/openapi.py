@@ -136,8 +136,11 @@ def serve(app: web.Application, name: str, description: str) -> None:
 def _operations(app: web.Application) -> Iterator[tuple[str, str, Operation]]:
     for route in app.router.routes():
         found = declared(route.handler)
-        if found and route.resource and route.method != "HEAD" and not route.resource.canonical.startswith(_HIDDEN):
-            yield route.resource.canonical, route.method.lower(), found
+        if not found or not route.resource or route.method == "HEAD":
+            continue
+        path = route.resource.canonical
+        if not path.startswith(_HIDDEN) and found.access is not Access.SERVICES:
+            yield path, route.method.lower(), found
 
 
 def _described(name: str, path: str, method: str, op: Operation, refs: Any, queries: Any) -> dict[str, Any]:

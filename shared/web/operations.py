@@ -36,6 +36,7 @@ class Access(Enum):
     TRUSTED = "anybody with a token, or anybody who reaches the port if the service runs with REQUIRE_TOKEN=false"
     USER = "anybody with a token"
     ADMIN = "administrators"
+    SERVICES = "other services, at this service's own port: the gateway does not route here"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Operation:
     """A good value of each parameter of the path that is not an id."""
 
 
-def operation(
+def operation(  # noqa: PLR0913 - a declaration has many parts, each with its name
     access: Access,
     answers: Mapping[int, type[BaseModel] | None],
     *,
@@ -120,7 +121,7 @@ def declared(handler: Any) -> Operation | None:
 
 async def _admit(request: web.Request, access: Access) -> Caller:
     """Identify the caller. Raises `Unauthenticated`, `Forbidden`, or `Unavailable` while no keys are known."""
-    if access is Access.PUBLIC:
+    if access in {Access.PUBLIC, Access.SERVICES}:
         return _NOBODY
     sent = request.headers.getall("Authorization", [])
     if not sent and access is Access.TRUSTED and not request.app[TOKEN_REQUIRED]:

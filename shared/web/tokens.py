@@ -1,7 +1,7 @@
 """Access tokens: JWTs (as in RFC 9068), signed with Ed25519, with the caller's id and roles.
 
 What must stay true: the caller is known from the token alone, and only if its signature is valid. Only Ed25519 is
-tried, whatever algorithm the token's header names.
+tried, whatever algorithm the token's header names. Its name is `Ed25519` (RFC 9864); `EdDSA` is the former name.
 """
 
 import re
@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from jwt.algorithms import OKPAlgorithm
 
 from ..errors import Unauthenticated
 
 ISSUER = "quickbite/auth"
 AUDIENCE = "quickbite"
-ALGORITHM = "EdDSA"
+ALGORITHM = "Ed25519"
+ALGORITHMS = (ALGORITHM, "EdDSA")
+"""A token may have one of these names. The second can go when no token of a former release is valid any more."""
 TYPE = "at+jwt"
 ADMIN = "admin"
 MAX_LENGTH = 4096
 LEEWAY_SECONDS = 5
+
+jwt.register_algorithm(ALGORITHM, OKPAlgorithm())  # PyJWT 2.15 knows only the former name
 
 _SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{86}", re.ASCII)
 """Header, claims and a signature of 64 bytes, in base64url without padding. A token has only one spelling."""
@@ -58,18 +64,27 @@ def key_id(token: str) -> str | None:
         header = jwt.get_unverified_header(token)
     except (jwt.InvalidTokenError, ValueError):
         raise Unauthenticated("the token cannot be read") from None
-    if (header.get("alg"), str(header.get("typ")).lower()) != (ALGORITHM, TYPE) or "crit" in header:
+    is_ours = header.get("alg") in ALGORITHMS and str(header.get("typ")).lower() == TYPE
+    if not is_ours or "crit" in header:
         raise Unauthenticated("the token is not an access token of this shop")
     return header.get("kid")
 
 
-def read(token: str, key: jwt.PyJWK) -> Caller:
+def public_key(jwk: dict[str, Any]) -> Ed25519PublicKey:
+    """The key in a JWK. Raises `jwt.InvalidKeyError`."""
+    key = OKPAlgorithm.from_jwk(jwk)
+    if not isinstance(key, Ed25519PublicKey):
+        raise jwt.InvalidKeyError("not the public half of an Ed25519 key")
+    return key
+
+
+def read(token: str, key: Ed25519PublicKey) -> Caller:
     """The caller in a token, if `key` has signed it and it is valid now. Raises `Unauthenticated`."""
     try:
         claims = jwt.decode(
             token,
             key,
-            algorithms=[ALGORITHM],
+            algorithms=ALGORITHMS,
             issuer=ISSUER,
             audience=AUDIENCE,
             leeway=LEEWAY_SECONDS,
@@ -86,6 +101,6 @@ def read(token: str, key: jwt.PyJWK) -> Caller:
     return Caller(user_id, frozenset(roles), session_id, claims["exp"])
 
 
-def sign(key: Any, kid: str, claims: dict[str, Any]) -> str:
+def sign(key: Ed25519PrivateKey, kid: str, claims: dict[str, Any]) -> str:
     """Sign claims with the private half of a published key."""
     return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": kid, "typ": TYPE})

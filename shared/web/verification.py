@@ -1,21 +1,23 @@
 """Verification of access tokens with the public keys of the auth service.
 
 What must stay true: only published keys are valid, and only the token decides who the caller is, never another header.
-If auth does not answer, the known keys stay in use.
+If auth does not answer, the known keys stay in use, and the sessions that are known to be over stay over.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from random import uniform
 from typing import Any
 
 import aiohttp
-import jwt
 import orjson
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import BaseModel
+from yarl import URL
 
 from ..errors import Unauthenticated, Unavailable
 from ..process.logs import level_of_absence
@@ -33,16 +35,36 @@ _FETCH_SECONDS = 1.5
 _MAX_BYTES = 64 * 1024
 _REMEMBERED = 10_000
 
+_WAIT_SECONDS = 20.0  # shorter than HANG_SECONDS, because the task takes no turn meanwhile
+_LATE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.1
+_WORTH_A_WARNING = 10
+
 Fetch = Callable[[], Awaitable[dict[str, Any]]]
 """Fetches a JWK set. It may raise any exception; then the known keys stay in use."""
+
+
+class EndedSessions(BaseModel):
+    """Sessions that ended, in the order in which auth noticed it.
+
+    `next` is the `after` of the next request. After `keep_seconds` no access token of these sessions is valid any more.
+    """
+
+    sessions: list[str]
+    next: str
+    keep_seconds: int
+
+
+Follow = Callable[[str], Awaitable[EndedSessions]]
+"""Asks for the sessions that ended after a `next`, and waits until there are some. It may raise any exception."""
 
 
 class Verifier:
     """Turns access tokens into callers. It keeps the published keys fresh and remembers tokens that it has verified."""
 
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
-        self._keys: dict[str, jwt.PyJWK] = {}
+    def __init__(self, fetch: Fetch, ended: Container[str] = ()) -> None:
+        self._fetch, self._ended = fetch, ended
+        self._keys: dict[str, Ed25519PublicKey] = {}
         self._tried_at = float("-inf")
         self._fetching = asyncio.Lock()
         self._known: dict[str, Caller] = {}
@@ -58,6 +80,8 @@ class Verifier:
         if known.expires_at + tokens.LEEWAY_SECONDS <= time.time():
             del self._known[token]
             raise Unauthenticated("the token has expired")
+        if known.session_id in self._ended:
+            raise Unauthenticated("the session is over")
         return known
 
     async def refresh(self) -> None:
@@ -67,9 +91,7 @@ class Verifier:
         """
         async with asyncio.timeout(_FETCH_SECONDS):
             published = await self._fetch()
-        keys = {
-            jwk["kid"]: jwt.PyJWK(jwk, tokens.ALGORITHM) for jwk in published["keys"] if jwk.get("crv") == "Ed25519"
-        }
+        keys = {jwk["kid"]: tokens.public_key(jwk) for jwk in published["keys"] if jwk.get("crv") == "Ed25519"}
         if self._keys.keys() - keys.keys():
             self._known.clear()
         self._keys = keys
@@ -87,7 +109,7 @@ class Verifier:
     async def _read(self, token: str) -> Caller:
         return tokens.read(token, await self._key(tokens.key_id(token)))
 
-    async def _key(self, kid: str | None) -> jwt.PyJWK:
+    async def _key(self, kid: str | None) -> Ed25519PublicKey:
         if kid not in self._keys:
             async with self._fetching:  # one request at a time, with a pause, however many unknown kids come
                 pause = _RETRY_SECONDS if self._keys else _FIRST_RETRY_SECONDS
@@ -108,32 +130,90 @@ class Verifier:
             self._tried_at = time.monotonic()
 
 
+class Ended:
+    """The sessions that auth has ended, as long as their access tokens may be valid. It follows auth by a long poll."""
+
+    def __init__(self, follow: Follow) -> None:
+        self._follow = follow
+        self._next = ""
+        self._forget_at: dict[str, float] = {}
+        self._failures = 0
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._forget_at
+
+    async def follow_once(self) -> None:
+        """Wait for sessions that ended, and remember them. Raises what `follow` raises."""
+        found = await self._follow(self._next)
+        now = time.monotonic()
+        for session_id in found.sessions:  # after a restart of auth, some come again
+            self._forget_at.setdefault(session_id, now + found.keep_seconds)
+        self._next = found.next
+        while self._forget_at and self._forget_at[oldest := next(iter(self._forget_at))] <= now:
+            del self._forget_at[oldest]
+
+    async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+        """Follow until `stop` is set."""
+
+        async def turn() -> float:
+            try:
+                await _unless(stop, self.follow_once())
+            except Exception as error:  # noqa: BLE001 - after any error the known sessions stay over
+                self._failures += 1
+                if self._failures == _WORTH_A_WARNING:
+                    log.warning("auth does not tell which sessions end, trying again", error=repr(error)[:200])
+                return _RETRY_SECONDS * uniform(0.8, 1.2)
+            self._failures = 0
+            return _PAUSE_SECONDS
+
+        await repeat("following of ended sessions", turn, stop, beat, trouble=())
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, or cancel it as soon as `stop` is set."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        for one in (task, stopping):
+            one.cancel()
+
+
 @asynccontextmanager
 async def verifying(tasks: Tasks, keys_url: str) -> AsyncIterator[Verifier]:
-    """Yield a verifier that fetches the keys from `keys_url` and keeps them fresh."""
+    """Yield a verifier. It keeps the keys of `keys_url` fresh, and hears of ended sessions at `ended` beside it."""
     timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    long = aiohttp.ClientTimeout(total=_WAIT_SECONDS + _LATE_SECONDS)
+    ended_url = URL(keys_url).join(URL("ended"))
+    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def fetch() -> dict[str, Any]:
             async with session.get(keys_url, allow_redirects=False) as answer:
-                if answer.status != HTTPStatus.OK:  # a redirect raises nothing, and its body could contain keys
-                    raise ValueError(f"answered {answer.status}")
                 found: dict[str, Any] = orjson.loads(await _read(answer))
                 return found
 
-        verifier = Verifier(fetch)
-        end = tasks.start("keys", verifier.run)
-        try:
+        async def follow(after: str) -> EndedSessions:
+            query = {"after": after, "wait": f"{_WAIT_SECONDS:.0f}"}
+            async with session.get(ended_url, params=query, allow_redirects=False, timeout=long) as answer:
+                return EndedSessions.model_validate_json(await _read(answer))
+
+        ended = Ended(follow)
+        verifier = Verifier(fetch, ended)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(tasks.start("keys", verifier.run))
+            stack.push_async_callback(tasks.start("ended sessions", ended.run))
             yield verifier
-        finally:
-            await end()
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """Read a small answer. Raises `ValueError` if it is too long for a set of keys."""
+    """Read a small answer. Raises `ValueError` if it is too long, or no success."""
+    if answer.status != HTTPStatus.OK:  # a redirect raises nothing, and its body could contain keys
+        raise ValueError(f"answered {answer.status}")
     found = bytearray()
     async for piece in answer.content.iter_any():
         found += piece
         if len(found) > _MAX_BYTES:
-            raise ValueError(f"the keys are longer than {_MAX_BYTES} bytes")
+            raise ValueError(f"the answer is longer than {_MAX_BYTES} bytes")
     return bytes(found)

@@ -22,9 +22,10 @@ CALLERS = ("nobody", "forged", "expired", "other", "owner", "admin")
 VERBS = {"get", "post", "put", "patch", "delete", "head", "options"}
 
 # 401: no valid token. 403: this role is not allowed. 404: another user's object. 409: the caller's own order, which is
-# final and cannot be cancelled. "401/200" means 401 at the gateway and 200 at the service's own port: there, the orders
-# service of the local stack needs no token (REQUIRE_TOKEN=false) and trusts every client that can reach it; the user
-# is the one in the body, if there is one. Administrators also order only for themselves.
+# final and cannot be cancelled, or the password of `admin`, which is a setting. "401/200" means 401 at the gateway and
+# 200 at the service's own port: there, the orders service of the local stack needs no token (REQUIRE_TOKEN=false) and
+# trusts every client that can reach it; the user is the one in the body, if there is one. Administrators also order
+# only for themselves.
 EXPECTED = """
                                          nobody   forged  expired  other  owner  admin
 auth      POST    /auth/register         201      201     201      201    201    201
@@ -32,6 +33,11 @@ auth      POST    /auth/login            200      200     200      200    200   
 auth      POST    /auth/visitor          200      200     200      200    200    200
 auth      POST    /auth/refresh          200      200     200      200    200    200
 auth      POST    /auth/logout           204      204     204      204    204    204
+auth      POST    /auth/password         401      401     401      204    204    409
+auth      GET     /auth/sessions         401      401     401      200    200    200
+auth      DELETE  /auth/sessions/{session} 401    401     401      404    204    404
+auth      PUT     /auth/admins/{user_id} 401      401     401      403    403    204
+auth      DELETE  /auth/admins/{user_id} 401      401     401      403    403    204
 auth      GET     /auth/validate         401      401     401      204    204    204
 auth      GET     /auth/jwks.json        200      200     200      200    200    200
 users     GET     /users/me              401      401     401      200    200    200
@@ -107,6 +113,7 @@ BODIES: dict[str, Callable[[Shop], dict[str, Any]]] = {
     "POST /auth/login": lambda shop: {"username": shop.owner.username, "password": PASSWORD},
     "POST /auth/refresh": lambda shop: {"refresh_token": shop.other.refresh_token},
     "POST /auth/logout": lambda _: {"refresh_token": "nobody's"},
+    "POST /auth/password": lambda _: {"old_password": PASSWORD, "new_password": PASSWORD},
     "PATCH /users/{id}": lambda _: {"display_name": name()},
     "POST /products/": lambda _: {"sku": name(), "name": "Soup", "price_cents": 450},
     "PATCH /products/{id}": lambda _: {"name": name()},
@@ -120,13 +127,14 @@ async def ask(client: Client, shop: Shop, cell: Cell) -> int | None:
     """Send the request of a cell; return the status of the answer."""
     entry, _, verb, path, caller = cell
     headers, subject = shop.headers(caller), shop.owner
-    if verb == "DELETE":  # a new user each time, because a deleted user cannot be deleted again
+    if verb in {"PUT", "DELETE"}:  # a new user each time, because a deleted user cannot be deleted again
         subject = await new_user(shop.gateway)
         headers |= subject.headers if caller == "owner" else {}
     if path == "/auth/refresh":
         await shop.other.log_in()  # in a new session
     ids = {"users": subject.id, "products": shop.product_id}
-    at = path.format(id=ids.get(path.split("/")[1], shop.order_id), order_id=shop.order_id, sku=shop.sku)
+    of_subject = {"user_id": subject.id, "session": subject.refresh_token.partition(".")[0]}
+    at = path.format(id=ids.get(path.split("/")[1], shop.order_id), order_id=shop.order_id, sku=shop.sku, **of_subject)
     make = BODIES.get(f"{verb} {path}")
     body = make(shop) if make else None
     may_see_all = caller == "admin" or (caller, entry) == ("nobody", "port")

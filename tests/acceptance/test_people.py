@@ -41,9 +41,10 @@ async def test_profile_is_created_changed_and_deleted_with_its_login(system: Sys
         assert (await ann.send("GET", own)).answer == changed.answer
 
         assert (await ann.send("DELETE", own)).status == 204
-        assert (await at_users.send("GET", own, ann.headers)).status == 404  # the token has not expired
+        for change in (None, {"display_name": "Bob"}):  # 401 when the service has heard of the end of the session
+            answer = await at_users.send("PATCH" if change else "GET", own, ann.headers, change)
+            assert answer.status in {401, 404}
         assert (await admin.send("GET", own)).status == 404
-        assert (await at_users.send("PATCH", own, ann.headers, {"display_name": "Bob"})).status == 404
         await until(ann, "/orders/", 401)
         assert (await ann.log_in()).status == 401
         assert (await ann.refresh()).status == 401
@@ -55,14 +56,20 @@ async def test_profile_is_created_changed_and_deleted_with_its_login(system: Sys
     await system.settled()
 
 
-async def test_gateway_refuses_a_session_after_logout(system: System) -> None:
-    async with system.customers(system.gateway_url) as client:
+async def test_gateway_and_services_refuse_a_session_after_logout(system: System) -> None:
+    async with system.customers(system.gateway_url) as client, system.customers(system.orders_url) as at_orders:
         ann = await registered(client)
         elsewhere = Person(client, ann.username)
         assert (await elsewhere.log_in()).status == 200
         assert (await ann.send("GET", "/orders/")).status == 200
         assert (await ann.log_out()).status == 204
         await until(ann, "/orders/", 401)
+
+        async def is_refused_at_the_port() -> bool:
+            return (await at_orders.send("GET", "/orders/", ann.headers)).status == 401
+
+        await eventually(is_refused_at_the_port, seconds=AT_ONCE)
+        assert (await client.send("GET", "/auth/ended", {})).status == 404  # only at the port of auth
         assert (await ann.refresh()).status == 401
         assert (await elsewhere.send("GET", "/orders/")).status == 200  # another session of the same user continues
         assert (await elsewhere.refresh()).status == 200

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import TCPConnector, web
+from aiohttp import DummyCookieJar, TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from local import ports
+from shared.web.health import TASKS
 from tests.conftest import Database, copied_from
 from tests.tokens import Mint, publishing
 
@@ -29,9 +30,12 @@ class Production(TestServer):
 
 @asynccontextmanager
 async def serving(service: str, database_url: str, **changes: Any) -> AsyncIterator[Client]:
-    """Run a service on its own port; only its API, unless `changes` of its settings choose other parts."""
+    """Run a service on its own port; only its API, unless `changes` of its settings choose other parts.
+
+    The client keeps no cookies, so that each of its requests comes from a device that auth does not know.
+    """
     app, config = import_module(f"{service}.app"), import_module(f"{service}.config")
-    port = ports.free_block(1)
+    port = changes.pop("port", None) or ports.free_block(1)
     chosen = {"database_url": database_url, "only": ["api"], "kafka_bootstrap_servers": NO_KAFKA}
     if service == "auth":
         keys = f"http://127.0.0.1:{port}/auth/jwks.json"
@@ -39,9 +43,11 @@ async def serving(service: str, database_url: str, **changes: Any) -> AsyncItera
     settings = config.Settings(**chosen | changes)
     unlimited = TCPConnector(limit=0)  # with the default of 100, requests would wait in the client
     as_json = {"Content-Type": "application/json"}
-    server = Production(app.create_app(settings), port=port)
-    async with TestClient(server, connector=unlimited, headers=as_json) as client:
+    served = app.create_app(settings)
+    server, no_cookies = Production(served, port=port), DummyCookieJar()
+    async with TestClient(server, cookie_jar=no_cookies, connector=unlimited, headers=as_json) as client:
         yield client
+        served[TASKS].start_draining()  # as in production, requests that wait are answered before the server stops
 
 
 @pytest.fixture

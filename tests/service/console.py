@@ -218,17 +218,21 @@ class Accounts:
         self.mint, self.down, self._clock = Mint(), False, clock
         self.seconds, self.logins, self.refreshed = 900, 0, 0
         self.valid: dict[str, float] = {}
+        self.cookies: list[str] = []
         self._refresh: dict[str, str] = {}
         self.roles = {"admin": ["admin"], "alice": []}
 
     async def log_in(self, request: web.Request) -> web.Response:
         self.logins += 1
+        self.cookies.append(request.headers.get("Cookie", ""))
         body = await request.json()
         if self.down:
             return web.json_response({"detail": "db error"}, status=503)
         if body["username"] not in self.roles or body["password"] != "right":
             return web.json_response({"detail": "wrong username or password"}, status=401)
-        return self._tokens(body["username"])
+        answer = self._tokens(body["username"])
+        answer.set_cookie("device", f"of-{body['username']}", path="/auth")
+        return answer
 
     async def refresh(self, request: web.Request) -> web.Response:
         if self.down:
@@ -337,7 +341,8 @@ async def shop(folder: Path, pace: Pace | None = None, **changes: Any) -> AsyncI
         auth.router.add_post("/auth/logout", made.accounts.log_out)
         auth.router.add_get("/auth/jwks.json", made.accounts.keys)
         server = await stack.enter_async_context(TestServer(auth))
-        places = {"auth_url": str(server.make_url("/")).rstrip("/"), "services": ",".join(addresses)}
+        # A name, as in production: of an address, no client keeps cookies.
+        places = {"auth_url": f"http://localhost:{server.port}", "services": ",".join(addresses)}
         made.settings = Settings(data_folder=folder, **places | changes)
         await made.start()
         try:

@@ -85,6 +85,12 @@ async def test_a_customer_gets_no_session(console: Shop) -> None:
     await console.get("/console/", 303)
 
 
+async def test_the_device_of_one_user_is_not_that_of_the_next(console: Shop) -> None:
+    for _ in range(2):
+        assert (await console.log_in()).status == 303
+    assert console.accounts.cookies == ["", ""]
+
+
 async def test_a_token_of_a_customer_or_of_an_administrator_opens_nothing(console: Shop) -> None:
     mint = console.accounts.mint
     for headers in (mint.header(), mint.admin):

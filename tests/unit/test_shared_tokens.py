@@ -5,6 +5,7 @@ from typing import Any
 
 import jwt
 import pytest
+from jwt.algorithms import OKPAlgorithm
 
 from shared.errors import Unauthenticated
 from shared.web import tokens, verification
@@ -17,10 +18,25 @@ def test_a_signed_token_is_read_with_its_user_roles_and_session() -> None:
     mint = Mint()
     token = mint.token("7", "cook", "admin")
     assert tokens.key_id(token) == mint.kid
-    key = jwt.PyJWK(mint.published()["keys"][0], tokens.ALGORITHM)
-    caller = tokens.read(token, key)
+    caller = tokens.read(token, tokens.public_key(mint.published()["keys"][0]))
     assert (caller.user_id, caller.roles, caller.session_id) == ("7", {"cook", "admin"}, "a session")
     assert time.time() < caller.expires_at <= time.time() + 3600
+
+
+def test_tokens_are_signed_as_ed25519_and_those_of_former_releases_stay_valid() -> None:
+    mint = Mint()
+    claims = {"iss": tokens.ISSUER, "aud": tokens.AUDIENCE, "sub": "7", "roles": [], "sid": "s"}
+    claims |= {"iat": int(time.time()), "exp": int(time.time()) + 60}
+    assert jwt.get_unverified_header(tokens.sign(mint.key, "test", claims))["alg"] == "Ed25519"
+    former = jwt.encode(claims, mint.key, algorithm="EdDSA", headers={"kid": "test", "typ": tokens.TYPE})
+    assert tokens.key_id(former) == "test"
+    assert tokens.read(former, mint.key.public_key()).user_id == "7"
+
+
+def test_a_private_key_is_not_taken_for_a_public_one() -> None:
+    jwk = OKPAlgorithm.to_jwk(Mint().key, as_dict=True)
+    with pytest.raises(jwt.InvalidKeyError):
+        tokens.public_key(jwk)
 
 
 def test_a_token_has_only_one_valid_spelling() -> None:
