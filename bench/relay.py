@@ -55,7 +55,7 @@ async def _drain(name: str, relay: Relay) -> Rate:
 
 
 def _tool(run: servers.Servers, name: str, *arguments: str) -> str:
-    command = run.broker.tool(name, *arguments)
+    command = run.broker.tool(name, *arguments, user="")
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 

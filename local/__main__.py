@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.access import READER
 from local import config, nginx, stack
 from local import demo as demonstration
 from local.aspire import Aspire
@@ -83,14 +84,15 @@ def events() -> None:
     shown = ("timestamp", "partition", "offset", "key", "headers")
     choices = [argument for name in shown for argument in ("--formatter-property", f"print.{name}=true")]
     reader = "org.apache.kafka.tools.consumer.ConsoleConsumer"
-    _become(_running_stack().kafka.tool(reader, "--include", r".*\.events", "--from-beginning", *choices))
+    shown_as = ("--include", r".*\.events", "--from-beginning", *choices)
+    _become(_running_stack().kafka.tool(reader, *shown_as, user=READER))
 
 
 @app.command()
 def demo() -> None:
     """Place three orders through the gateway, and print the path of each, event by event."""
-    where = _running_stack().ports
-    demonstration.main(f"http://127.0.0.1:{where.gateway}", f"127.0.0.1:{where.kafka}")
+    running = _running_stack()
+    demonstration.main(f"http://127.0.0.1:{running.ports.gateway}", running.brokers(READER))
 
 
 @app.command()

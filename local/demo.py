@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer
 
 from local.problem import Problem
 from shared.delivery import kafka
+from shared.delivery.kafka import Brokers
 from shared.delivery.kafka.clients import START_SECONDS, bounded, hard_stop
 
 SECONDS = 20.0
@@ -85,9 +86,9 @@ class Tail:
 
 
 @asynccontextmanager
-async def tailing(servers: str) -> AsyncIterator[Tail]:
+async def tailing(brokers: Brokers) -> AsyncIterator[Tail]:
     """Read the topics of the saga, from their current end."""
-    consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=servers, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(*TOPICS, **brokers.options(), enable_auto_commit=False)
     await bounded(consumer.start(), START_SECONDS)
     try:
         partitions = consumer.assignment()
@@ -99,10 +100,10 @@ async def tailing(servers: str) -> AsyncIterator[Tail]:
         await hard_stop(consumer, consumer._client, [])  # noqa: SLF001 - as shared/delivery/kafka stops its consumers
 
 
-async def run(gateway: str, servers: str, password: str) -> bool:
+async def run(gateway: str, brokers: Brokers, password: str) -> bool:
     """Run all stories. Returns True if each ended as expected."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
-    async with tailing(servers) as tail, aiohttp.ClientSession(gateway, timeout=timeout) as session:
+    async with tailing(brokers) as tail, aiohttp.ClientSession(gateway, timeout=timeout) as session:
         started = time.time()
         login = await _ask(session, "POST", "/auth/login", {"username": "admin", "password": password})
         session.headers["Authorization"] = f"Bearer {login['token']}"
@@ -144,12 +145,12 @@ def _seen_event(record: Any) -> SeenEvent:
     return SeenEvent(at, headers["ce_type"].decode(), record.key.decode(), where)
 
 
-def main(gateway: str, servers: str) -> None:
+def main(gateway: str, brokers: Brokers) -> None:
     """Run the demo. The exit status is 1 if a story did not end as expected. Raises `Problem`."""
     try:
-        ended_well = asyncio.run(run(gateway, servers, os.environ.get("ADMIN_PASSWORD", "password")))
+        ended_well = asyncio.run(run(gateway, brokers, os.environ.get("ADMIN_PASSWORD", "password")))
     except kafka.Unavailable as error:
-        raise Problem(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
+        raise Problem(f"Kafka at {brokers.servers}: {error}. Is the stack running? `make up` starts it.") from error
     if not ended_well:
         sys.exit("A story did not end as expected.")
 
@@ -158,7 +159,7 @@ if __name__ == "__main__":
     try:
         main(
             f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '80')}",
-            f"127.0.0.1:{os.environ.get('KAFKA_PORT', '9092')}",
+            Brokers(f"127.0.0.1:{os.environ.get('KAFKA_PORT', '9092')}"),
         )
     except Problem as problem:
         sys.exit(str(problem))

@@ -1,12 +1,14 @@
 """QuickBite's own processes, and the environment variables of each."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contracts.access import ADMIN, USERS
 from local import ports
 from local.process import Program
+from shared.delivery.kafka import Brokers
 
 PROJECT = Path(__file__).parent.parent
 PARTITIONS = "4"
@@ -42,12 +44,22 @@ class Service:
         return ports.is_ok(self.ports[0], "/readyz")
 
 
-def jobs(postgres: int, kafka: int) -> tuple[Job, Job]:
-    """The jobs that bring the schemas and the topics up to date."""
+def kafka_passwords(secret: Callable[[str], str]) -> dict[str, str]:
+    """The passwords of all users of Kafka, the super user first."""
+    return {user: secret(kafka_secret(user)) for user in (ADMIN, *USERS)}
+
+
+def kafka_secret(user: str) -> str:
+    """The name of the secret with which this user logs in at Kafka."""
+    return f"kafka {user}"
+
+
+def jobs(postgres: int, kafka: Brokers) -> tuple[Job, Job]:
+    """The jobs that bring the schemas, the topics and the rules of Kafka up to date. `kafka` is for the super user."""
     database = _database("postgres", "postgres", postgres)
     return (
         Job("migrate", ("migrations", "up", "--seed"), {"ADMIN_DATABASE_URL": database}),
-        Job("topics", ("contracts.topics",), _kafka(kafka)),
+        Job("topics", ("contracts.topics",), _kafka(kafka) | {"KAFKA_ACLS": "true"}),
     )
 
 
@@ -55,7 +67,7 @@ def services(
     chosen: Mapping[str, int],
     *,
     postgres: int,
-    kafka: int,
+    kafka: Callable[[str], Brokers],
     auth: int,
     console: int | None = None,
     admin_password: str = "password",
@@ -81,7 +93,7 @@ def services(
                 "FAILURE_FLAGS": "true",  # for drills; only here, never where customers are
                 "DATABASE_URL": _database(f"{name}_user", name, postgres),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
-                **_kafka(kafka),
+                **_kafka(kafka(name)),
                 **traced,
                 **extra.get(name, {}),
             },
@@ -102,5 +114,11 @@ def _database(role: str, password: str, port: int) -> str:
     return f"postgresql://{role}:{password}@{ports.LOOPBACK}:{port}/quickbite"
 
 
-def _kafka(port: int) -> dict[str, str]:
-    return {"KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{port}", "TOPIC_PARTITIONS": PARTITIONS}
+def _kafka(brokers: Brokers) -> dict[str, str]:
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": brokers.servers,
+        "KAFKA_SECURITY_PROTOCOL": brokers.protocol,
+        "KAFKA_USERNAME": brokers.username,
+        "KAFKA_PASSWORD": brokers.password,
+        "TOPIC_PARTITIONS": PARTITIONS,
+    }

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from contracts.access import ADMIN
 from local import nginx, ports, services, supervisor
 from local.console import Console, Viewers, places
 from local.files import locked
@@ -16,7 +17,9 @@ from local.kafka import Kafka
 from local.postgres import Postgres
 from local.problem import Problem
 from local.process import Engine, Program, end_survivors, log_end, wait_ready
+from local.secrets import Secrets
 from local.supervisor import Supervisor
+from shared.delivery.kafka import Brokers
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +83,19 @@ class Stack:
         self.name, self.root, self.ports = name, root.resolve(), where
         self._ports_file = self.root / PORTS_FILE
         self.postgres = Postgres(self.root / "postgres", where.postgres, settings=postgres_settings)
-        self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
+        self._secrets = Secrets(self.root / "secrets.json")
+        passwords = services.kafka_passwords(self._secrets)
+        self.kafka = Kafka(
+            self.root / "kafka",
+            where.kafka,
+            cache=HOME / "cache",
+            heap=kafka_heap,
+            passwords=passwords,
+        )
         self._services = services.services(
             where.services,
             postgres=where.postgres,
-            kafka=where.kafka,
+            kafka=self.brokers,
             auth=where.auth,
             console=where.console if viewers else None,
             admin_password=admin_password,
@@ -98,10 +109,15 @@ class Stack:
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
-        self._jobs = services.jobs(where.postgres, where.kafka)
+        self._jobs = services.jobs(where.postgres, self.brokers(ADMIN))
         self._engines = {engine.name: engine for group in self._groups.values() for engine in group}
         programs = {name: [engine.program() for engine in group] for name, group in self._groups.items()}
         self.supervisor = Supervisor(self.root, programs)
+
+    def brokers(self, user: str) -> Brokers:
+        """Kafka, for this user."""
+        address = f"{ports.LOOPBACK}:{self.ports.kafka}"
+        return Brokers(address, "SASL_PLAINTEXT", username=user, password=self._secrets(services.kafka_secret(user)))
 
     @property
     def names(self) -> list[str]:
@@ -195,6 +211,8 @@ class Stack:
             self._end_survivors()
         for engine in missing:
             ports.refuse_taken(engine.name, engine.host, engine.ports)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._secrets.save()
         for engine in missing:
             engine.prepare()
         if not was_running:

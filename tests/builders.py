@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer
 from contracts.orders import OrderConfirmed, OrderCreated
 from shared.delivery import events
 from shared.delivery.events import Event, Record
+from shared.delivery.kafka import Brokers
 from shared.delivery.kafka.clients import hard_stop
 
 _offsets = count()
@@ -107,3 +108,8 @@ def versions_by_key(records: Sequence[Record]) -> dict[str, list[int]]:
     for r in records:
         found.setdefault((r.key or b"").decode(), []).append(orjson.loads(r.value or b"")["version"])
     return found
+
+
+def brokers_for(user: str) -> Brokers:
+    """Brokers that do not exist, with the login of a user: for tests that only look at settings."""
+    return Brokers("127.0.0.1:4", "SASL_PLAINTEXT", username=user, password="p")

@@ -7,16 +7,38 @@ names the variable.
 import re
 import socket
 import sys
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Part = Literal["api", "relay", "consumer", "worker"]
 PARTS: tuple[Part, ...] = ("api", "relay", "consumer", "worker")
 
 
-class Settings(BaseSettings):
+class KafkaSettings(BaseSettings):
+    """Where Kafka is, and how this process proves there who it is."""
+
+    kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    """Brokers as `host:port`, separated by commas."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SASL_PLAINTEXT", "SSL", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca_file: FilePath | None = None
+    """The certificates (PEM) that sign those of the brokers. Without it, the system's own are used."""
+    kafka_certificate_file: FilePath | None = None
+    """This process's certificate (PEM), if the brokers ask for one."""
+    kafka_key_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _credentials(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not self.kafka_username:
+            raise ValueError(f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs KAFKA_USERNAME")
+        return self
+
+
+class Settings(KafkaSettings):
     """The settings of one process. The field `database_url` is the variable `DATABASE_URL`, and so on."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
@@ -26,7 +48,6 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)]
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
-    kafka_bootstrap_servers: str = "127.0.0.1:9092"
     instance_id: str = ""
     """A name that no other running process of this service has. It makes restarts cheap (static group membership)."""
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
@@ -74,6 +95,8 @@ def complaint(error: ValidationError) -> str:
 
 def _sentence(error: Any) -> str:
     name = ".".join(map(str, error["loc"])).upper()
+    if not name:
+        return str(error["ctx"]["error"])
     if error["type"] == "missing":
         return f"{name} must be set: it has no default, because a guessed value would open the whole shop"
     if "PASSWORD" in name:

@@ -18,10 +18,12 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from contracts.access import ADMIN
 from local import ports, services
 from local.console import Viewers
 from local.process import survivors
 from local.stack import Ports, Stack
+from shared.delivery.kafka import Brokers
 from tests import groups, leaks
 from tests.acceptance import checker, client
 from tests.acceptance.checker import Evidence, Poison
@@ -76,8 +78,8 @@ class System:
         return f"postgresql://postgres:postgres@127.0.0.1:{self.stack.ports.postgres}/quickbite"
 
     @property
-    def kafka(self) -> str:
-        return f"127.0.0.1:{self.stack.ports.kafka}"
+    def kafka(self) -> Brokers:
+        return self.stack.brokers(ADMIN)
 
     @property
     def orders_url(self) -> str:
@@ -178,7 +180,9 @@ class System:
         """
         port = port or ports.free_block(1)
         where = self.stack.ports
-        (engine,) = services.services({service: port}, postgres=where.postgres, kafka=where.kafka, auth=where.auth)
+        (engine,) = services.services(
+            {service: port}, postgres=where.postgres, kafka=self.stack.brokers, auth=where.auth
+        )
         program = engine.program()
         *python, released = program.command
         changes = {"INSTANCE_ID": name} | {key: str(value) for key, value in environment.items()}

@@ -135,10 +135,10 @@ def test_kafka_starts_with_an_empty_data_folder_and_again_after_a_kill(tmp_path:
     server = Server(kafka, tmp_path)
     server.start()
     topics = "org.apache.kafka.tools.TopicCommand"
-    subprocess.run(kafka.tool(topics, "--create", "--topic", "events"), check=True, capture_output=True)
+    subprocess.run(kafka.tool(topics, "--create", "--topic", "events", user=""), check=True, capture_output=True)
     server.kill()
     server.start()
-    listed = subprocess.run(kafka.tool(topics, "--list"), check=True, capture_output=True, text=True)
+    listed = subprocess.run(kafka.tool(topics, "--list", user=""), check=True, capture_output=True, text=True)
     assert listed.stdout.split() == ["events"]
     server.stop()
     lines = server.log.read_text().splitlines()

@@ -13,6 +13,7 @@ import yaml
 from local import config, distribution, nginx, postgres, postgres_start, services
 from local.console import Console, places
 from local.stack import Ports, Stack
+from tests.builders import brokers_for
 
 ROOT = services.PROJECT
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -86,7 +87,9 @@ def test_postgres_logs_to_the_log_of_its_container() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_has_the_same_settings(name: str) -> None:
-    (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=SERVICES["auth"], console=8086)
+    (one,) = services.services(
+        {name: SERVICES[name]}, postgres=1, kafka=brokers_for, auth=SERVICES["auth"], console=8086
+    )
     embedded, composed = one.program().environment, {key: default(value) for key, value in environment(name).items()}
     assert embedded.keys() - DIFFERENT <= composed.keys()
     for variable in embedded.keys() & {"PORT", "REQUIRE_TOKEN", "TOPIC_PARTITIONS", "ADMIN_PASSWORD"}:
@@ -118,7 +121,7 @@ def test_the_gateway_notices_a_changed_address_of_any_service() -> None:
 
 
 def test_the_same_jobs_run() -> None:
-    for job in services.jobs(1, 2):
+    for job in services.jobs(1, brokers_for("admin")):
         assert f"command: [python, -m, {', '.join(job.arguments)}]" in section(job.name)
 
 

@@ -15,13 +15,14 @@ from local.console import Viewers
 from local.problem import Problem
 from local.services import services
 from local.stack import Ports, Stack
+from tests.builders import brokers_for
 
 REQUIREMENTS = bootstrap.PROJECT / "requirements"
 
 
 def environment(name: str) -> Mapping[str, str]:
     """The environment variables of a service."""
-    (one,) = services({name: 2}, postgres=3, kafka=4, auth=5)
+    (one,) = services({name: 2}, postgres=3, kafka=brokers_for, auth=5)
     return one.program().environment
 
 
@@ -67,7 +68,10 @@ def test_parts_of_every_service_can_be_made_to_fail() -> None:
 
 def test_orders_places_canaries_only_if_a_console_looks_at_them() -> None:
     where = Ports()
-    made = {console: services(where.services, postgres=3, kafka=4, auth=5, console=console) for console in (None, 6)}
+    made = {
+        console: services(where.services, postgres=3, kafka=brokers_for, auth=5, console=console)
+        for console in (None, 6)
+    }
     found = {
         console: [one.name for one in of if "CANARY_SECONDS" in one.program().environment]
         for console, of in made.items()

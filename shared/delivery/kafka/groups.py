@@ -7,14 +7,15 @@ from collections.abc import Collection
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
+from .brokers import Brokers, options
 from .clients import START_SECONDS, Unavailable, bounded
 
 _CLOSE_SECONDS = 3.0
 
 
-async def count_unread(bootstrap_servers: str, group: str, topics: Collection[str]) -> int:
+async def count_unread(brokers: Brokers | str, group: str, topics: Collection[str]) -> int:
     """The number of partitions of the topics that no member of the group owns. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5_000)
+    admin = AIOKafkaAdminClient(**options(brokers), request_timeout_ms=5_000)
     try:
         await bounded(admin.start(), START_SECONDS)
         described = await bounded(admin.describe_topics(list(topics)), START_SECONDS)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from .brokers import Brokers, options
 from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
@@ -12,10 +13,10 @@ _SET_FOR_THE_TOPIC = 1
 
 
 async def create_topics(
-    bootstrap_servers: str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
+    brokers: Brokers | str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
 ) -> list[str]:
     """Create the missing topics, each with its configuration. Returns their names. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+    admin = AIOKafkaAdminClient(**options(brokers), request_timeout_ms=10_000)
     try:
         await bounded(admin.start(), START_SECONDS)
         wanted = [NewTopic(name, partitions, replication, topic_configs=config) for name, config in topics.items()]
@@ -29,13 +30,13 @@ async def create_topics(
     return [name for name, (code, _) in errors.items() if code == 0]
 
 
-async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[str, str]]) -> list[str]:
+async def configure_topics(brokers: Brokers | str, topics: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Set these entries of existing topics, where they differ. Other entries stay. Returns the names of the changed.
 
     Kafka replaces the whole configuration of a topic, so the entries that were set before are sent again. Raises
     `Unavailable`.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+    admin = AIOKafkaAdminClient(**options(brokers), request_timeout_ms=10_000)
     try:
         await bounded(admin.start(), START_SECONDS)
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
