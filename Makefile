@@ -92,12 +92,13 @@ format: ## Format the code and fix what ruff can fix
 
 LOCK := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
-lock: ## Choose and pin the newest versions that requirements/*.in and local/jgo.toml allow
+lock: ## Choose and pin the newest versions that requirements/*.in, the example and local/jgo.toml allow
 	$(DEV)
 	@$(RUN) pip install --quiet uv
 	$(LOCK) --upgrade requirements/dev.in -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/run.in -o requirements/run.txt
+	$(LOCK) --constraint requirements/dev.txt examples/shipping/requirements.in -o examples/shipping/requirements.txt
 	cd local && ../.venv/bin/jgo lock
 
 up-local = $(LOCAL) up

@@ -195,8 +195,8 @@ class Worker:
     async def _call(self, payment: Payment, call: Call) -> None:
         span = tracing.start(call, "CLIENT", payment.trace, {tracing.KEY: str(payment.order_id)})
         ids = tracing.ids(span.traceparent if span else None)
-        with structlog.contextvars.bound_contextvars(key=str(payment.order_id), **ids):
-            outcome = await self._ask(payment, call)
+        structlog.contextvars.bind_contextvars(key=str(payment.order_id), **ids)  # until this task ends
+        outcome = await self._ask(payment, call)
         if span:
             span.end(type(outcome).__name__ if isinstance(outcome, Unanswered | Odd) else None)
             payment = replace(payment, trace=span.traceparent)

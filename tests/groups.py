@@ -12,7 +12,7 @@ FILES = {
     "input": ("test_openapi", "test_corpus"),
     "browser": ("test_console_flows", "test_console_accessibility"),
 }
-_ORDER = [*FILES, "test_gateway", "test_shared_subscription", "test_shared_relay"]
+_ORDER = [*FILES, "test_shipping", "test_gateway", "test_shared_subscription", "test_shared_relay"]
 _OF = {name: group for group, names in FILES.items() for name in names}
 
 LIFETIME = ExitStack()

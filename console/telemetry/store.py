@@ -21,7 +21,6 @@ from prometheus_client import Counter
 
 from console.telemetry import rows
 from console.telemetry.files import Limits
-from console.telemetry.followers import Follower, Followers
 from console.telemetry.pending import Pending
 from console.telemetry.reader import TRACES, Reader, select_traces, select_traces_of_event
 from console.telemetry.records import Line, Lines, Position, Span, TraceSummary, Wanted
@@ -61,12 +60,11 @@ class Telemetry:
         total_bytes: int = 500_000_000,
         max_age_seconds: float = 86_400,
     ) -> None:
-        self.dropped = {"spans": 0, "lines": 0, "followers": 0}
+        self.dropped = {"spans": 0, "lines": 0}
         self._logged = dict(self.dropped)
         self._log_at = 0.0
         self._spans: Pending[SpanRow] = Pending(QUEUE_ROWS, QUEUE_BYTES)
         self._lines: Pending[LineRow] = Pending(QUEUE_ROWS, QUEUE_BYTES)
-        self._followers = Followers(partial(self.count_dropped, "followers"))
         self._writer = Writer(folder, Limits(file_bytes, total_bytes, max_age_seconds))
         self._reader = Reader(self._writer.files, self._writer.suspects.add)
         self._writing = ThreadPoolExecutor(1, "telemetry-writer")
@@ -84,7 +82,6 @@ class Telemetry:
             await repeat("storing telemetry", self._turn, stop, beat, trouble=(sqlite3.Error, OSError))
             await self._store_rest()
         finally:
-            self._followers.end()
             await self._in_writer(self._writer.close)
             self._opened.clear()
 
@@ -95,16 +92,14 @@ class Telemetry:
         return accepted
 
     def add_lines(self, lines: Sequence[Line], positions: Sequence[Position] = ()) -> int:
-        """Queue lines, and show them to followers. Returns how many were accepted.
+        """Queue lines. Returns how many were accepted.
 
         `positions` has one for each line, or is empty. It is committed together with the line.
         """
-        accepted, followed = 0, bool(self._followers)
+        accepted = 0
         for number, line in enumerate(lines):
             row = rows.of_line(self._numbered(line), positions[number] if positions else None)
             accepted += self._lines.add(row)
-            if followed:
-                self._followers.put(rows.to_line(row[:10]), row.size)
         self.count_dropped("lines", len(lines) - accepted)
         return accepted
 
@@ -150,10 +145,6 @@ class Telemetry:
     async def lines(self, wanted: Wanted) -> Lines:
         """Lines, newest first. See `Lines.complete`. Raises `Unavailable` if too many searches wait."""
         return await self._in_reader(partial(self._reader.lines, wanted))
-
-    def follow(self) -> Follower:
-        """Lines as they arrive. A reader that is too slow loses the oldest ones."""
-        return self._followers.open()
 
     def _numbered(self, line: Line) -> Line:
         """The line with an id in the order of time. Lines of the same millisecond stay in the order of arrival."""

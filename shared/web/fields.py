@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 QUERY = ConfigDict(frozen=True, extra="forbid")
-LENIENT_QUERY = ConfigDict(frozen=True)
+LENIENT_QUERY = ConfigDict(frozen=True, extra="ignore")
 """Unknown parameters are ignored."""
 ANSWER = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 

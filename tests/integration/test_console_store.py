@@ -205,7 +205,7 @@ async def test_the_queues_are_bounded_and_what_does_not_fit_is_counted(tmp_path:
     rows = store.QUEUE_ROWS
     assert telemetry.add_spans([span(n + 1) for n in range(rows + 5)]) == rows
     assert telemetry.add_lines([line("x")] * (rows + 7)) == rows
-    assert telemetry.dropped == {"spans": 5, "lines": 7, "followers": 0}
+    assert telemetry.dropped == {"spans": 5, "lines": 7}
     assert not telemetry.has_room_for_spans()
 
 
@@ -229,7 +229,7 @@ async def test_files_are_bounded_in_size_and_the_newest_lines_are_kept(tmp_path:
         assert await texts(telemetry, key="0-0") == []
         assert len(await telemetry.lines(Wanted(key="59-299"))) == 1
         assert len(files(telemetry)) > 1
-    assert telemetry.dropped == {"spans": 0, "lines": 0, "followers": 0}
+    assert telemetry.dropped == {"spans": 0, "lines": 0}
 
 
 async def test_a_file_that_was_written_too_long_ago_is_deleted(tmp_path: Path) -> None:
@@ -395,46 +395,3 @@ async def test_a_search_that_takes_too_long_returns_what_it_has_and_says_so(tele
     assert not (await telemetry.lines(Wanted(text="word", service="none"))).complete
     telemetry._reader._seconds = 60.0
     assert (await telemetry.lines(Wanted(text="word", service="none"))).complete
-
-
-async def test_followers_see_lines_with_their_ids(telemetry: Telemetry) -> None:
-    follower = telemetry.follow()
-    telemetry.add_lines([line("a"), line("b")])
-    shown = await anext(follower)
-    assert [line.text for line in shown] == ["a", "b"]
-    assert (await stored(telemetry, "a")).id == shown[0].id
-
-
-async def test_a_slow_follower_loses_its_oldest_lines_which_are_counted(telemetry: Telemetry) -> None:
-    follower = telemetry.follow()
-    for n in range(1200):
-        telemetry.add_lines([line(str(n))])
-    assert [line.text for line in await anext(follower)] == [str(n) for n in range(200, 1200)]
-    assert telemetry.dropped["followers"] == 200
-
-
-async def test_a_slow_follower_keeps_a_bounded_number_of_bytes(telemetry: Telemetry) -> None:
-    follower = telemetry.follow()
-    for _ in range(100):
-        telemetry.add_lines([line("x" * 60_000)])
-    assert len(await anext(follower)) <= 2_000_000 / 60_000
-    assert telemetry.dropped["followers"] >= 60
-
-
-async def test_a_follower_that_nobody_reads_any_more_is_forgotten(telemetry: Telemetry) -> None:
-    follower = telemetry.follow()
-    assert len(telemetry._followers) == 1
-    del follower
-    assert len(telemetry._followers) == 0
-
-
-async def test_followers_end_with_the_store(tmp_path: Path) -> None:
-    async with running(Telemetry(tmp_path)) as telemetry:
-        follower = telemetry.follow()
-        telemetry.add_lines([line("last")])
-    assert [[line.text for line in lines] async for lines in follower] == [["last"]]
-
-
-async def test_there_is_a_limit_of_followers(telemetry: Telemetry) -> None:
-    followers = [telemetry.follow() for _ in range(51)]
-    assert [lines async for lines in followers[-1]] == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
+UNUSED = ("aiohttp", "alembic", "jwt", "uvloop", "_pytest", "pytest")
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for name in ("delivery", "postgres", "process"):
@@ -22,7 +23,7 @@ def test_delivery_needs_no_aiohttp_no_service_and_not_the_name_shared(tmp_path: 
     packages = tmp_path / "packages"
     packages.mkdir()
     for installed in Path(sysconfig.get_path("purelib")).iterdir():
-        if not installed.name.startswith(("aiohttp", "_pytest", "pytest")) and installed.suffix != ".pth":
+        if not installed.name.startswith(UNUSED) and installed.suffix != ".pth":
             (packages / installed.name).symlink_to(installed)
     ignored = shutil.ignore_patterns("web", "service.py", "__pycache__")
     shutil.copytree(ROOT / "shared", packages / "toolkit", ignore=ignored)

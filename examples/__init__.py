@@ -1,0 +1,1 @@
+"""Examples. Each folder is a service that can be copied and run alone."""
