@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest, CreateAclsRequestStruct
 from aiokafka.protocol.api import Request
 
-from .brokers import Brokers, options
+from .administration import administering
+from .brokers import Brokers
 from .clients import START_SECONDS, Unavailable, bounded
 
 # The numbers of Kafka's protocol: org.apache.kafka.common.acl and .resource.
@@ -30,12 +30,8 @@ class Rule(NamedTuple):
 
 async def allow(brokers: Brokers | str, rules: Sequence[Rule]) -> None:
     """Add rules. One that exists already stays. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(**options(brokers), request_timeout_ms=10_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(brokers) as admin:
         answer = await bounded(admin._send_request(_Create(rules)), START_SECONDS)
-    finally:
-        await admin.close()
     if failed := {rule: text for rule, (code, text) in zip(rules, answer.creation_responses, strict=True) if code}:
         raise Unavailable(f"not allowed: {failed}")
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from .brokers import Brokers, options
+from .administration import administering
+from .brokers import Brokers
 from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
@@ -16,13 +17,9 @@ async def create_topics(
     brokers: Brokers | str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
 ) -> list[str]:
     """Create the missing topics, each with its configuration. Returns their names. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(**options(brokers), request_timeout_ms=10_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(brokers) as admin:
         wanted = [NewTopic(name, partitions, replication, topic_configs=config) for name, config in topics.items()]
         answer = await bounded(admin.create_topics(wanted), START_SECONDS)
-    finally:
-        await admin.close()
     errors = {name: (code, text) for name, code, text in answer.topic_errors}  # aiokafka does not raise them
     failed = {name: text for name, (code, text) in errors.items() if code not in (0, _TOPIC_EXISTS)}
     if failed:
@@ -36,9 +33,7 @@ async def configure_topics(brokers: Brokers | str, topics: Mapping[str, Mapping[
     Kafka replaces the whole configuration of a topic, so the entries that were set before are sent again. Raises
     `Unavailable`.
     """
-    admin = AIOKafkaAdminClient(**options(brokers), request_timeout_ms=10_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(brokers) as admin:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
         [answer] = await bounded(admin.describe_configs(resources), START_SECONDS)
         changed = []
@@ -51,6 +46,4 @@ async def configure_topics(brokers: Brokers | str, topics: Mapping[str, Mapping[
             failed = {name: text for code, text, _, name in done.resources if code}
             if failed:
                 raise Unavailable(f"topics not configured: {failed}")
-    finally:
-        await admin.close()
     return [resource.name for resource in changed]
