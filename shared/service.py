@@ -28,7 +28,7 @@ from .delivery.consumer import Consumer
 from .delivery.handlers import Handler
 from .delivery.handling import Handling
 from .delivery.hint import Hint
-from .delivery.kafka import Subscription
+from .delivery.kafka import Brokers, Subscription
 from .delivery.partitions import Forget
 from .delivery.relay import Relay
 from .delivery.repairs import Repairs
@@ -131,7 +131,7 @@ async def _publishing(
             return
         relay = Relay(
             settings.database_url,
-            settings.kafka_bootstrap_servers,
+            Brokers.of(settings),
             service=name,
             owner=settings.owner,
             source=settings.event_source,
@@ -180,8 +180,8 @@ async def consuming(
         if "consumer" in settings.only:
 
             def subscribe() -> Subscription:
-                servers, batch = settings.kafka_bootstrap_servers, settings.consumer_batch
-                return Subscription(servers, name, wanted.topics, settings.instance_id, batch)
+                brokers, batch = Brokers.of(settings), settings.consumer_batch
+                return Subscription(brokers, name, wanted.topics, settings.instance_id, batch)
 
             consumer = Consumer(subscribe, handling, settings.consumer_pace_seconds)
             stack.push_async_callback(consumer.close)

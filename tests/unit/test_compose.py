@@ -163,17 +163,17 @@ def test_every_container_is_restricted_and_its_log_is_bounded() -> None:
 
 def test_one_container_builds_the_image_and_nobody_asks_a_registry_for_it() -> None:
     ours = {name: found for name, found in CONTAINERS.items() if found["image"] == "quickbite"}
-    assert ours.keys() == {*SERVICES, *(job.name for job in services.jobs(1, 2)), "console", "tools"}
+    assert ours.keys() == {*SERVICES, *(job.name for job in services.jobs(1, 2)), "console", "storefront", "tools"}
     assert [name for name, found in CONTAINERS.items() if "build" in found] == ["migrate"]
     assert {found["pull_policy"] for found in ours.values()} == {"never"}
     for name in SERVICES:  # so `up` of one service builds it
         assert "migrate" in CONTAINERS[name]["depends_on"]
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "console"])
+@pytest.mark.parametrize("name", [*SERVICES, "console", "storefront"])
 def test_changed_code_is_copied_to_where_the_container_has_it(name: str) -> None:
     rules = CONTAINERS[name]["develop"]["watch"]
-    assert {rule["path"] for rule in rules} == {"shared", name} | ({"contracts"} if name in SERVICES else set())
+    assert {rule["path"] for rule in rules} == {"shared", name} | (set() if name == "console" else {"contracts"})
     assert {rule["action"] for rule in rules} == {"sync+restart"}
     assert [rule["target"] for rule in rules] == [f"/app/{rule['path']}" for rule in rules]
     assert {rule["path"] for rule in rules} <= copied()

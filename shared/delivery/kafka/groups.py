@@ -1,26 +1,20 @@
 """Who reads what: a look at a consumer group from outside."""
 
-import asyncio
 import struct
 from collections.abc import Collection
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
+from .administration import administering
+from .brokers import Brokers
 from .clients import START_SECONDS, Unavailable, bounded
 
-_CLOSE_SECONDS = 3.0
 
-
-async def count_unread(bootstrap_servers: str, group: str, topics: Collection[str]) -> int:
+async def count_unread(brokers: Brokers | str, group: str, topics: Collection[str]) -> int:
     """The number of partitions of the topics that no member of the group owns. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5_000)
-    try:
-        await bounded(admin.start(), START_SECONDS)
+    async with administering(brokers) as admin:
         described = await bounded(admin.describe_topics(list(topics)), START_SECONDS)
         groups = await bounded(admin.describe_consumer_groups([group]), START_SECONDS)
-    finally:
-        await asyncio.wait([asyncio.create_task(admin.close())], timeout=_CLOSE_SECONDS)
     exist = {(topic["topic"], p["partition"]) for topic in described for p in topic["partitions"]}
     members = [member for answer in groups for found in answer.groups for member in found[5]]
     try:
