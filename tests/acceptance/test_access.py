@@ -41,6 +41,8 @@ auth      DELETE  /auth/admins/{user_id} 401      401     401      403    403   
 auth      GET     /auth/validate         401      401     401      204    204    204
 auth      GET     /auth/jwks.json        200      200     200      200    200    200
 users     GET     /users/me              401      401     401      200    200    200
+users     PATCH   /users/me              401      401     401      200    200    200
+users     DELETE  /users/me              401      401     401      204    204    409
 users     GET     /users/                401      401     401      403    403    200
 users     GET     /users/{id}            401      401     401      404    200    200
 users     PATCH   /users/{id}            401      401     401      404    200    200
@@ -53,10 +55,10 @@ inventory GET     /inventory/{sku}       401      401     401      200    200   
 inventory POST    /inventory/{sku}/restock 401    401     401      403    403    200
 payments  GET     /payments/{order_id}   401      401     401      404    200    200
 orders    POST    /orders/               401      401     401      202    202    202
-orders    GET     /orders/               401/200  401     401      200    200    200
-orders    GET     /orders/?userId=owner  401/200  401     401      403    200    200
-orders    GET     /orders/{id}           401/200  401     401      404    200    200
-orders    POST    /orders/{id}/cancel    401/409  401     401      404    409    409
+orders    GET     /orders/               401      401     401      200    200    200
+orders    GET     /orders/?user_id=owner 401      401     401      403    200    200
+orders    GET     /orders/{id}           401      401     401      404    200    200
+orders    POST    /orders/{id}/cancel    401      401     401      404    409    409
 orders    POST    /v1/orders             401/202  401     401      403    202    403
 orders    GET     /v1/orders             401/200  401     401      200    200    200
 orders    GET     /v1/orders?userId=owner 401/200 401     401      403    200    200
@@ -115,6 +117,7 @@ BODIES: dict[str, Callable[[Shop], dict[str, Any]]] = {
     "POST /auth/logout": lambda _: {"refresh_token": "nobody's"},
     "POST /auth/password": lambda _: {"old_password": PASSWORD, "new_password": PASSWORD},
     "PATCH /users/{id}": lambda _: {"display_name": name()},
+    "PATCH /users/me": lambda _: {"display_name": name()},
     "POST /products/": lambda _: {"sku": name(), "name": "Soup", "price_cents": 450},
     "PATCH /products/{id}": lambda _: {"name": name()},
     "POST /inventory/{sku}/restock": lambda _: {"quantity": 5},
@@ -129,7 +132,7 @@ async def ask(client: Client, shop: Shop, cell: Cell) -> int | None:
     headers, subject = shop.headers(caller), shop.owner
     if verb in {"PUT", "DELETE"}:  # a new user each time, because a deleted user cannot be deleted again
         subject = await new_user(shop.gateway)
-        headers |= subject.headers if caller == "owner" else {}
+        headers |= subject.headers if caller == "owner" or (caller, path) == ("other", "/users/me") else {}
     if path == "/auth/refresh":
         await shop.other.log_in()  # in a new session
     ids = {"users": subject.id, "products": shop.product_id}
@@ -219,7 +222,8 @@ async def test_lists_show_all_own_orders_and_no_others(system: System) -> None:
             for person in people
         }
         for person, client, path in product(people, (shop.gateway, direct), ("/orders/", "/v1/orders")):
-            for query in ("", f"userId={person.id}&", f"sku={shop.sku}&"):
+            owner = "user_id" if path == "/orders/" else "userId"
+            for query in ("", f"{owner}={person.id}&", f"sku={shop.sku}&"):
                 assert await pages(client, person, f"{path}?{query}") == own[person.id]
         assert await pages(shop.gateway, shop.admin, f"/orders/?sku={shop.sku}&") >= set().union(*own.values())
     await system.settled()

