@@ -1,7 +1,7 @@
 """Too many requests: a service that is late refuses new ones at once, and answers what must always be answered."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -35,6 +35,13 @@ async def late() -> AsyncIterator[tuple[Admission, Waiting]]:
         made.leave()
 
 
+def says(made: Admission, reason: str | None) -> Callable[[], Awaitable[bool]]:
+    async def asked() -> bool:
+        return made.reason() == reason
+
+    return asked
+
+
 async def test_a_short_delay_is_no_reason(late: tuple[Admission, Waiting]) -> None:
     made, queue = late
     for queue.seconds in (0.0, admission.TARGET_SECONDS):
@@ -46,14 +53,14 @@ async def test_a_long_delay_is_a_reason_at_once_and_no_longer_than_it_lasts(late
     queue.seconds = admission.LIMIT_SECONDS + 0.01
     assert made.reason() == "queue"
     queue.seconds = 0.0
-    await eventually(lambda: made.reason() is None)
+    await eventually(says(made, None))
 
 
 async def test_a_delay_above_the_target_is_a_reason_if_it_lasts(late: tuple[Admission, Waiting]) -> None:
     made, queue = late
     queue.seconds = admission.TARGET_SECONDS + 0.01
     made.reason()
-    await eventually(lambda: made.reason() == "queue")
+    await eventually(says(made, "queue"))
 
 
 async def test_with_few_requests_nothing_is_refused(late: tuple[Admission, Waiting]) -> None:
@@ -74,7 +81,7 @@ async def test_a_blocked_event_loop_is_a_reason(late: tuple[Admission, Waiting])
         await asyncio.sleep(0)
         reasons.append(made.reason())
     assert "event loop" in reasons
-    await eventually(lambda: made.reason() is None)
+    await eventually(says(made, None))
 
 
 def _block() -> None:
@@ -131,7 +138,11 @@ async def test_every_request_leaves_again(orders: Client) -> None:
     ):
         await call
     assert door._in_flight == 0
-    await eventually(lambda: door._due is None)  # and without requests, no timer wakes the process
+
+    async def no_timer() -> bool:
+        return door._due is None
+
+    await eventually(no_timer)  # without requests, no timer wakes the process
 
 
 async def test_without_operations_nothing_is_ever_refused() -> None:
