@@ -18,6 +18,7 @@ BENCHMARKS = {
     "latency": 4,
     "poison": 4,
     "soak": 4,
+    "overload": 4,
 }
 
 

@@ -1,17 +1,19 @@
 """`python -m contracts.topics` creates missing topics and dead letter topics, and makes topics of states compacted.
 
-It changes nothing else of an existing topic.
+It changes nothing else of an existing topic. With KAFKA_ACLS=true it also writes down who may read and write which.
 """
 
 import asyncio
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts import access
 from contracts.catalogue import TOPICS
 from contracts.products import TOPIC as PRODUCTS
 from shared.delivery import kafka, outbox
+from shared.delivery.kafka import Brokers
+from shared.process.configuration import KafkaSettings
 
 STATES = (PRODUCTS,)
 """Topics whose events have the whole state of their key. Kafka keeps the last one of each key, for new replicas."""
@@ -19,13 +21,11 @@ COMPACTED = {"cleanup.policy": "compact"}
 _WEEK_MS = str(7 * 24 * 3600 * 1000)  # shorter than the 9 days for which the inbox keeps its rows
 
 
-class Settings(BaseSettings):
-    """The address of Kafka, and the partitions and replicas of a new topic."""
+class Settings(KafkaSettings):
+    """Kafka, and the partitions and replicas of a new topic."""
 
-    model_config = SettingsConfigDict(use_attribute_docstrings=True)
-
-    kafka_bootstrap_servers: str = "127.0.0.1:9092"
-    """Addresses of Kafka brokers, separated by commas."""
+    kafka_acls: bool = False
+    """True: write the rules of `contracts/access.py` to Kafka. This user must be a super user there."""
     topic_partitions: Annotated[int, Field(ge=1, le=1000)] = 12
     """The number of partitions of a new topic."""
     topic_replication: Annotated[int, Field(ge=1, le=10)] = 1
@@ -39,15 +39,23 @@ def configurations() -> dict[str, dict[str, str]]:
     return events | letters
 
 
-async def create(bootstrap_servers: str, partitions: int, replication: int) -> list[str]:
+async def create(brokers: Brokers | str, partitions: int, replication: int) -> list[str]:
     """Create the topics that are missing. Returns their names. Raises `kafka.Unavailable`."""
-    made = await kafka.create_topics(bootstrap_servers, configurations(), partitions, replication)
-    await kafka.configure_topics(bootstrap_servers, dict.fromkeys(STATES, COMPACTED))
-    await kafka.create_offsets(bootstrap_servers)
+    made = await kafka.create_topics(brokers, configurations(), partitions, replication)
+    await kafka.configure_topics(brokers, dict.fromkeys(STATES, COMPACTED))
+    await kafka.create_offsets(brokers)
+    return made
+
+
+async def main(wanted: Settings) -> list[str]:
+    """Create the topics, and the rules of access if they are wanted. Returns the names of the new topics."""
+    brokers = Brokers.of(wanted)
+    made = await create(brokers, wanted.topic_partitions, wanted.topic_replication)
+    if wanted.kafka_acls:
+        await kafka.allow(brokers, access.rules())
     return made
 
 
 if __name__ == "__main__":
-    wanted = Settings()
-    created = asyncio.run(create(wanted.kafka_bootstrap_servers, wanted.topic_partitions, wanted.topic_replication))
+    created = asyncio.run(main(Settings()))
     print(f"created {', '.join(created)}" if created else "all topics exist")

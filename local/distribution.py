@@ -31,8 +31,8 @@ QUIET_JVM = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-acc
 PROPERTIES = {
     "process.roles": "broker,controller",
     "node.id": "1",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "CLIENTS",
     "controller.listener.names": "CONTROLLER",
     "auto.create.topics.enable": "false",
     "default.replication.factor": "1",
@@ -61,13 +61,53 @@ def write_properties(file: Path, data: Path, port: int, more: Mapping[str, str])
     """Write a broker's configuration. It listens on loopback, and its controller on the next port."""
     broker, controller = f"{ports.LOOPBACK}:{port}", f"{ports.LOOPBACK}:{port + 1}"
     addresses = {
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{broker}",
+        "listeners": f"CLIENTS://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"CLIENTS://{broker}",
         "controller.quorum.voters": f"1@{controller}",
         "log.dirs": str(data),
     }
-    lines = [f"{name}={value}\n" for name, value in {**PROPERTIES, **addresses, **more}.items()]
-    file.write_text("".join(lines))
+    write_secret(file, {**PROPERTIES, **addresses, **more})
+
+
+def write_secret(file: Path, properties: Mapping[str, str]) -> None:
+    """Write a file of properties that only its owner can read: they may have passwords."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.writelines(f"{name}={value}\n" for name, value in properties.items())
+
+
+def with_passwords(passwords: Mapping[str, str]) -> dict[str, str]:
+    """The properties of a broker that asks every client for a password, and forbids what no rule allows.
+
+    The first user is the super user, and the broker's own. The controller knows no other.
+    """
+    own = next(iter(passwords))
+    return {
+        "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "listener.name.clients.plain.sasl.jaas.config": _login(own, passwords[own], passwords),
+        "listener.name.controller.plain.sasl.jaas.config": _login(own, passwords[own], {own: passwords[own]}),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{own}",
+    }
+
+
+def of_client(user: str, password: str) -> dict[str, str]:
+    """The properties with which Kafka's own tools log in."""
+    return {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.jaas.config": _login(user, password, {}),
+    }
+
+
+def _login(user: str, password: str, known: Mapping[str, str]) -> str:
+    """A line of JAAS: who logs in, and, for a server, whom it knows."""
+    users = "".join(f' user_{name}="{secret}"' for name, secret in known.items())
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    return f'{module} required username="{user}" password="{password}"{users};'
 
 
 class Distribution:

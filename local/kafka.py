@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from local import ports
-from local.distribution import Distribution, write_properties
+from local.distribution import Distribution, of_client, with_passwords, write_properties, write_secret
 from local.files import complete_folder
 from local.process import Program
 
@@ -14,19 +14,27 @@ class Kafka:
     """A broker on `port` and its controller on the next port, with all files below `root`.
 
     `cache` is the folder with the files that all brokers of one clone share. A new broker copies a formatted data
-    folder from it.
+    folder from it. `passwords` are those of its users, the super user first. Without any, everybody may do everything.
     """
 
     name = "kafka"
     host = ports.LOOPBACK
 
     def __init__(
-        self, root: Path, port: int, *, cache: Path, heap: str = "256m", settings: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        port: int,
+        *,
+        cache: Path,
+        heap: str = "256m",
+        settings: Mapping[str, str] | None = None,
+        passwords: Mapping[str, str] | None = None,
     ) -> None:
         self.root, self.ports = root.resolve(), (port, port + 1)
         self._server = f"{self.host}:{port}"
         self._distribution = Distribution(cache)
-        self._heap, self._settings = heap, settings or {}
+        self._passwords = passwords or {}
+        self._heap, self._settings = heap, (with_passwords(self._passwords) if passwords else {}) | dict(settings or {})
         self._properties = self.root / "server.properties"
 
     def prepare(self) -> None:
@@ -46,6 +54,12 @@ class Kafka:
         """True if the port accepts connections. The broker opens it only when it is ready."""
         return ports.is_answering(self.ports[0])
 
-    def tool(self, class_name: str, *arguments: str) -> list[str]:
-        """The command that runs one of Kafka's tools, such as `org.apache.kafka.tools.TopicCommand`, on this broker."""
-        return self._distribution.command(class_name, "--bootstrap-server", self._server, *arguments, heap="128m")
+    def tool(self, class_name: str, *arguments: str, user: str = "") -> list[str]:
+        """The command that runs one of Kafka's tools, such as `org.apache.kafka.tools.TopicCommand`, as a user."""
+        login = []
+        if self._passwords:
+            file = self.root / f"{user}.properties"
+            write_secret(file, of_client(user, self._passwords[user]))
+            login = ["--command-config", str(file)]
+        server = ("--bootstrap-server", self._server)
+        return self._distribution.command(class_name, *server, *login, *arguments, heap="128m")

@@ -17,6 +17,7 @@ from orders import domain, service, store
 from orders.catalogue import Skus
 from orders.domain import Request, Status
 from orders.placement import Placement
+from orders.pressure import Pressure
 from orders.waiters import Waiters
 from shared import errors
 from shared.postgres import GroupCommit
@@ -74,6 +75,7 @@ class Backend:
     """What the routes use in addition to the pool."""
 
     placement: Placement
+    pressure: Pressure
     reader: GroupCommit[int, domain.Order]
     skus: Skus
     waiters: Waiters
@@ -348,14 +350,14 @@ async def index(request: web.Request, filters: OrderFilters) -> web.Response:
 
 
 @routes.post("/v1/orders/{id}/cancel")
-@operation(Access.TRUSTED, {202: TutorialOrder}, problems=[409])
+@operation(Access.TRUSTED, {202: TutorialOrder}, problems=[409], essential=True)
 async def cancel_as_in_tutorial(request: web.Request) -> web.Response:
     """Cancel an order that is not final."""
     return responses.json(TutorialOrder.of(await _cancelled(request)), 202)
 
 
 @routes.post("/orders/{id}/cancel")
-@operation(Access.USER, {202: Order}, problems=[409])
+@operation(Access.USER, {202: Order}, problems=[409], essential=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel an order that is not final."""
     return responses.json(Order.of(await _cancelled(request)), 202)
@@ -364,6 +366,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def _place(
     request: web.Request, path: str, user_id: str, sku: str, order: PlaceOrder | PlaceProductOrder
 ) -> web.Response:
+    request.app[BACKEND].pressure.check()
     new = Request(user_id, sku, order.quantity, order.note or "")
     new.idempotency_key = requests.idempotency_key(request)
     new.trace = requests.traceparent(request)

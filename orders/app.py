@@ -11,11 +11,13 @@ from orders.canary import Canary
 from orders.catalogue import Skus
 from orders.config import Settings
 from orders.placement import Placement
+from orders.pressure import Pressure
 from orders.waiters import Waiters
 from orders.worker import Sweeper
 from shared.postgres import GroupCommit
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database, operations
+from shared.web.admission import ADMISSION
 from shared.web.health import TASKS
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
@@ -61,10 +63,13 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
                 wake_relay,  # a new order is not final: no waiter has to look
                 workers=settings.group_commit_workers,
             )
+            pressure = Pressure(pool, settings.order_deadline_seconds, settings.max_open_orders)
             reader = GroupCommit(settings.database, service.read, name="orders reader", workers=1)
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("placement", placement.run))
+            stack.push_async_callback(tasks.start("pressure", pressure.run))
             stack.push_async_callback(tasks.start("reader", reader.run))
-            app[api.BACKEND] = Backend(placement, reader, Skus(pool), waiters)
+            app[ADMISSION].watch("group commit", placement.waited_seconds)
+            app[api.BACKEND] = Backend(placement, pressure, reader, Skus(pool), waiters)
             tasks.when_draining(waiters.release)
         yield

@@ -25,6 +25,8 @@ class Settings(configuration.Settings):
     """
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """An order that is open for longer is cancelled with `deadline_passed`."""
+    max_open_orders: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
+    """With so many PENDING orders, new ones are refused. In an outage of Kafka they all wait in the outbox."""
     canary_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Place an order of the shop's own so often, and measure whether it ends. 0: never."""
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

@@ -62,6 +62,10 @@ class Placement:
             if not self._under_way[key]:
                 del self._under_way[key]
 
+    def waited_seconds(self) -> float:
+        """How long the oldest request has waited to be written."""
+        return self._group.waited_seconds()
+
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Write batches until `stop` is set, then the requests that still wait."""
         await self._group.run(stop, beat)

@@ -147,6 +147,22 @@ async def oldest_open(conn: Connection) -> datetime | None:
     return placed_at
 
 
+async def open_and_placed(conn: Connection, most: int) -> tuple[int, int]:
+    """How many orders are PENDING, counted up to `most`, and how many were ever placed.
+
+    The second number may be too large by the ids that processes hold in advance.
+    """
+    row = await postgres.one(
+        conn,
+        """
+        select (select count(*) from (select from orders where status = 'PENDING' limit $1) open) as open,
+               (select last_value from orders_id_seq) as placed
+        """,
+        most,
+    )
+    return row["open"], row["placed"]
+
+
 async def page(conn: Connection, filters: dict[str, Any], before: int, limit: int) -> list[Order]:
     """List orders with ids below `before`, newest first. `filters` maps columns to the values that they must have."""
     wheres = "".join(f" and {column} = ${n}" for n, column in enumerate(filters, start=3))

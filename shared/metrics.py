@@ -17,6 +17,7 @@ REQUESTS = Histogram(
         *(0.75, 1, 2, 3, 5),
     ),
 )
+REFUSED = Counter("http_server_requests_refused_total", "Requests refused because the process was late", ["reason"])
 GROUP_COMMIT_BATCH = Histogram(
     "group_commit_batch_rows", "Requests written by one statement", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )

@@ -28,7 +28,7 @@ from .delivery.consumer import Consumer
 from .delivery.handlers import Handler
 from .delivery.handling import Handling
 from .delivery.hint import Hint
-from .delivery.kafka import Subscription
+from .delivery.kafka import Brokers, Subscription
 from .delivery.partitions import Forget
 from .delivery.relay import Relay
 from .delivery.repairs import Repairs
@@ -37,7 +37,7 @@ from .process import configuration, exporting, lag, logs
 from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
-from .web import application, database, openapi, operations, verification
+from .web import application, connections, database, openapi, operations, verification
 from .web.health import TASKS
 
 log = structlog.get_logger()
@@ -131,7 +131,7 @@ async def _publishing(
             return
         relay = Relay(
             settings.database,
-            settings.kafka_bootstrap_servers,
+            Brokers.of(settings),
             service=name,
             owner=settings.owner,
             source=settings.event_source,
@@ -180,8 +180,8 @@ async def consuming(
         if "consumer" in settings.only:
 
             def subscribe() -> Subscription:
-                servers, batch = settings.kafka_bootstrap_servers, settings.consumer_batch
-                return Subscription(servers, name, wanted.topics, settings.instance_id, batch)
+                brokers, batch = Brokers.of(settings), settings.consumer_batch
+                return Subscription(brokers, name, wanted.topics, settings.instance_id, batch)
 
             consumer = Consumer(subscribe, handling, settings.consumer_pace_seconds)
             stack.push_async_callback(consumer.close)
@@ -209,19 +209,20 @@ def _run(app: web.Application, settings: Settings) -> int:
 async def _serve(app: web.Application, settings: Settings) -> int:
     tasks = app[TASKS]
     tasks.stop_on_signals()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    runner = web.AppRunner(app, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     try:
-        listener = socket.create_server((settings.host, settings.port), backlog=1024, reuse_port=True)
-        site = web.SockSite(runner, listener.dup(), backlog=1024)
-        await site.start()
+        server = cast("web.Server", runner.server)  # set up by the line above
+        made = connections.factory(server)
+        address = (settings.host, settings.port)
+        listener = socket.create_server(address, backlog=connections.BACKLOG, reuse_port=True)
+        listening = await connections.listen(listener.dup(), made)
         log.info("ready", port=settings.port, pid=os.getpid())
         await tasks.until_stopped()
         log.info("draining")
-        await site.stop()
-        if runner.server is not None:
-            await _serve_accepted(listener, runner.server)
-            await _linger(runner.server)
+        listening.close()
+        await _serve_accepted(listener, made)
+        await _linger(server)
     finally:
         await runner.cleanup()
     log.info("stopped")
@@ -238,7 +239,7 @@ async def _linger(server: web.Server) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _serve_accepted(listener: socket.socket, server: Callable[[], asyncio.BaseProtocol]) -> None:
+async def _serve_accepted(listener: socket.socket, made: connections.Factory) -> None:
     """Close the listener, but serve the connections that the kernel has accepted already.
 
     Otherwise the kernel would reset these connections.
@@ -250,4 +251,4 @@ async def _serve_accepted(listener: socket.socket, server: Callable[[], asyncio.
             waiting.append(listener.accept()[0])
     listener.close()
     for connection in waiting:
-        await asyncio.get_running_loop().connect_accepted_socket(server, connection)
+        await asyncio.get_running_loop().connect_accepted_socket(made, connection)

@@ -20,6 +20,7 @@ from ..process.backoff import Backoff, wait
 from ..process.loop import Beat, repeat
 from . import events, kafka, lanes, spans
 from .hint import channel
+from .kafka import Brokers
 from .lanes import Lanes, Limit, Positions, RestoredElsewhere, Row
 from .sender import BEHIND, Refusal, Sender, Stopped
 
@@ -70,7 +71,7 @@ class Relay:
     def __init__(
         self,
         database_url: str,
-        bootstrap_servers: str,
+        brokers: Brokers | str,
         *,
         service: str,
         owner: str,
@@ -80,7 +81,7 @@ class Relay:
     ) -> None:
         self._database_url, self._service, self._pace = database_url, service, pace_seconds
         self.lanes = Lanes(f"{owner}/{uuid4().hex[:8]}", lease_seconds)
-        self._sender = Sender(bootstrap_servers, f"{source}/{service}")
+        self._sender = Sender(brokers, f"{source}/{service}")
         self._conn: Plain | None = None
         self._leasing: Plain | None = None
         self._limit = Limit(ROWS_PER_LANE, BYTES_PER_LANE)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from . import events, kafka
 from .events import Headers
-from .kafka import Message, Partition, Publisher
+from .kafka import Brokers, Message, Partition, Publisher
 from .lanes import Positions, Row
 from .outbox import DEAD_LETTER_SUFFIX
 
@@ -39,8 +39,8 @@ class Stopped(kafka.Unavailable):
 class Sender:
     """Sends the rows of one outbox. `stopped` has the (topic, key) pairs whose rows wait behind a refused one."""
 
-    def __init__(self, bootstrap_servers: str, source: str) -> None:
-        self._bootstrap_servers, self._source = bootstrap_servers, source
+    def __init__(self, brokers: Brokers | str, source: str) -> None:
+        self._brokers, self._source = brokers, source
         self._publisher: Publisher | None = None
         self._statics: dict[str, Headers] = {}
         self._careful: set[Partition] = set()
@@ -162,7 +162,7 @@ class Sender:
 
     async def _started(self) -> Publisher:
         if self._publisher is None:
-            made = Publisher(self._bootstrap_servers)
+            made = Publisher(self._brokers)
             try:
                 await made.start()
             except BaseException:

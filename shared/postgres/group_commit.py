@@ -26,13 +26,14 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _REAP_SECONDS = 0.1
+_STUCK_SECONDS = 1.0
 
 
 class _Item(Generic[In, Out]):
-    __slots__ = ("deadline", "done", "sent", "value")
+    __slots__ = ("deadline", "done", "sent", "since", "value")
 
-    def __init__(self, value: In, done: "asyncio.Future[Out]", deadline: float) -> None:
-        self.value, self.done, self.deadline, self.sent = value, done, deadline, False
+    def __init__(self, value: In, done: "asyncio.Future[Out]", since: float, deadline: float) -> None:
+        self.value, self.done, self.since, self.deadline, self.sent = value, done, since, deadline, False
 
     def fail(self, error: Exception) -> None:
         if not self.done.done():
@@ -69,6 +70,7 @@ class GroupCommit(Generic[In, Out]):
         self._workers, self._max_batch, self._max_waiting = workers, max_batch, max_waiting
         self._deadline = deadline_seconds
         self._queue: deque[_Item[In, Out]] = deque()
+        self._written_at = 0.0
         self._taken: set[_Item[In, Out]] = set()
         self._more = asyncio.Event()
         self._stop = asyncio.Event()
@@ -80,11 +82,22 @@ class GroupCommit(Generic[In, Out]):
         """
         if self._stop.is_set() or len(self._queue) >= self._max_waiting:
             raise Refused
-        deadline = time.monotonic() + (self._deadline if seconds is None else seconds)
-        item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), deadline)
+        now = time.monotonic()
+        deadline = now + (self._deadline if seconds is None else seconds)
+        item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), now, deadline)
         self._queue.append(item)
         self._more.set()
         return await asyncio.shield(item.done)
+
+    def waited_seconds(self) -> float:
+        """How long the oldest item has waited for a worker. 0 if none waits.
+
+        It is also 0 if nothing was written for a second: then Postgres does not answer, and that is not for lack of
+        capacity.
+        """
+        now = time.monotonic()
+        is_stuck = now - self._written_at > _STUCK_SECONDS
+        return now - self._queue[0].since if self._queue and not is_stuck else 0.0
 
     async def run(self, stop: asyncio.Event, beat: Callable[[], None] = lambda: None) -> None:
         """Write batches until `stop` is set, then the items that still wait. The first worker that fails ends all."""
@@ -138,6 +151,7 @@ class GroupCommit(Generic[In, Out]):
                         return conn
                     await backoff.wait(self._stop)
                 else:
+                    self._written_at = time.monotonic()
                     self._committed()
                     return conn
         finally:

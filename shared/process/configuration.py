@@ -9,10 +9,10 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Part = Literal["api", "relay", "consumer", "worker"]
@@ -24,13 +24,40 @@ LogLevel = Annotated[
 ]
 
 
-class Settings(BaseSettings):
+class KafkaSettings(BaseSettings):
+    """Where Kafka is, and how this process proves there who it is."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, use_attribute_docstrings=True)
+
+    kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    """Addresses of Kafka brokers, separated by commas."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SASL_PLAINTEXT", "SSL", "SASL_SSL"] = "PLAINTEXT"
+    """How clients reach the brokers: SSL stands for TLS, SASL for a user and a password."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How the password is proved, with SASL."""
+    kafka_username: str = ""
+    """The user, with SASL."""
+    kafka_password: SecretStr = SecretStr("")
+    """The password of the user, with SASL."""
+    kafka_ca_file: FilePath | None = None
+    """The certificates (PEM) that sign those of the brokers. Without it, the system's own are used."""
+    kafka_certificate_file: FilePath | None = None
+    """This process's certificate (PEM), if the brokers ask for one."""
+    kafka_key_file: FilePath | None = None
+    """The key (PEM) of this certificate."""
+
+    @model_validator(mode="after")
+    def _credentials(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not self.kafka_username:
+            raise ValueError(f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs KAFKA_USERNAME")
+        return self
+
+
+class Settings(KafkaSettings):
     """The settings of one process. The field `database_url` is the variable `DATABASE_URL`, and so on.
 
     The docstring of a field is its line in `--help` and in docs/settings.md.
     """
-
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, use_attribute_docstrings=True)
 
     only: Annotated[list[Part], Field(min_length=1)] = list(PARTS)
     """The parts of the service that this process runs: `--only api,relay`."""
@@ -44,8 +71,6 @@ class Settings(BaseSettings):
     """The password of the role in `DATABASE_URL`, if that has none. It may have any character."""
     secrets_folder: str = ""
     """A folder whose files are settings too: `database_password` has the value of `DATABASE_PASSWORD`."""
-    kafka_bootstrap_servers: str = "127.0.0.1:9092"
-    """Addresses of Kafka brokers, separated by commas."""
     instance_id: str = ""
     """A name that no other running process of this service has. It makes restarts cheap (static group membership)."""
     event_source: Annotated[str, Field(pattern="^/")] = "/quickbite"
@@ -135,6 +160,8 @@ def sentences(error: ValidationError, prefix: str = "") -> list[str]:
 
 def _sentence(error: Any, prefix: str) -> str:
     name = f"{prefix}{'.'.join(map(str, error['loc'])).upper()}"
+    if not error["loc"]:
+        return str(error["ctx"]["error"])
     if error["type"] == "missing":
         return f"{name} must be set: it has no default, because a guessed value would open the whole shop"
     if "PASSWORD" in name:

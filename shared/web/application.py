@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from .. import metrics, postgres, tracing
 from ..errors import ServiceError
-from . import database, deadline, health, operations, problems, requests
+from . import admission, database, deadline, health, operations, problems, requests
 from .health import TASKS
 
 log = structlog.get_logger()
@@ -23,6 +23,7 @@ MAX_BODY_BYTES = 64 * 1024
 def create() -> web.Application:
     """Create an application with the routes that every service has. The service's lifespan sets `database.POOL`."""
     app = web.Application(middlewares=[_answer], client_max_size=MAX_BODY_BYTES)
+    app[admission.ADMISSION] = admission.Admission()
     health.add_routes(app)
     app.router.add_get("/readyz", _readyz)
     app.router.add_get(problems.PATH, problems.show)
@@ -72,30 +73,38 @@ async def _traced(span: tracing.Span, request: web.Request, handler: Handler) ->
 
 
 async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer within the deadline, and turn exceptions into problem+json."""
+    """Answer within the deadline, or refuse at once."""
     deadline.start(request)
+    response = admission.refusal(request) or await _handle(request, handler)
+    if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
+        response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it
+    return response
+
+
+async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn exceptions into problem+json."""
+    admitted = request.app[admission.ADMISSION]
+    admitted.enter()
     try:
-        response = await handler(request)
+        return await handler(request)
     except ServiceError as error:
-        response = problems.of_error(error)
+        return problems.of_error(error)
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         is_question = request.method == hdrs.METH_OPTIONS and isinstance(error, web.HTTPMethodNotAllowed)
-        response = _methods(error) if is_question else problems.of_http(error)
+        return _methods(error) if is_question else problems.of_http(error)
     except postgres.ERRORS as error:
         if not postgres.is_transient(error):
             log.exception("request failed", path=request.path)
-            response = problems.response("internal", "internal error")
-        else:
-            log.warning("Postgres did not answer", path=request.path, error=repr(error))
-            response = problems.response("unavailable", "db error")
+            return problems.response("internal", "internal error")
+        log.warning("Postgres did not answer", path=request.path, error=repr(error))
+        return problems.response("unavailable", "db error")
     except Exception:
         log.exception("request failed", path=request.path)
-        response = problems.response("internal", "internal error")
-    if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
-        response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it
-    return response
+        return problems.response("internal", "internal error")
+    finally:
+        admitted.leave()
 
 
 def _methods(error: web.HTTPException) -> web.Response:

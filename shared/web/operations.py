@@ -52,13 +52,15 @@ class Operation:
     query: type[BaseModel] | None = None
     problems: Sequence[int] = ()
     idempotent: bool = False
+    essential: bool = False
+    """Never refused for lack of capacity."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, each with its description."""
     examples: Mapping[str, str] = field(default_factory=dict)
     """A good value of each parameter of the path that is not an id."""
 
 
-def operation(
+def operation(  # noqa: PLR0913 - a declaration has many parts, each with its name
     access: Access,
     answers: Mapping[int, type[BaseModel] | None],
     *,
@@ -66,13 +68,15 @@ def operation(
     query: type[BaseModel] | None = None,
     problems: Sequence[int] = (),
     idempotent: bool = False,
+    essential: bool = False,
     headers: Mapping[str, str] | None = None,
     examples: Mapping[str, str] | None = None,
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
     Validators of the body find the caller in their context. `problems` lists statuses that do not follow from the rest
-    of the declaration. `idempotent` operations accept an Idempotency-Key. A caller who is not allowed is refused before
+    of the declaration. `idempotent` operations accept an Idempotency-Key. An `essential` operation is
+    never refused for lack of capacity. A caller who is not allowed is refused before
     the body is read.
     """
 
@@ -87,7 +91,9 @@ def operation(
             return await handler(request, *parsed)
 
         summary = (handler.__doc__ or "").partition("\n")[0]
-        declared = Operation(access, summary, answers, body, query, problems, idempotent, headers or {}, examples or {})
+        declared = Operation(
+            access, summary, answers, body, query, problems, idempotent, essential, headers or {}, examples or {}
+        )
         enforced.__dict__.update(operation=declared, __name__=handler.__name__, __doc__=handler.__doc__)
         return enforced
 

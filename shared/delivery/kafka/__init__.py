@@ -1,5 +1,7 @@
 """Kafka: topics, publishing batches, reading in a group or from the end. No other package imports aiokafka."""
 
+from .access import Rule, allow
+from .brokers import Brokers
 from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
@@ -8,15 +10,18 @@ from .topics import configure_topics, create_offsets, create_topics
 
 __all__ = [
     "Batch",
+    "Brokers",
     "Interrupted",
     "Message",
     "Partition",
     "Publisher",
     "Rejected",
+    "Rule",
     "Subscription",
     "Tail",
     "TopicUnusable",
     "Unavailable",
+    "allow",
     "configure_topics",
     "create_offsets",
     "create_topics",

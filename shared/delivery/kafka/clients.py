@@ -7,12 +7,10 @@ fixed the bug.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.commit import OffsetFetchRequest
 
@@ -21,7 +19,6 @@ from ..events import Record
 Partition = tuple[str, int]
 
 START_SECONDS = 10.0
-_CLOSE_SECONDS = 3.0
 
 
 class Unavailable(Exception):
@@ -87,17 +84,6 @@ async def stop_consumer(consumer: Any) -> None:
     if fetcher is not None:
         tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
     await hard_stop(consumer, consumer._client, tasks)
-
-
-@asynccontextmanager
-async def administering(bootstrap_servers: str, request_seconds: float = 10.0) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Yield a started client that administers Kafka. Raises `Unavailable`."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=round(request_seconds * 1000))
-    try:
-        await bounded(admin.start(), START_SECONDS)
-        yield admin
-    finally:
-        await asyncio.wait([asyncio.create_task(admin.close())], timeout=_CLOSE_SECONDS)
 
 
 async def fetch(consumer: Any, wait_seconds: float, most: int) -> dict[Any, list[Any]]:

@@ -5,12 +5,14 @@ from collections.abc import Collection
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
-from .clients import START_SECONDS, Unavailable, administering, bounded
+from .administration import administering
+from .brokers import Brokers
+from .clients import START_SECONDS, Unavailable, bounded
 
 
-async def count_unread(bootstrap_servers: str, group: str, topics: Collection[str]) -> int:
+async def count_unread(brokers: Brokers | str, group: str, topics: Collection[str]) -> int:
     """The number of partitions of the topics that no member of the group owns. Raises `Unavailable`."""
-    async with administering(bootstrap_servers, request_seconds=5.0) as admin:
+    async with administering(brokers, request_seconds=5.0) as admin:
         described = await bounded(admin.describe_topics(list(topics)), START_SECONDS)
         groups = await bounded(admin.describe_consumer_groups([group]), START_SECONDS)
     exist = {(topic["topic"], p["partition"]) for topic in described for p in topic["partitions"]}

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from ..events import Headers
+from .brokers import Brokers, options
 from .clients import START_SECONDS, Interrupted, Partition, Rejected, TopicUnusable, Unavailable, bounded, hard_stop
 
 _OF_THE_RECORD = (
@@ -31,9 +32,9 @@ class Publisher:
     The reason: after one refused batch, its partition fails as long as the producer lives (`OutOfOrderSequenceNumber`).
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, brokers: Brokers | str) -> None:
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap_servers,
+            **options(brokers),
             enable_idempotence=True,
             acks="all",
             compression_type="zstd",

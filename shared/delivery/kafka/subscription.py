@@ -17,6 +17,7 @@ from . import (
     broken,  # noqa: F401 - it repairs aiokafka
     groups,
 )
+from .brokers import Brokers, options
 from .clients import START_SECONDS, Partition, Unavailable, bounded, fetch, record_of, stop_consumer
 
 log = structlog.get_logger()
@@ -37,9 +38,9 @@ class Subscription:
     without the lock: with the lock it deadlocks.
     """
 
-    def __init__(self, bootstrap_servers: str, group: str, topics: Iterable[str], instance_id: str, batch: int) -> None:
+    def __init__(self, brokers: Brokers | str, group: str, topics: Iterable[str], instance_id: str, batch: int) -> None:
         self._topics, self._batch = list(topics), batch
-        self._bootstrap_servers, self._group = bootstrap_servers, group
+        self._brokers, self._group = brokers, group
         self._handled: Offsets = {}
         self._noted: Offsets = {}
         self._ends: Offsets = {}
@@ -47,7 +48,7 @@ class Subscription:
         self._gate = _Gate(self._commit, self._forget)
         self._commit_at = 0.0
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap_servers,
+            **options(brokers),
             group_id=group,
             group_instance_id=instance_id or None,
             enable_auto_commit=False,
@@ -72,7 +73,7 @@ class Subscription:
 
     async def count_unread(self) -> int:
         """The number of partitions that no member of the group owns. Raises `Unavailable`."""
-        return await groups.count_unread(self._bootstrap_servers, self._group, self._topics)
+        return await groups.count_unread(self._brokers, self._group, self._topics)
 
     async def poll(self, wait_seconds: float) -> "Batch":
         """Fetch records. Waits at most `wait_seconds` for the first. Raises `Unavailable`."""

@@ -6,6 +6,7 @@ from aiokafka import AIOKafkaConsumer
 
 from ..events import Record
 from . import broken  # noqa: F401 - it repairs aiokafka
+from .brokers import Brokers, options
 from .clients import START_SECONDS, Unavailable, bounded, fetch, record_of, stop_consumer
 
 _BATCH = 500
@@ -21,10 +22,10 @@ class Tail:
     After `Unavailable`, close it and create another, which starts at the end again.
     """
 
-    def __init__(self, bootstrap_servers: str, topics: Iterable[str]) -> None:
+    def __init__(self, brokers: Brokers | str, topics: Iterable[str]) -> None:
         self._consumer = AIOKafkaConsumer(
             *topics,
-            bootstrap_servers=bootstrap_servers,
+            **options(brokers),
             enable_auto_commit=False,
             auto_offset_reset="latest",
             fetch_max_wait_ms=_WAIT_MS,

@@ -9,7 +9,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from ...process.backoff import Backoff
-from .clients import START_SECONDS, Unavailable, administering, bounded
+from .administration import administering
+from .brokers import Brokers
+from .clients import START_SECONDS, Unavailable, bounded
 
 _TOPIC_EXISTS = 36
 _OFFSETS = "__consumer_offsets"
@@ -17,10 +19,10 @@ _SET_FOR_THE_TOPIC = 1
 
 
 async def create_topics(
-    bootstrap_servers: str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
+    brokers: Brokers | str, topics: Mapping[str, dict[str, str]], partitions: int, replication: int
 ) -> list[str]:
     """Create the missing topics, each with its configuration. Returns their names. Raises `Unavailable`."""
-    async with administering(bootstrap_servers) as admin:
+    async with administering(brokers) as admin:
         wanted = [NewTopic(name, partitions, replication, topic_configs=config) for name, config in topics.items()]
         answer = await bounded(admin.create_topics(wanted), START_SECONDS)
     errors = {name: (code, text) for name, code, text in answer.topic_errors}  # aiokafka does not raise them
@@ -30,13 +32,13 @@ async def create_topics(
     return [name for name, (code, _) in errors.items() if code == 0]
 
 
-async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[str, str]]) -> list[str]:
+async def configure_topics(brokers: Brokers | str, topics: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Set these entries of existing topics, where they differ. Other entries stay. Returns the names of the changed.
 
     Kafka replaces the whole configuration of a topic, so the entries that were set before are sent again. Raises
     `Unavailable`.
     """
-    async with administering(bootstrap_servers) as admin:
+    async with administering(brokers) as admin:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
         [answer] = await bounded(admin.describe_configs(resources), START_SECONDS)
         changed = []
@@ -52,13 +54,13 @@ async def configure_topics(bootstrap_servers: str, topics: Mapping[str, Mapping[
     return [resource.name for resource in changed]
 
 
-async def create_offsets(bootstrap_servers: str) -> None:
+async def create_offsets(brokers: Brokers | str) -> None:
     """Make Kafka create its own topic of offsets, and wait for it. Raises `Unavailable` if Kafka does not answer.
 
     Kafka does it when a group asks for its coordinator for the first time. Until then it refuses all groups, and their
     members log errors. If Kafka takes too long, the members wait.
     """
-    async with administering(bootstrap_servers) as admin:
+    async with administering(brokers) as admin:
         with suppress(Unavailable):
             await bounded(_wait_for_offsets(admin), START_SECONDS)
 

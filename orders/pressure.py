@@ -1,0 +1,72 @@
+"""The saga's say in admission: orders that would not end before their deadline are refused.
+
+What must stay true: only while orders are being finished. In an outage of Kafka or of another service nothing ends, and
+orders are accepted, as promised, up to a number of open ones.
+"""
+
+import asyncio
+import time
+
+import structlog
+
+from orders import store
+from shared import errors, metrics, postgres
+from shared.postgres import Pool
+from shared.process.loop import Beat, repeat
+
+log = structlog.get_logger()
+
+_EVERY_SECONDS = 1.0
+_PART_OF_DEADLINE = 0.8
+_SMOOTHING = 0.3
+
+
+class Pressure:
+    """Looks once a second, while orders come, how many are open and how fast they end."""
+
+    def __init__(self, pool: Pool, deadline_seconds: float, max_open: int) -> None:
+        self._pool, self._patience, self._max_open = pool, deadline_seconds * _PART_OF_DEADLINE, max_open
+        self._is_asked = False
+        self._rate = 0.0
+        self._last: tuple[float, int] | None = None
+        self._reason = ""
+
+    def check(self) -> None:
+        """Raises `Refused` if a new order would wait too long."""
+        self._is_asked = True
+        if self._reason:
+            metrics.REFUSED.labels("saga").inc()
+            raise errors.Refused(self._reason)
+
+    async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+        """Look until `stop` is set. If Postgres does not answer, the last decision stays."""
+
+        async def turn() -> float:
+            if self._is_asked:
+                self._is_asked = False
+                await self.look()
+            return _EVERY_SECONDS
+
+        await repeat("measuring of open orders", turn, stop, beat, trouble=postgres.ERRORS)
+
+    async def look(self) -> None:
+        """Decide once. Raises one of `postgres.ERRORS`."""
+        async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
+            open_, placed = await store.open_and_placed(conn, self._max_open)
+        self.decide(time.monotonic(), open_, placed - open_)
+
+    def decide(self, now: float, open_: int, ended: int) -> None:
+        """`ended` counts all orders that ever ended."""
+        if self._last is not None and now > self._last[0]:
+            rate = max(0, ended - self._last[1]) / (now - self._last[0])
+            self._rate += _SMOOTHING * (rate - self._rate) if self._rate else rate
+        self._last = (now, ended)
+        before = self._reason
+        if open_ >= self._max_open:
+            self._reason = f"{open_} orders are open"
+        elif self._rate > 0 and open_ / self._rate > self._patience:
+            self._reason = f"a new order would wait {open_ / self._rate:.0f} s"
+        else:
+            self._reason = ""
+        if bool(before) != bool(self._reason):
+            log.warning("orders are refused" if self._reason else "orders are accepted again", why=self._reason)

@@ -1,0 +1,57 @@
+"""How a client reaches Kafka, and how it proves who it is."""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...process.configuration import KafkaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Brokers:
+    """The addresses of brokers (`host:port`, separated by commas), and the client's credentials."""
+
+    servers: str
+    protocol: str = "PLAINTEXT"
+    mechanism: str = "PLAIN"
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @classmethod
+    def of(cls, settings: KafkaSettings) -> "Brokers":
+        """Those that the settings name."""
+        return cls(
+            settings.kafka_bootstrap_servers,
+            settings.kafka_security_protocol,
+            settings.kafka_sasl_mechanism,
+            settings.kafka_username,
+            settings.kafka_password.get_secret_value(),
+            settings.kafka_ca_file,
+            settings.kafka_certificate_file,
+            settings.kafka_key_file,
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The arguments with which every client of aiokafka is created. Raises OSError if a file cannot be read."""
+        chosen: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.protocol}
+        if self.protocol.startswith("SASL"):
+            chosen |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password,
+            }
+        if self.protocol.endswith("SSL"):
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.certificate_file:
+                context.load_cert_chain(self.certificate_file, self.key_file)
+            chosen["ssl_context"] = context
+        return chosen
+
+
+def options(brokers: Brokers | str) -> dict[str, Any]:
+    """The same for brokers that may be only addresses: these accept everybody."""
+    return Brokers(brokers).options() if isinstance(brokers, str) else brokers.options()

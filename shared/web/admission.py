@@ -1,0 +1,98 @@
+"""Admission: while the process is late, a new request is refused before its body is read, because that is cheap.
+
+What must stay true: the measure is a delay, as in CoDel (Nichols and Jacobson, 2012). A queue may be long for a moment,
+but it must not stay late. Health checks, metrics, the admin API and operations that reduce work are never refused.
+"""
+
+import asyncio
+from collections.abc import Callable
+from random import randint
+
+from aiohttp import web
+
+from .. import metrics
+from . import problems
+from .operations import declared
+
+TARGET_SECONDS = 0.1
+"""A delay up to this is no reason to refuse anything."""
+PATIENCE_SECONDS = 0.1
+"""After a longer delay has lasted for this time, new requests are refused until the delay is below the target."""
+LIMIT_SECONDS = 0.5
+"""A longer delay is a reason at once."""
+MIN_IN_FLIGHT = 64
+"""With fewer requests than this, something else makes the process late, and refusals would not help."""
+MAX_IN_FLIGHT = 16_384
+"""So many requests may wait for their answers, also those that wait for the end of an order."""
+_TICK_SECONDS = 0.02
+_ADMIN = "/admin/"
+
+
+class Admission:
+    """Decides about new requests. `watch` adds a queue: a function says how long its oldest entry has waited."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, Callable[[], float]] = {}
+        self._in_flight = 0
+        self._late_since: float | None = None
+        self._lag = 0.0
+        self._due: float | None = None  # when the next timer is due, if there is one
+
+    def watch(self, name: str, seconds: Callable[[], float]) -> None:
+        self._queues[name] = seconds
+
+    def reason(self) -> str | None:
+        """Why a request that comes now must be refused, or None."""
+        if self._in_flight >= MAX_IN_FLIGHT:
+            return "in flight"
+        if self._in_flight < MIN_IN_FLIGHT:
+            self._late_since = None
+            return None
+        now = asyncio.get_running_loop().time()
+        what, delay = "event loop", self._delay_of_loop(now)
+        for name, seconds in self._queues.items():
+            if (waited := seconds()) > delay:
+                what, delay = name, waited
+        if delay <= TARGET_SECONDS:
+            self._late_since = None
+            return None
+        if self._late_since is None:
+            self._late_since = now
+        is_late = delay > LIMIT_SECONDS or now - self._late_since >= PATIENCE_SECONDS
+        return what if is_late else None
+
+    def enter(self) -> None:
+        """A request is admitted. While there are any, the delay of the event loop is measured."""
+        self._in_flight += 1
+        if self._due is None:
+            self._measure(asyncio.get_running_loop())
+
+    def leave(self) -> None:
+        self._in_flight -= 1
+
+    def _delay_of_loop(self, now: float) -> float:
+        """How late the last timer was, or how late the next one is already."""
+        return max(self._lag, now - self._due) if self._due is not None else 0.0
+
+    def _measure(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set a timer again and again, and note how late each is, while there are requests."""
+        now = loop.time()
+        self._lag = now - self._due if self._due is not None else 0.0
+        self._due = now + _TICK_SECONDS if self._in_flight else None
+        if self._due is not None:
+            loop.call_at(self._due, self._measure, loop)
+
+
+ADMISSION = web.AppKey("ADMISSION", Admission)
+
+
+def refusal(request: web.Request) -> web.Response | None:
+    """The answer to a request that is not admitted, or None. An admitted request must `leave` at its end."""
+    operation = declared(request.match_info.handler)
+    if operation is None or operation.essential or request.path.startswith(_ADMIN):
+        return None
+    reason = request.app[ADMISSION].reason()
+    if reason is None:
+        return None
+    metrics.REFUSED.labels(reason).inc()
+    return problems.response("refused", "too much to do now; nothing was done", retry_after=randint(1, 3))

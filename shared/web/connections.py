@@ -1,0 +1,100 @@
+"""Connections: how many may be open, and how long a client may take to send its first request."""
+
+import asyncio
+import resource
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from .. import metrics
+from . import problems
+
+MAX_OPEN = 12_000
+"""More connections than this are refused with 503. Each takes about 10 kB here and in the kernel."""
+BACKLOG = 4096
+"""So many connections wait in the kernel until they are accepted; it may allow fewer (`net.core.somaxconn`)."""
+IDLE_SECONDS = 75.0
+"""A little longer than the gateway's clients may be idle."""
+HEADER_SECONDS = 5.0
+"""A new connection is closed if its first request has not come by then, header and all."""
+_OWN_FILES = 256
+_REFUSED_AT_ONCE = 256
+_LINGER_SECONDS = 1.0
+
+
+class _Handler(RequestHandler):
+    """aiohttp's connection. Its time until the first request is shorter than that between two requests."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        between, self._keepalive_timeout = self._keepalive_timeout, HEADER_SECONDS
+        super().connection_made(transport)
+        self._keepalive_timeout = between
+
+
+class _Full(asyncio.Protocol):
+    """A connection too many. It is answered at once, and closed when the client has read the answer."""
+
+    open = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        metrics.REFUSED.labels("connections").inc()
+        _Full.open += 1
+        if _Full.open > _REFUSED_AT_ONCE:
+            self._transport.abort()
+            return
+        self._transport.write(_REFUSAL)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()  # without it, what the client has sent would reset the connection
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        _Full.open -= 1
+
+
+def _refusal() -> bytes:
+    answer = problems.response("refused", "too many connections; nothing was done")
+    body = cast("bytes", answer.body)
+    head = (
+        f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        f"Retry-After: {answer.headers['Retry-After']}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_REFUSAL = _refusal()
+
+Factory = Callable[[], asyncio.BaseProtocol]
+
+
+def factory(server: web.Server) -> Factory:
+    """What an accepted connection becomes."""
+    most = min(MAX_OPEN, _allow_files(MAX_OPEN + _OWN_FILES) - _OWN_FILES)
+    loop = asyncio.get_running_loop()
+
+    def connection() -> asyncio.BaseProtocol:
+        if len(server.connections) >= most:
+            return _Full()
+        return _Handler(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
+
+    return connection
+
+
+async def listen(listener: socket.socket, made: Factory) -> asyncio.Server:
+    """Accept connections until the server is closed."""
+    return await asyncio.get_running_loop().create_server(made, sock=listener, backlog=BACKLOG)
+
+
+def _allow_files(wanted: int) -> int:
+    """Raise the limit of open files as far as the system allows. Returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    new = max(soft, wanted if unlimited else min(wanted, hard))
+    if new > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (new, hard))
+    return new

@@ -1,0 +1,98 @@
+"""Connections of a service: their number is bounded, and a client that sends no request is disconnected."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from aiohttp import web
+
+from shared.web import application, connections
+from tests.builders import eventually
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Streams]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Open a connection to a service."""
+    runner = web.AppRunner(application.create())
+    await runner.setup()
+    assert runner.server is not None
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    listening = await connections.listen(listener, connections.factory(runner.server))
+    async with AsyncExitStack() as stack:
+
+        async def opened() -> Streams:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            return reader, writer
+
+        yield opened
+    listening.close()
+    await runner.cleanup()
+
+
+async def ask(streams: Streams) -> bytes:
+    streams[1].write(GET)
+    return await streams[0].readuntil(b"\r\n")
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_OPEN", 3)
+
+
+@pytest.mark.usefixtures("_few")
+async def test_a_connection_too_many_is_refused_and_harms_no_other(connect: Connect) -> None:
+    known = [await connect() for _ in range(3)]
+    for one in known:
+        assert await ask(one) == b"HTTP/1.1 200 OK\r\n"
+    for _ in range(5):
+        extra = await connect()
+        extra[1].write(GET)
+        answer = await extra[0].read()  # until the end: complete, and not reset
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert b'"/problems/refused"' in answer
+    for one in known:
+        await one[0].readuntil(b"ok")
+        assert await ask(one) == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.usefixtures("_few")
+async def test_a_closed_connection_makes_room(connect: Connect) -> None:
+    known = [await connect() for _ in range(3)]
+    assert [await ask(one) for one in known] == [b"HTTP/1.1 200 OK\r\n"] * 3
+    known[0][1].close()
+
+    async def admitted() -> bool:
+        return await ask(await connect()) == b"HTTP/1.1 200 OK\r\n"
+
+    await eventually(admitted)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: 1"])
+async def test_a_client_that_sends_no_whole_header_is_disconnected(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    reader, writer = await connect()
+    writer.write(sent)
+    assert await asyncio.wait_for(reader.read(), 30) == b""
+
+
+async def test_an_idle_connection_is_kept_after_its_first_request(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    one = await connect()
+    assert await ask(one) == b"HTTP/1.1 200 OK\r\n"
+    await one[0].readuntil(b"ok")
+    late = await connect()
+    assert await asyncio.wait_for(late[0].read(), 30) == b""  # by now the time of the first header is over
+    assert await ask(one) == b"HTTP/1.1 200 OK\r\n"

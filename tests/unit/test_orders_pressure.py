@@ -1,0 +1,62 @@
+"""When orders are refused because too many are open: only if they end too slowly, or if there are very many."""
+
+from typing import Any, cast
+
+import pytest
+
+from orders.pressure import Pressure
+from shared.errors import Refused
+
+DEADLINE = 60.0
+
+
+@pytest.fixture
+def pressure() -> Pressure:
+    return Pressure(cast("Any", None), DEADLINE, 500_000)
+
+
+def accepts(pressure: Pressure) -> bool:
+    try:
+        pressure.check()
+    except Refused:
+        return False
+    return True
+
+
+def test_at_first_every_order_is_accepted(pressure: Pressure) -> None:
+    assert accepts(pressure)
+    pressure.decide(0.0, 400_000, 0)
+    assert accepts(pressure)
+
+
+def test_while_nothing_ends_orders_are_accepted_up_to_a_number(pressure: Pressure) -> None:
+    for second in range(100):
+        pressure.decide(float(second), 4_000 * second, 1_000)
+        assert accepts(pressure)
+    pressure.decide(200.0, 500_000, 1_000)
+    assert not accepts(pressure)
+
+
+@pytest.mark.parametrize(("open_", "accepted"), [(47_000, True), (49_000, False)])
+def test_while_orders_end_a_new_one_must_end_within_most_of_its_deadline(
+    pressure: Pressure, open_: int, accepted: bool
+) -> None:
+    for second in range(30):
+        pressure.decide(float(second), open_, 1_000 * second)
+    assert accepts(pressure) == accepted
+
+
+def test_orders_are_accepted_again_when_the_backlog_is_gone(pressure: Pressure) -> None:
+    for second in range(10):
+        pressure.decide(float(second), 90_000, 1_000 * second)
+    with pytest.raises(Refused, match="a new order would wait 90 s"):
+        pressure.check()
+    for second in range(10, 90):
+        pressure.decide(float(second), 90_000 - 1_000 * second, 1_000 * second)
+    assert accepts(pressure)
+
+
+def test_a_restored_sequence_counts_as_no_end(pressure: Pressure) -> None:
+    pressure.decide(0.0, 10, 1_000_000)
+    pressure.decide(1.0, 10, 50)
+    assert accepts(pressure)
