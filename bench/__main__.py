@@ -15,6 +15,7 @@ BENCHMARKS = {
     "relay": 12,
     "consumer": 12,
     "saga": 4,
+    "secured": 4,
     "latency": 4,
     "poison": 4,
     "soak": 4,

@@ -1,7 +1,7 @@
 """The whole shop for a benchmark: three services, a Postgres and a Kafka, and the CPU that they use together."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -39,8 +39,13 @@ class Shop:
 
 
 @contextmanager
-def running(run: Servers, database: str, environment: Mapping[str, str] | None = None) -> Iterator[Shop]:
-    """Start the services on a migrated database. They stop at the end of the block."""
+def running(
+    run: Servers, database: str, environment: Callable[[str], Mapping[str, str]] = lambda _: {}
+) -> Iterator[Shop]:
+    """Start the services on a migrated database. They stop at the end of the block.
+
+    `environment` returns further variables of a service.
+    """
     with ExitStack() as stack:
         started = {name: psutil.Process(pid) for name, pid in run.pids.items()}
         orders_port = 0
@@ -53,7 +58,7 @@ def running(run: Servers, database: str, environment: Mapping[str, str] | None =
                 "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
                 "INSTANCE_ID": f"{service}-bench",
                 "REQUIRE_TOKEN": "false",
-                **(environment or {}),
+                **environment(service),
             }
             process = processes.running(service, service, port=port, environment=variables)
             started[service] = stack.enter_context(process)

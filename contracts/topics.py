@@ -13,6 +13,7 @@ from contracts.catalogue import TOPICS
 from contracts.products import TOPIC as PRODUCTS
 from shared.delivery import kafka, outbox
 from shared.delivery.kafka import Brokers
+from shared.process import configuration
 from shared.process.configuration import KafkaSettings
 
 STATES = (PRODUCTS,)
@@ -57,5 +58,5 @@ async def main(wanted: Settings) -> list[str]:
 
 
 if __name__ == "__main__":
-    created = asyncio.run(main(Settings()))
+    created = asyncio.run(main(configuration.load(Settings)))
     print(f"created {', '.join(created)}" if created else "all topics exist")

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.access import READER
 from local import config, entry, env_file, nginx, services, stack
 from local.aspire import Aspire
 from local.console import Viewers
@@ -107,14 +108,16 @@ def events() -> None:
     shown = ("timestamp", "partition", "offset", "key", "headers")
     choices = [argument for name in shown for argument in ("--formatter-property", f"print.{name}=true")]
     reader = "org.apache.kafka.tools.consumer.ConsoleConsumer"
-    _become(_running_stack().kafka.tool(reader, "--include", r".*\.events", "--from-beginning", *choices))
+    wanted = ("--include", r".*\.events", "--from-beginning", *choices)
+    _become(_running_stack().kafka.tool(reader, *wanted, user=READER))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def quickbite(arguments: list[str]) -> None:
     """Run a command of `python -m quickbite` on this stack."""
-    places = {f"{name.upper()}_PORT": str(port) for name, port in asdict(_running_stack().ports).items()}
-    _become([sys.executable, "-m", "quickbite", *arguments], places)
+    found = _running_stack()
+    places = {f"{name.upper()}_PORT": str(port) for name, port in asdict(found.ports).items()}
+    _become([sys.executable, "-m", "quickbite", *arguments], places | found.kafka_client(READER))
 
 
 @app.command()
@@ -165,6 +168,7 @@ def _make(settings: config.Settings, ports: stack.Ports) -> stack.Stack:
         _root(settings),
         ports,
         kafka_heap=settings.kafka_heap,
+        kafka_users=settings.further_kafka_users,
         entry=settings.entry,
         admin_password=settings.admin_password,
         viewers=_viewers(settings),

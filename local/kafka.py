@@ -1,7 +1,7 @@
 """One real Kafka broker (KRaft, broker and controller in one process) on loopback, ready within about a second."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from local import ports
@@ -14,7 +14,7 @@ class Kafka:
     """A broker on `port` and its controller on the next port, with all files below `root`.
 
     `cache` is the folder with the files that all brokers of one clone share. A new broker copies a formatted data
-    folder from it. `passwords` are those of its users, the super user first. Without any, everybody may do everything.
+    folder from it. `passwords` returns those of its users, the super user first. Without it, everybody may do everything.
     """
 
     name = "kafka"
@@ -28,13 +28,12 @@ class Kafka:
         cache: Path,
         heap: str = "256m",
         settings: Mapping[str, str] | None = None,
-        passwords: Mapping[str, str] | None = None,
+        passwords: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self.root, self.ports = root.resolve(), (port, port + 1)
         self._server = f"{self.host}:{port}"
         self._distribution = Distribution(cache)
-        self._passwords = passwords or {}
-        self._heap, self._settings = heap, (with_passwords(self._passwords) if passwords else {}) | dict(settings or {})
+        self._passwords, self._heap, self._settings = passwords, heap, settings or {}
         self._properties = self.root / "server.properties"
 
     def prepare(self) -> None:
@@ -44,7 +43,8 @@ class Kafka:
         if not data.exists():
             with complete_folder(data) as fresh:
                 shutil.copytree(self._distribution.formatted, fresh, dirs_exist_ok=True)
-        write_properties(self._properties, data, self.ports[0], self._settings)
+        guarded = with_passwords(self._passwords()) if self._passwords else {}
+        write_properties(self._properties, data, self.ports[0], {**guarded, **self._settings})
 
     def program(self) -> Program:
         command = self._distribution.command("kafka.Kafka", self._properties, heap=self._heap)
@@ -59,7 +59,7 @@ class Kafka:
         login = []
         if self._passwords:
             file = self.root / f"{user}.properties"
-            write_secret(file, of_client(user, self._passwords[user]))
+            write_secret(file, of_client(user, self._passwords()[user]))
             login = ["--command-config", str(file)]
         server = ("--bootstrap-server", self._server)
         return self._distribution.command(class_name, *server, *login, *arguments, heap="128m")

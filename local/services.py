@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from contracts.access import ADMIN, READER, USERS
 from local import ports
 from local.process import Program
 from shared.process import configuration
 
 PROJECT = Path(__file__).parent.parent
-PARTITIONS = "4"
+TOPICS = {"TOPIC_PARTITIONS": "4", "KAFKA_ACLS": "true"}
 SECRETS = (
     "postgres/postgres_password",
     "orders/database_password",
@@ -25,9 +26,10 @@ SECRETS = (
     "auth/database_password",
     "users/database_password",
     "products/database_password",
+    *(f"{user}/kafka_password" for user in (ADMIN, *USERS)),
 )
-"""All secrets: a folder per service, a file per setting."""
-NOT_TAKEN = {"ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD"}
+"""All secrets: a folder per service or user, a file per setting."""
+NOT_TAKEN = {"ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD", "KAFKA_PASSWORD"}
 """Settings of one process of several, and secrets, which are in files: no settings of a stack."""
 STOREFRONT_ASKS = ("orders", "products", "auth")
 
@@ -67,7 +69,7 @@ def jobs(postgres: int, kafka: int, secrets: Path) -> tuple[Job, Job]:
     database = {"ADMIN_DATABASE_URL": database_url("postgres", postgres), "SECRETS_FOLDER": str(secrets)}
     return (
         Job("migrate", ("migrations", "up", "--seed"), database),
-        Job("topics", ("contracts.topics",), _kafka(kafka)),
+        Job("topics", ("contracts.topics",), {**kafka_client(kafka, ADMIN, secrets), **TOPICS}),
     )
 
 
@@ -103,9 +105,8 @@ def services(
                 "INSTANCE_ID": f"{name}-1",
                 "FAILURE_FLAGS": "true",  # for drills; only here, never where customers are
                 "DATABASE_URL": database_url(f"{name}_user", postgres),
-                "SECRETS_FOLDER": str(secrets / name),
                 "AUTH_JWKS_URL": f"http://{ports.LOOPBACK}:{auth}/auth/jwks.json",
-                **_kafka(kafka),
+                **kafka_client(kafka, name, secrets),
                 **traced,
                 **extra.get(name, {}),
             },
@@ -114,16 +115,15 @@ def services(
     )
 
 
-def storefront(port: int, chosen: Mapping[str, int], kafka: int, supervisor: Path) -> Service:
+def storefront(port: int, chosen: Mapping[str, int], kafka: int, secrets: Path, supervisor: Path) -> Service:
     """The page for visitors on `port`. It finds the services on the `chosen` ports, and supervisord at its socket."""
     urls = {f"STOREFRONT_{name.upper()}_URL": f"http://{ports.LOOPBACK}:{chosen[name]}" for name in STOREFRONT_ASKS}
     own = {
         "STOREFRONT_HOST": ports.LOOPBACK,
         "STOREFRONT_PORT": str(port),
-        "STOREFRONT_KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{kafka}",
         "STOREFRONT_SUPERVISOR_SOCKET": str(supervisor),
     }
-    return Service("storefront", port, own | urls)
+    return Service("storefront", port, {**own, **urls, **kafka_client(kafka, READER, secrets)})
 
 
 def wrong_settings(program: Program) -> list[str]:
@@ -175,5 +175,11 @@ def database_url(role: str, port: int) -> str:
     return f"postgresql://{role}@{ports.LOOPBACK}:{port}/quickbite"
 
 
-def _kafka(port: int) -> dict[str, str]:
-    return {"KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{port}", "TOPIC_PARTITIONS": PARTITIONS}
+def kafka_client(port: int, user: str, secrets: Path) -> dict[str, str]:
+    """The settings with which a process reaches Kafka as `user`. Its password is a file in the folder of the user."""
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": f"{ports.LOOPBACK}:{port}",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",  # loopback needs no TLS
+        "KAFKA_USERNAME": user,
+        "SECRETS_FOLDER": str(secrets / user),
+    }

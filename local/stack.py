@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from contracts.access import ADMIN, USERS
 from local import nginx, ports, services, supervisor
 from local.console import Console, Viewers, places
 from local.entry import ONLY_HERE, Entry
@@ -62,8 +63,9 @@ class Ports:
 class Stack:
     """A stack called `name`, with all its files below `root`.
 
-    `postgres_settings` are added to the durable defaults. `entry` says who reaches the gateway. Each step of the stack
-    is logged at level INFO. The storefront and the console run only if there are `viewers`.
+    `postgres_settings` are added to the durable defaults. `kafka_users` are further users of Kafka, for services that
+    are not of this stack. `entry` says who reaches the gateway. Each step of the stack is logged at level INFO. The
+    storefront and the console run only if there are `viewers`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Stack:
         where: Ports,
         *,
         kafka_heap: str = "256m",
+        kafka_users: Collection[str] = (),
         postgres_settings: Mapping[str, str] | None = None,
         entry: Entry = ONLY_HERE,
         admin_password: str = "password",
@@ -84,7 +87,10 @@ class Stack:
         self.postgres = Postgres(
             self.root / "postgres", where.postgres, settings=postgres_settings, secrets=self.secrets
         )
-        self.kafka = Kafka(self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap)
+        self._kafka_users, self._further_users = (ADMIN, *USERS, *kafka_users), kafka_users
+        self.kafka = Kafka(
+            self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap, passwords=self._kafka_passwords
+        )
         self._services = services.services(
             where.services,
             postgres=where.postgres,
@@ -194,8 +200,28 @@ class Stack:
         """The address of the database for a role, with its password, which is the secret of this name."""
         return with_password(services.database_url(role, self.ports.postgres), self.secret(password))
 
+    def _of_new_service(self, user: str) -> Mapping[str, str]:
+        """What a service that is not of this stack needs: Kafka, and both super users, for its own set-up."""
+        return {
+            **{key: value for key, value in self.kafka_client(user).items() if key != "SECRETS_FOLDER"},
+            "KAFKA_PASSWORD": self.secret(f"{user}/kafka_password"),
+            "KAFKA_ADMIN_USERNAME": ADMIN,
+            "KAFKA_ADMIN_PASSWORD": self.secret(f"{ADMIN}/kafka_password"),
+            "ADMIN_DATABASE_URL": self.database_url(),
+        }
+
+    def _kafka_passwords(self) -> dict[str, str]:
+        return {user: self.secret(f"{user}/kafka_password") for user in self._kafka_users}
+
+    def kafka_client(self, user: str) -> dict[str, str]:
+        """The settings with which a process reaches Kafka as `user`. Raises `Problem` if the broker does not know it."""
+        _refuse_unknown([user], self._kafka_users)
+        return services.kafka_client(self.ports.kafka, user, self.secrets)
+
     def environment(self, name: str) -> Mapping[str, str]:
-        """The settings with which a service or a job runs beside this stack."""
+        """The settings with which a service or a job of this stack, or a service of a further user, runs beside it."""
+        if name in self._further_users:
+            return self._of_new_service(name)
         found = {
             **{job.name: job.program() for job in self._jobs},
             **{one.name: one.program() for one in self._services},
@@ -227,7 +253,9 @@ class Stack:
         logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
         found = places(self.ports.services, logs, socket, admin_password) | dict(viewers.settings)
         console = Console(self.root / "console", self.ports.console, found)
-        storefront = services.storefront(self.ports.storefront, self.ports.services, self.ports.kafka, socket)
+        storefront = services.storefront(
+            self.ports.storefront, self.ports.services, self.ports.kafka, self.secrets, socket
+        )
         return (*viewers.others, storefront, console)
 
     def _up(self) -> set[str]:

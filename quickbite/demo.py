@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,9 @@ import typer
 from quickbite.client import Failed, read_settings
 from shared.delivery import kafka
 from shared.delivery.events import Record
-from shared.delivery.kafka import Tail
+from shared.delivery.kafka import Brokers, Tail
+from shared.process import configuration
+from shared.process.configuration import KafkaSettings
 
 SECONDS = 20.0
 TOPICS = ("orders.events", "inventory.events", "payments.events")
@@ -82,9 +84,9 @@ class News:
 
 
 @asynccontextmanager
-async def reading(servers: str) -> AsyncIterator[News]:
+async def reading(brokers: Brokers) -> AsyncIterator[News]:
     """Read the topics of the saga, from their current end."""
-    tail = Tail(servers, TOPICS)
+    tail = Tail(brokers, TOPICS)
     try:
         await tail.start()
         yield News(tail)
@@ -92,10 +94,10 @@ async def reading(servers: str) -> AsyncIterator[News]:
         await tail.close()
 
 
-async def run(gateway: str, servers: str, password: str) -> bool:
+async def run(gateway: str, brokers: Brokers, password: str) -> bool:
     """Run all stories. Returns True if each ended as expected."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
-    async with reading(servers) as news, aiohttp.ClientSession(gateway, timeout=timeout) as session:
+    async with reading(brokers) as news, aiohttp.ClientSession(gateway, timeout=timeout) as session:
         started = time.time()
         login = await _ask(session, "POST", "/auth/login", {"username": "admin", "password": password})
         session.headers["Authorization"] = f"Bearer {login['token']}"
@@ -140,10 +142,11 @@ def _seen_event(record: Record) -> SeenEvent:
 def demo() -> None:
     """Place three orders through the gateway, and print the path of each, event by event."""
     settings = read_settings()
-    servers = settings.place("kafka")
+    brokers = replace(Brokers.of(configuration.load(KafkaSettings)), servers=settings.place("kafka"))
     try:
-        ended_well = asyncio.run(run(settings.address("gateway"), servers, settings.admin_password))
+        ended_well = asyncio.run(run(settings.address("gateway"), brokers, settings.admin_password))
     except kafka.Unavailable as error:
-        raise Failed(f"Kafka at {servers}: {error}. Is the stack running? `make up` starts it.") from error
+        advice = "`make demo` knows the user and the password" if not brokers.username else "`make up` starts the stack"
+        raise Failed(f"Kafka at {brokers.servers}: {error}. {advice}.") from error
     if not ended_well:
         raise Failed("A story did not end as expected.")

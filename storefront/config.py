@@ -1,4 +1,7 @@
-"""The settings of the storefront, read once from the environment: `STOREFRONT_PORT`, and so on."""
+"""The settings of the storefront, read once from the environment: `STOREFRONT_PORT`, and so on.
+
+Those of Kafka have no prefix: they are the same for every process.
+"""
 
 from typing import Annotated
 
@@ -6,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.process import configuration
+from shared.process.configuration import KafkaSettings
 
 PREFIX = "STOREFRONT_"
 
@@ -29,14 +33,12 @@ class Settings(BaseSettings):
     """The address of products."""
     auth_url: Url = "http://127.0.0.1:8083"
     """The address of auth, which gives visitors their tokens."""
-    kafka_bootstrap_servers: str = "127.0.0.1:9092"
-    """Brokers as `host:port`, separated by commas."""
     supervisor_socket: str = ""
     """The socket of supervisord, only in the embedded stack. Empty: payments cannot be stopped from the page."""
     log_level: configuration.LogLevel = "INFO"
     """The lowest level that is logged."""
 
 
-def read() -> Settings:
+def read() -> tuple[Settings, KafkaSettings]:
     """Read the settings. A wrong value ends the process with one line that names the variable."""
-    return configuration.load(Settings)
+    return configuration.load(Settings), configuration.load(KafkaSettings)

@@ -4,7 +4,7 @@ import asyncio
 
 from contracts import inventory, orders, payments
 from shared.delivery import kafka
-from shared.delivery.kafka import Tail
+from shared.delivery.kafka import Brokers, Tail
 from shared.process.loop import Beat, repeat
 from storefront.memory import Memory
 
@@ -14,8 +14,8 @@ _POLL_SECONDS = 1.0
 
 
 class Events:
-    def __init__(self, bootstrap_servers: str, memory: Memory) -> None:
-        self._servers, self._memory = bootstrap_servers, memory
+    def __init__(self, brokers: Brokers, memory: Memory) -> None:
+        self._brokers, self._memory = brokers, memory
         self._tail: Tail | None = None
         self.has_begun = False
         """True when the events of a new order cannot be missed any more."""
@@ -32,7 +32,7 @@ class Events:
 
     async def _turn(self) -> float:
         if self._tail is None:
-            self._tail = Tail(self._servers, TOPICS)
+            self._tail = Tail(self._brokers, TOPICS)
             await self._tail.start()
             self.has_begun = True
         self._memory.add(await self._tail.poll(_POLL_SECONDS))

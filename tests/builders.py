@@ -14,6 +14,8 @@ from aiokafka import AIOKafkaConsumer
 from contracts.orders import OrderConfirmed, OrderCreated
 from shared.delivery import events
 from shared.delivery.events import Event, Record
+from shared.delivery.kafka import Brokers
+from shared.delivery.kafka.brokers import options
 from shared.delivery.kafka.clients import hard_stop
 
 _offsets = count()
@@ -73,9 +75,9 @@ Tail = Callable[[], Awaitable[list[Record]]]
 
 
 @asynccontextmanager
-async def tail(address: str, topic: str, *, from_the_beginning: bool = False) -> AsyncIterator[Tail]:
+async def tail(brokers: Brokers | str, topic: str, *, from_the_beginning: bool = False) -> AsyncIterator[Tail]:
     """Yield a function that returns all records since this began, in order within each partition."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(topic, **options(brokers), enable_auto_commit=False)
     await consumer.start()
     try:
         partitions = sorted(consumer.assignment())

@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.process import configuration
 
 
 class Settings(configuration.Settings):
-    """The common settings, and the partitions and replicas of a new topic."""
+    """The common settings, the partitions and replicas of a new topic, and Kafka's super user, who creates it."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8088
     database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] = (
@@ -16,3 +16,5 @@ class Settings(configuration.Settings):
     )
     topic_partitions: Annotated[int, Field(ge=1, le=1000)] = 4
     topic_replication: Annotated[int, Field(ge=1, le=10)] = 1
+    kafka_admin_username: str = ""
+    kafka_admin_password: SecretStr = SecretStr("")

@@ -118,13 +118,24 @@ S = TypeVar("S", bound=Settings)
 
 def read(settings_type: type[S], service: str, arguments: list[str]) -> S:
     """Read the settings from everywhere. A wrong value ends the process with one line."""
+    return load(settings_type, _cli_parse_args=arguments, _cli_prog_name=f"python -m {service}")
+
+
+E = TypeVar("E", bound=BaseSettings)
+
+
+def load(settings_type: type[E], **sources: Any) -> E:
+    """Read settings from the environment, the files of `SECRETS_FOLDER`, and further `sources` of pydantic.
+
+    A wrong value ends the process with one line.
+    """
     folder = os.environ.get("SECRETS_FOLDER") or None
     if folder and not Path(folder).is_dir():
         sys.exit(f"wrong setting: SECRETS_FOLDER: there is no folder {folder}")
     try:
-        return settings_type(_cli_parse_args=arguments, _cli_prog_name=f"python -m {service}", _secrets_dir=folder)
+        return settings_type(_secrets_dir=folder, **sources)
     except ValidationError as error:
-        sys.exit(complaint(error))
+        sys.exit(complaint(error, settings_type.model_config.get("env_prefix", "")))
     except OSError as error:
         sys.exit(f"wrong setting: SECRETS_FOLDER: {error}")
 
@@ -135,17 +146,6 @@ def with_password(url: str, password: str) -> str:
         return url
     user, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
-
-
-E = TypeVar("E", bound=BaseSettings)
-
-
-def load(settings_type: type[E]) -> E:
-    """Read settings from the environment only. A wrong value ends the process with one line."""
-    try:
-        return settings_type()
-    except ValidationError as error:
-        sys.exit(complaint(error, settings_type.model_config.get("env_prefix", "")))
 
 
 def complaint(error: ValidationError, prefix: str = "") -> str:

@@ -28,6 +28,7 @@ from orders import consumer as orders
 from payments import consumer as payments
 from payments.worker import Worker
 from shared import postgres
+from shared.delivery.kafka import Brokers
 from shared.delivery.events import Record
 from shared.delivery.outbox import DEAD_LETTER_SUFFIX
 from tests.acceptance.client import Call, History
@@ -419,9 +420,9 @@ def header(record: Record, name: str) -> str:
 class Reader:
     """Reads topics from their first records, and the offsets of consumer groups. It joins no group."""
 
-    def __init__(self, kafka: str) -> None:
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, fetch_max_wait_ms=50)
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    def __init__(self, kafka: Brokers) -> None:
+        self._consumer = AIOKafkaConsumer(**kafka.options(), enable_auto_commit=False, fetch_max_wait_ms=50)
+        self._admin = AIOKafkaAdminClient(**kafka.options())
 
     async def __aenter__(self) -> "Reader":
         await self._consumer.start()
@@ -477,7 +478,7 @@ async def _by_key(conn: postgres.Plain, query: str) -> Row:
     return {str(key): value for key, value in await conn.fetch(query)}
 
 
-async def gather(database_url: str, kafka: str) -> Evidence:
+async def gather(database_url: str, kafka: Brokers) -> Evidence:
     """Read all tables and topics."""
     evidence = Evidence()
     conn = await postgres.connect(database_url)
@@ -502,7 +503,7 @@ async def gather(database_url: str, kafka: str) -> Evidence:
     return evidence
 
 
-async def quiet(database_url: str, kafka: str, seconds: float = QUIET_SECONDS) -> float:
+async def quiet(database_url: str, kafka: Brokers, seconds: float = QUIET_SECONDS) -> float:
     """Wait until no outbox row, consumer lag, order or payment is open; return the seconds that it took.
 
     Raises `AssertionError` after `seconds`: a system that is too slow has failed.

@@ -18,10 +18,12 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from contracts.access import ADMIN
 from local import ports, services
 from local.console import Viewers
 from local.process import survivors
 from local.stack import Ports, Stack
+from shared.delivery.kafka import Brokers
 from tests import groups, leaks
 from tests.acceptance import checker, client
 from tests.acceptance.checker import Evidence, Poison
@@ -76,8 +78,13 @@ class System:
         return self.stack.database_url()
 
     @property
-    def kafka(self) -> str:
-        return f"127.0.0.1:{self.stack.ports.kafka}"
+    def kafka(self) -> Brokers:
+        """Kafka, as its super user."""
+        return self.brokers(ADMIN)
+
+    def brokers(self, user: str) -> Brokers:
+        password = self.stack.secret(f"{user}/kafka_password")
+        return Brokers(f"127.0.0.1:{self.stack.ports.kafka}", "SASL_PLAINTEXT", username=user, password=password)
 
     @property
     def orders_url(self) -> str:
@@ -117,7 +124,8 @@ class System:
         calls = [call for history in self.histories for call in history]
         tokens = {str(call.answer.get(name, "")) for call in calls for name in ("token", "refresh_token")}
         keys = [self.mint.key.private_bytes_raw()] if self.mint else []
-        return leaks.found(self.stack.root / "logs", {PASSWORD, ADMIN_PASSWORD, *tokens}, keys)
+        made = {path.read_text().strip() for path in self.stack.secrets.glob("*/*")}
+        return leaks.found(self.stack.root / "logs", {PASSWORD, ADMIN_PASSWORD, *tokens, *made}, keys)
 
     def measure(self, what: str, seconds: float) -> None:
         self.measured.setdefault(what, []).append(seconds)
@@ -259,6 +267,7 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest, viewer
         Ports.free(),
         postgres_settings=DURABLE,
         admin_password=ADMIN_PASSWORD,
+        kafka_users=("shipping", "billing"),
         viewers=viewers,
     )
     leaked: list[str] = []

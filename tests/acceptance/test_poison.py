@@ -116,7 +116,7 @@ def parked_by(topic: str, type_: str) -> frozenset[str]:
 
 @asynccontextmanager
 async def producer(system: System) -> AsyncIterator[AIOKafkaProducer]:
-    made = AIOKafkaProducer(bootstrap_servers=system.kafka, max_request_size=1_000_000)
+    made = AIOKafkaProducer(**system.kafka.options(), max_request_size=1_000_000)
     await made.start()
     try:
         yield made

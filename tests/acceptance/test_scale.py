@@ -24,7 +24,7 @@ async def lane_owners(system: System, service: str) -> set[str]:
 
 async def members(system: System, service: str) -> int:
     """The number of members with partitions in a service's consumer group."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=system.kafka)
+    admin = AIOKafkaAdminClient(**system.kafka.options())
     await admin.start()
     try:
         (answer,) = await admin.describe_consumer_groups([service])

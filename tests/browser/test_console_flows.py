@@ -244,7 +244,7 @@ async def test_a_hostile_event_of_a_megabyte_is_shown_harmlessly(
     key = f"{uuid4().hex}{HOSTILE}"
     good = with_header(record(order_created()), "ce_type", b"FromTheFuture<b>")
     value = orjson.dumps({"order_id": 1, "note": HOSTILE + "x" * 950_000})
-    async with AIOKafkaProducer(bootstrap_servers=system.kafka, max_request_size=1_000_000) as kafka:
+    async with AIOKafkaProducer(**system.kafka.options(), max_request_size=1_000_000) as kafka:
         await kafka.send_and_wait(good.topic, value, key.encode(), partition=0, headers=list(good.headers))
     rows = [await the_shop.parked(service, type="FromTheFuture<b>") for service in ("inventory", "payments")]
     page = tab.page

@@ -14,6 +14,7 @@ from examples.shipping import topics
 from examples.shipping.contracts import ORDERS, TOPIC
 from shared.delivery import kafka
 from shared.delivery.events import Record, id_of
+from shared.delivery.kafka import Brokers
 from tests.builders import eventually, tail
 from tests.conftest import PARTITIONS, ROOT, Database
 
@@ -52,9 +53,9 @@ async def parcels(database: Database) -> set[int]:
     return await values(database, "select order_id from shipping.parcels")
 
 
-async def events_by_order(address: str, orders: set[int]) -> dict[int, int]:
+async def events_by_order(brokers: Brokers | str, orders: set[int]) -> dict[int, int]:
     """Wait until each order has an event on the topic, and count its events. A repeated record has the same id."""
-    async with tail(address, TOPIC, from_the_beginning=True) as read:
+    async with tail(brokers, TOPIC, from_the_beginning=True) as read:
 
         async def all_published() -> Counter[int] | None:
             found = Counter(int(key) for key, _ in {(one.key or b"", id_of(one)) for one in await read()})

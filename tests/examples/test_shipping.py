@@ -50,9 +50,9 @@ def addresses(system: System, database: Database, service: str = "shipping") -> 
     """The variables that the page names."""
     where = system.stack.ports
     return {
+        **system.stack.environment(service),
         "ADMIN_DATABASE_URL": database.admin_url,
         "DATABASE_URL": database.url_for(service),
-        "KAFKA_BOOTSTRAP_SERVERS": system.kafka,
         "AUTH_JWKS_URL": f"http://127.0.0.1:{where.auth}/auth/jwks.json",
         "ORDERS_PORT": str(where.orders),
         "PORT": str(ports.free_block(1)),

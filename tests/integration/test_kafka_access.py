@@ -33,7 +33,7 @@ class Guarded:
     def __init__(self, root: Path) -> None:
         self.passwords = {user: token_urlsafe(32) for user in (ADMIN, *USERS)}
         port = ports.free_block(2)
-        engine = Kafka(root / "kafka", port, cache=HOME / "cache", passwords=self.passwords)
+        engine = Kafka(root / "kafka", port, cache=HOME / "cache", passwords=lambda: self.passwords)
         self.root, self.address, self.server = root, f"{ports.LOOPBACK}:{port}", Server(engine, root)
 
     def as_(self, user: str, **changes: str) -> Brokers:

@@ -14,6 +14,7 @@ from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 
 from contracts import topics
+from shared.delivery.kafka import Brokers
 from shared.web import pages as shared_pages
 from storefront import app, pages
 from storefront.config import Settings
@@ -24,6 +25,8 @@ from tests.service.conftest import NO_KAFKA, Client, serving
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ALL_PARTS = ["api", "relay", "consumer", "worker"]
+Place = tuple[Settings, Brokers]
+
 BURGERS = {"product_id": "1", "quantity": "2"}
 STEP = re.compile(r'id="step-(\w+)"')
 
@@ -77,8 +80,8 @@ class Visitor:
 
 
 @asynccontextmanager
-async def services(database: Database, kafka: str, *names: str) -> AsyncIterator[Settings]:
-    """auth, products, orders, and the services `names`. Their addresses are in the settings of a storefront."""
+async def services(database: Database, kafka: str, *names: str) -> AsyncIterator[Place]:
+    """auth, products, orders, and the services `names`: where a storefront finds them, and Kafka."""
     async with AsyncExitStack() as stack:
 
         async def start(name: str, **changes: Any) -> str:
@@ -93,11 +96,11 @@ async def services(database: Database, kafka: str, *names: str) -> AsyncIterator
             await start(name, **common, **(provider if name == "payments" else {}))
         orders = await start("orders", **common)
         urls = {"orders_url": orders, "products_url": products, "auth_url": auth}
-        yield Settings(**urls, kafka_bootstrap_servers=kafka)
+        yield Settings(**urls), Brokers(kafka)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def settings(template: Database, kafka: str) -> AsyncIterator[Settings]:
+async def place(template: Database, kafka: str) -> AsyncIterator[Place]:
     """All services, for the whole module."""
     await topics.create(kafka, PARTITIONS, 1)
     async with copied_from(template) as database, services(database, kafka, "inventory", "payments") as made:
@@ -105,9 +108,9 @@ async def settings(template: Database, kafka: str) -> AsyncIterator[Settings]:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Visitor]:
+async def opened(place: Place) -> AsyncIterator[Visitor]:
     """A visitor of a storefront with these settings."""
-    server = TestServer(app.create_app(settings))
+    server = TestServer(app.create_app(*place))
     async with TestClient(server, cookie_jar=CookieJar(unsafe=True)) as client:
         yield Visitor(client)
 
@@ -121,8 +124,8 @@ async def ready(visitor: Visitor) -> None:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def visitor(settings: Settings) -> AsyncIterator[Visitor]:
-    async with opened(settings) as made:
+async def visitor(place: Place) -> AsyncIterator[Visitor]:
+    async with opened(place) as made:
         await ready(made)
         yield made
 
@@ -175,10 +178,10 @@ async def test_each_outcome_has_its_form(visitor: Visitor) -> None:
         assert f'name="quantity" value="{quantity}"' in page
 
 
-async def test_an_order_is_seen_by_its_own_visitor_only(visitor: Visitor, settings: Settings) -> None:
+async def test_an_order_is_seen_by_its_own_visitor_only(visitor: Visitor, place: Place) -> None:
     path = await visitor.order(**BURGERS)
     await visitor.get(path)
-    async with opened(settings) as other:
+    async with opened(place) as other:
         assert "only the visitor" in await other.get(path, 401)
         await other.order(**BURGERS)
         for hidden in (path, f"{path}/events"):
@@ -221,8 +224,8 @@ async def test_without_payments_an_order_waits_and_can_be_cancelled(
     await topics.create(kafka, PARTITIONS, 1)
     async with (
         copied_from(template) as database,
-        services(database, kafka, "inventory") as settings,
-        opened(settings) as visitor,
+        services(database, kafka, "inventory") as place,
+        opened(place) as visitor,
     ):
         await ready(visitor)
         path = await visitor.order(**BURGERS)
@@ -323,7 +326,7 @@ async def test_a_page_connects_again_when_orders_did_not_answer(visitor: Visitor
 
 async def test_without_the_services_the_page_is_readable_and_an_order_is_refused_in_one_sentence() -> None:
     nowhere = dict.fromkeys(("orders_url", "products_url", "auth_url"), "http://127.0.0.1:9")
-    async with opened(Settings(**nowhere, kafka_bootstrap_servers=NO_KAFKA)) as visitor:
+    async with opened((Settings(**nowhere), Brokers(NO_KAFKA))) as visitor:
         assert "catalogue cannot be read" in await visitor.get("/")
         answer = await visitor.post("/shop/orders", **BURGERS)
         assert answer.status == 503

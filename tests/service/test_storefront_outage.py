@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from local.process import Program
 from local.supervisor import Supervisor
 from local.supervisor import socket as socket_of
+from shared.delivery.kafka import Brokers
 from shared.errors import Unavailable
 from storefront import app, outage, pages
 from storefront.config import Settings
@@ -50,8 +51,8 @@ async def storefront(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.5
 ) -> AsyncIterator[Client]:
     monkeypatch.setattr(outage, "_LOOK_SECONDS", 0.05)
-    settings = Settings(supervisor_socket=str(socket_of(supervisor.root)), kafka_bootstrap_servers=NO_KAFKA)
-    async with TestClient(TestServer(app.create_app(settings))) as client:
+    settings = Settings(supervisor_socket=str(socket_of(supervisor.root)))
+    async with TestClient(TestServer(app.create_app(settings, Brokers(NO_KAFKA)))) as client:
         found = running(client)
         found.seconds = seconds
         await eventually(lambda: is_over(found))
@@ -142,6 +143,6 @@ async def test_a_visitor_of_another_machine_cannot_stop_payments(
 
 
 async def test_a_dead_supervisord_is_named_and_nothing_hangs(tmp_path: Path) -> None:
-    settings = Settings(supervisor_socket=str(tmp_path / "none"), kafka_bootstrap_servers=NO_KAFKA)
-    async with TestClient(TestServer(app.create_app(settings))) as client:
+    settings = Settings(supervisor_socket=str(tmp_path / "none"))
+    async with TestClient(TestServer(app.create_app(settings, Brokers(NO_KAFKA)))) as client:
         assert await stop(client) == 409  # whether payments runs is not known

@@ -1,0 +1,83 @@
+"""Whole sagas through a Kafka that asks for passwords and has rules, compared with one that accepts everybody."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from secrets import token_urlsafe
+
+import uvloop
+
+from bench import report, saga, servers, shop
+from bench.report import Rate
+from contracts import topics
+from contracts.access import ADMIN, USERS
+from local import ports
+from local.kafka import Kafka
+from local.process import Server
+
+ORDERS, ROUNDS = 15_000, 5
+PARTITIONS = 4
+
+
+@contextmanager
+def _guarded(run: servers.Servers) -> Iterator[tuple[servers.Servers, Mapping[str, str]]]:
+    """A second Kafka, and the passwords of its users."""
+    passwords = {user: token_urlsafe(32) for user in (ADMIN, *USERS)}
+    port = ports.free_block(2)
+    engine = Kafka(
+        servers.FOLDER / f"kafka-{port}", port, cache=servers.ROOT / ".local" / "cache", passwords=lambda: passwords
+    )
+    server = Server(engine, servers.FOLDER / "kafka-guarded")
+    try:
+        server.start()
+        made = replace(run, kafka_port=port, broker=engine, pids={**run.pids, "kafka": server.pid})
+        wanted = topics.Settings(
+            **_client(made, ADMIN, passwords), topic_partitions=PARTITIONS, kafka_acls=True  # type: ignore[arg-type]
+        )
+        asyncio.run(topics.main(wanted))
+        yield made, passwords
+    finally:
+        server.stop()
+
+
+def _client(run: servers.Servers, user: str, passwords: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "kafka_bootstrap_servers": run.bootstrap,
+        "kafka_security_protocol": "SASL_PLAINTEXT",
+        "kafka_username": user,
+        "kafka_password": passwords[user],
+    }
+
+
+async def _measure(name: str, made: shop.Shop) -> Rate:
+    await saga.place(made.port, 500, 8)  # warm up
+    await saga.all_final(made, 500)
+    before, started = made.cpu(), time.perf_counter()
+    await saga.place(made.port, ORDERS, saga.CLIENTS)
+    found = await saga.all_final(made, ORDERS + 500)
+    seconds = time.perf_counter() - started
+    report.audit("orders = CONFIRMED", ORDERS + 500, found["CONFIRMED"])
+    return Rate(name, ORDERS, seconds, cpu_seconds=(made.cpu() - before).total())
+
+
+def main(run: servers.Servers) -> None:
+    with _guarded(run) as (guarded, passwords):
+
+        def login(service: str) -> dict[str, str]:
+            return {name.upper(): value for name, value in _client(guarded, service, passwords).items()}
+
+        ratios = []
+        for n in range(ROUNDS):
+            rates: dict[str, Rate] = {}
+            for name in ("plain", "secured") if n % 2 else ("secured", "plain"):
+                database = f"bench_{name}_{n}"
+                asyncio.run(run.migrate(database))
+                chosen = (run, lambda _: {}) if name == "plain" else (guarded, login)
+                with shop.running(chosen[0], database, chosen[1]) as made:
+                    rates[name] = uvloop.run(_measure(name, made))
+            report.show(f"secured: whole sagas, round {n + 1}", *rates.values())
+            ratios.append(rates["secured"].per_second / rates["plain"].per_second)
+    print(f"  ratios: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    report.ratio("with users and rules, compared with neither (median)", sorted(ratios)[ROUNDS // 2], 0.9, 0.97)
