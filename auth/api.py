@@ -10,9 +10,9 @@ from auth.domain import USERNAME
 from auth.keyring import Keyring
 from auth.service import Logins
 from shared.errors import Unauthenticated
-from shared.web import deadline, responses
+from shared.web import deadline, requests, responses
 from shared.web.fields import Text, request_like
-from shared.web.operations import Access, caller, operation
+from shared.web.operations import WHOM, Access, caller, operation
 
 LOGINS = web.AppKey("LOGINS", Logins)
 KEYRING = web.AppKey("KEYRING", Keyring)
@@ -74,32 +74,35 @@ class KeySet(BaseModel):
     {201: RegisteredUser},
     body=RegisterUser,
     problems=[409],
+    audited=True,
     headers={"Location": "The path of the profile."},
 )
 async def register(request: web.Request, wanted: RegisterUser) -> web.Response:
     """Register a user."""
+    request[WHOM] = wanted.username
     work = request.app[LOGINS].register(wanted.username, wanted.password)
     user_id = await deadline.within(request, work)
     return responses.json(RegisteredUser(id=user_id, username=wanted.username), 201, Location=f"/users/{user_id}")
 
 
 @routes.post("/auth/login")
-@operation(Access.PUBLIC, {200: Tokens}, body=Login, problems=[401])
+@operation(Access.PUBLIC, {200: Tokens}, body=Login, problems=[401], audited=True)
 async def log_in(request: web.Request, login: Login) -> web.Response:
     """Log in."""
-    work = request.app[LOGINS].log_in(login.username, login.password, _address(request))
+    request[WHOM] = login.username
+    work = request.app[LOGINS].log_in(login.username, login.password, requests.origin(request))
     return _tokens(await deadline.within(request, work))
 
 
 @routes.post("/auth/refresh")
-@operation(Access.PUBLIC, {200: Tokens}, body=RefreshToken, problems=[401])
+@operation(Access.PUBLIC, {200: Tokens}, body=RefreshToken, problems=[401], audited=True)
 async def refresh(request: web.Request, sent: RefreshToken) -> web.Response:
     """Exchange a refresh token for new tokens. If the same token comes again, its session ends."""
     return _tokens(await deadline.within(request, request.app[LOGINS].refresh(sent.refresh_token)))
 
 
 @routes.post("/auth/logout")
-@operation(Access.PUBLIC, {204: None}, body=RefreshToken)
+@operation(Access.PUBLIC, {204: None}, body=RefreshToken, audited=True)
 async def log_out(request: web.Request, sent: RefreshToken) -> web.Response:
     """End the session. The gateway refuses its access tokens within seconds."""
     await deadline.within(request, request.app[LOGINS].log_out(sent.refresh_token))
@@ -130,8 +133,3 @@ async def keys(request: web.Request) -> web.Response:
 def _tokens(tokens: service.Tokens) -> web.Response:
     answer = Tokens(token=tokens.access, expires_in=tokens.seconds, refresh_token=tokens.refresh)
     return responses.json(answer, 200, **{"Cache-Control": "no-store"})
-
-
-def _address(request: web.Request) -> str:
-    """The client's address. The gateway sets X-Real-IP and replaces what the client sent."""
-    return request.headers.get("X-Real-IP", request.remote or "")

@@ -95,11 +95,6 @@ def before_id(request: web.Request) -> int | None:
     return int(sent) if sent.isascii() and sent.isdecimal() and len(sent) < 19 else None
 
 
-def address(request: web.Request) -> str:
-    """The client's address. The gateway sets X-Real-IP and replaces what the client sent."""
-    return request.headers.get("X-Real-IP", request.remote or "")[:64]
-
-
 def back_to(path: str) -> web.Response:
     """After a POST: show another page. A reload does not repeat the POST."""
     return web.Response(status=303, headers={"Location": path})

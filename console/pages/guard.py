@@ -22,7 +22,7 @@ from console.pages import frame
 from console.pages.frame import ROOT, SESSION
 from console.pages.sources import JOURNAL, SESSIONS
 from shared.errors import Forbidden, Invalid, ServiceError, TooMany, Unauthenticated
-from shared.web import problems
+from shared.web import problems, requests
 
 log = structlog.get_logger()
 
@@ -124,7 +124,7 @@ async def _store_refusal(request: web.Request, error: ServiceError) -> None:
     log.warning("a write was refused", path=request.path, reason=error.detail)
     if (session := request.get(SESSION)) is not None:
         journal, who = request.app[JOURNAL], session.username
-        number = await journal.begin(Action(who, frame.address(request), "refused write", subject=request.path))
+        number = await journal.begin(Action(who, requests.origin(request), "refused write", subject=request.path))
         await journal.end(number, f"refused: {error.detail}")
 
 

@@ -9,7 +9,7 @@ from console.pages.guard import COOKIE, FORM, LOGIN
 from console.pages.sources import JOURNAL, SESSIONS
 from console.sessions import SECONDS
 from shared.errors import ServiceError, TooMany
-from shared.web import problems
+from shared.web import problems, requests
 
 routes = web.RouteTableDef()
 
@@ -21,7 +21,7 @@ async def show(request: web.Request) -> web.Response:
 
 @routes.post(LOGIN)
 async def log_in(request: web.Request) -> web.Response:
-    form, address = request[FORM], frame.address(request)
+    form, address = request[FORM], requests.origin(request)
     username, wanted = form.get("username", "")[:128], form.get("next", "")
     try:
         cookie = await request.app[SESSIONS].log_in(username, form.get("password", "")[:128], address)
@@ -42,7 +42,7 @@ async def log_in(request: web.Request) -> web.Response:
 @routes.post(ROOT + "/logout")
 async def log_out(request: web.Request) -> web.Response:
     session = frame.session(request)
-    number = await request.app[JOURNAL].begin(Action(session.username, frame.address(request), "log out"))
+    number = await request.app[JOURNAL].begin(Action(session.username, requests.origin(request), "log out"))
     await request.app[SESSIONS].log_out(session)
     await request.app[JOURNAL].end(number, "done")
     answer = frame.back_to(LOGIN)

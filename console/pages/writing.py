@@ -12,6 +12,7 @@ from console.pages.guard import FORM
 from console.pages.sources import JOURNAL, SERVICES, SESSIONS
 from console.services import Answer
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.web import requests
 
 MOST_IDS = 1000
 
@@ -27,7 +28,7 @@ class Outcome:
 async def recorded(request: web.Request, what: str, service: str, subject: str, why: str) -> AsyncIterator[Outcome]:
     """Store the action before the block, and the outcome that the block has set after it."""
     session, journal = frame.session(request), request.app[JOURNAL]
-    number = await journal.begin(Action(session.username, frame.address(request), what, service, subject, why))
+    number = await journal.begin(Action(session.username, requests.origin(request), what, service, subject, why))
     outcome = Outcome()
     try:
         yield outcome

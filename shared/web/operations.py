@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 from aiohttp import web
 from pydantic import BaseModel
 
-from ..errors import Forbidden, Unauthenticated
-from . import requests, tokens
+from ..errors import Forbidden, ServiceError, Unauthenticated
+from . import audit, requests, tokens
 from .tokens import Caller
 from .verification import Verifier
 
@@ -23,6 +23,7 @@ TOKEN_REQUIRED = web.AppKey("TOKEN_REQUIRED", bool)
 KNOWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CALLER = web.RequestKey("caller", Caller)
 _SCHEME = "bearer "
+_READS = frozenset({"GET", "HEAD"})
 _PORT = re.compile(r":[0-9]{1,5}$", re.ASCII)
 
 RouteFunction: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
@@ -49,6 +50,7 @@ class Operation:
     query: type[BaseModel] | None = None
     problems: Sequence[int] = ()
     idempotent: bool = False
+    audited: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, each with its description."""
 
@@ -61,17 +63,31 @@ def operation(
     query: type[BaseModel] | None = None,
     problems: Sequence[int] = (),
     idempotent: bool = False,
+    audited: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
     Validators of the body find the caller in their context. `problems` lists statuses that do not follow from the rest
     of the declaration. `idempotent` operations accept an Idempotency-Key. A caller who is not allowed is refused before
-    the body is read.
+    the body is read. An act is noted in the audit trail if the operation is `audited`, if it is an administrator's and
+    changes something, or if a token or a caller is refused.
     """
 
     def declare(handler: RouteFunction) -> RouteFunction:
         async def enforced(request: web.Request) -> web.StreamResponse:
+            is_noted = audited or (access is Access.ADMIN and request.method not in _READS)
+            try:
+                response = await checked(request)
+            except ServiceError as error:
+                if is_noted or isinstance(error, Forbidden) or _is_bad_token(request, error):
+                    _note(request, type(error).__name__)
+                raise
+            if is_noted:
+                _note(request, "done")
+            return response
+
+        async def checked(request: web.Request) -> web.StreamResponse:
             request[_CALLER] = await _admit(request, access)
             parsed: list[BaseModel] = []
             if body is not None:
@@ -81,11 +97,33 @@ def operation(
             return await handler(request, *parsed)
 
         summary = (handler.__doc__ or "").partition("\n")[0]
-        declared = Operation(access, summary, answers, body, query, problems, idempotent, headers or {})
+        declared = Operation(access, summary, answers, body, query, problems, idempotent, audited, headers or {})
         enforced.__dict__.update(operation=declared, __name__=handler.__name__, __doc__=handler.__doc__)
         return enforced
 
     return declare
+
+
+WHOM = web.RequestKey("whom", str)
+"""On whom or what an audited operation acts, if it is not in the path."""
+
+
+def _is_bad_token(request: web.Request, error: ServiceError) -> bool:
+    """A token was sent and refused. A request without any is no attack, and there are many."""
+    return isinstance(error, Unauthenticated) and "Authorization" in request.headers
+
+
+def _note(request: web.Request, outcome: str) -> None:
+    resource = request.match_info.route.resource
+    by = request.get(_CALLER, _NOBODY)
+    request.app[audit.TRAIL].note(
+        f"{request.method} {resource.canonical if resource else request.path}",
+        outcome,
+        who=by.user_id or ("(no token needed)" if by is tokens.TRUSTED else ""),
+        whom=request.get(WHOM) or " ".join(request.match_info.values()),
+        origin=requests.origin(request),
+        id_=request[requests.ID],
+    )
 
 
 def caller(request: web.Request) -> Caller:

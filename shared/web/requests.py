@@ -76,12 +76,21 @@ def idempotency_key(request: web.Request) -> str | None:
     return keys[0]
 
 
+ID = web.RequestKey("id", str)
+
+
 def bind_id(request: web.Request) -> str:
     """The id of the request: its X-Request-Id if that is sane, or a new one. Every line logged from here has it."""
     sent = request.headers.get(REQUEST_ID, "")
     chosen = sent if _REQUEST_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+    request[ID] = chosen
     structlog.contextvars.bind_contextvars(request_id=chosen)
     return chosen
+
+
+def origin(request: web.Request) -> str:
+    """The client's address. The gateway sets X-Real-IP and replaces what the client sent."""
+    return request.headers.get("X-Real-IP", request.remote or "")[:64]
 
 
 SPAN = web.RequestKey("span", tracing.Span)
