@@ -17,6 +17,7 @@ from auth.service import Logins
 from contracts.users import read_id
 from shared.errors import Unauthenticated
 from shared.web import database, deadline, requests, responses
+from shared.web.audit import TRAIL
 from shared.web.fields import QUERY, Seconds, Text, answer_like, request_like
 from shared.web.operations import Access, caller, operation
 from shared.web.verification import EndedSessions
@@ -261,27 +262,27 @@ async def sessions(request: web.Request) -> web.Response:
 async def end_session(request: web.Request) -> web.Response:
     """End one of the caller's own sessions. Its access tokens are refused within seconds."""
     user_id, session_id = _own_id(request), domain.read_session_id(request.match_info["session"])
-    with audit.decision("end session", _sender(request), user_id, user_id):
+    with audit.decision(request.app[TRAIL], "end session", _sender(request), user_id, user_id):
         await database.writing(request, (), lambda conn: service.end_session(conn, user_id, session_id))
     return web.Response(status=204)
 
 
 @routes.put("/auth/admins/{user_id}")
-@operation(Access.ADMIN, {204: None})
+@operation(Access.ADMIN, {204: None}, audited=False)  # it notes more itself
 async def make_administrator(request: web.Request) -> web.Response:
     """Make a user an administrator. Their next token has the role."""
     by, user_id = _own_id(request), requests.path_id(request, "user_id")
-    with audit.decision("give role admin", _sender(request), by, user_id):
+    with audit.decision(request.app[TRAIL], "give role admin", _sender(request), by, user_id):
         await database.writing(request, (), lambda conn: service.make_administrator(conn, by, user_id))
     return web.Response(status=204)
 
 
 @routes.delete("/auth/admins/{user_id}")
-@operation(Access.ADMIN, {204: None}, problems=[409])
+@operation(Access.ADMIN, {204: None}, problems=[409], audited=False)  # it notes more itself
 async def dismiss_administrator(request: web.Request) -> web.Response:
     """Take the administrator's role from a user, and end their sessions. The last administrator keeps it."""
     by, user_id = _own_id(request), requests.path_id(request, "user_id")
-    with audit.decision("take role admin", _sender(request), by, user_id):
+    with audit.decision(request.app[TRAIL], "take role admin", _sender(request), by, user_id):
         await database.writing(request, (), lambda conn: service.dismiss_administrator(conn, by, user_id))
     return web.Response(status=204)
 

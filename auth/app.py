@@ -15,6 +15,7 @@ from auth.service import Limits, Logins
 from shared import postgres
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database
+from shared.web.audit import TRAIL, Trail
 from shared.web.health import TASKS
 
 DESCRIPTION = "Auth: who may log in, who is logged in, and the keys that prove it."
@@ -27,12 +28,14 @@ def create_app(settings: Settings) -> web.Application:
 
 async def rotate_keys(settings: Settings) -> str:
     """Publish a new key, which signs after `key_lead_seconds`. Returns its name."""
-    async with (
-        postgres.pool(settings.database, size=1, name="auth rotate") as pool,
-        postgres.transaction(pool) as conn,
-    ):
-        longest = max(settings.access_token_seconds, settings.visitor_seconds)
-        return await service.rotate_keys(conn, settings.key_lead_seconds, longest)
+    async with postgres.pool(settings.database, size=1, name="auth rotate") as pool:
+        async with postgres.transaction(pool) as conn:
+            longest = max(settings.access_token_seconds, settings.visitor_seconds)
+            name = await service.rotate_keys(conn, settings.key_lead_seconds, longest)
+        trail = Trail(pool)
+        trail.note("rotate keys", "done", who="the command rotate-keys", whom=name)
+        await trail.store()
+    return name
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
@@ -42,7 +45,7 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
         await stack.enter_async_context(consuming(app, settings, "auth", Consumed(consumer.TOPICS, consumer.HANDLERS)))
         keyring, endings = Keyring(pool), Endings(pool, settings.access_token_seconds)
         passwords = Passwords(settings.hashes_at_once)
-        logins = Logins(pool, keyring, passwords, _limits(settings), app[database.COMMITTED])
+        logins = Logins(pool, keyring, passwords, _limits(settings), app[database.COMMITTED], app[TRAIL])
         # Before the first request, so that a new process knows the ended sessions, and the first login finds its user.
         for name, memory, seconds in (
             ("keyring", keyring, worker.KEYS_SECONDS),

@@ -1,18 +1,22 @@
-"""One line `audit` about each decision on access: what, who, on whom, from where, and the outcome.
+"""Each decision on access is an act in the audit trail: what, who, on whom, from where, and the outcome.
 
-What must stay true: a line has ids and addresses, but no names and no secrets.
+What must stay true: an act has ids and addresses, but no names and no secrets.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import structlog
+from typing import Protocol
 
 from auth.domain import Sender
 from shared.errors import ServiceError
 
-log = structlog.get_logger()
+
+class Trail(Protocol):
+    """Where acts are noted: `shared/web/audit.py`."""
+
+    def note(self, what: str, outcome: str, *, who: str = "", whom: str = "", address: str = "") -> None:
+        """Log an act, and store it soon."""
 
 
 @dataclass(slots=True)
@@ -24,8 +28,10 @@ class Decision:
 
 
 @contextmanager
-def decision(what: str, sender: Sender, who: int | str = "", whom: int | str = "") -> Iterator[Decision]:
-    """Log a line when the block ends: it is done, or refused because of a `ServiceError`, or failed."""
+def decision(
+    trail: Trail, what: str, sender: Sender, who: int | str = "", whom: int | str = ""
+) -> Iterator[Decision]:
+    """Note an act when the block ends: it is done, or refused because of a `ServiceError`, or failed."""
     found, outcome = Decision(who, whom), "failed"
     try:
         yield found
@@ -34,9 +40,9 @@ def decision(what: str, sender: Sender, who: int | str = "", whom: int | str = "
         outcome = f"refused: {error.detail}"
         raise
     finally:
-        line(what, sender, outcome, found.who, found.whom)
+        note(trail, what, sender, outcome, found.who, found.whom)
 
 
-def line(what: str, sender: Sender, outcome: str, who: int | str = "", whom: int | str = "") -> None:
-    """Log a line about a decision that was made."""
-    log.info("audit", what=what, who=str(who), whom=str(whom), address=sender.address, outcome=outcome)
+def note(trail: Trail, what: str, sender: Sender, outcome: str, who: int | str = "", whom: int | str = "") -> None:
+    """Note a decision that was made."""
+    trail.note(what, outcome, who=str(who), whom=str(whom), address=sender.address)

@@ -97,14 +97,20 @@ class Logins:
     """The use cases that hash a password. They open their own short transactions, because hashing takes 30 ms."""
 
     def __init__(
-        self, pool: Pool, keyring: Keyring, passwords: Passwords, limits: Limits, committed: Callable[[], None]
+        self,
+        pool: Pool,
+        keyring: Keyring,
+        passwords: Passwords,
+        limits: Limits,
+        committed: Callable[[], None],
+        trail: audit.Trail,
     ) -> None:
         self._pool, self._keyring, self._passwords, self._limits = pool, keyring, passwords, limits
-        self._committed = committed
+        self._committed, self._trail = committed, trail
 
     async def register(self, username: str, password: str, sender: Sender) -> int:
         """Create a login, with its event. Returns the user's id. Raises `NameTaken`, `CommonPassword` or `TooMany`."""
-        with audit.decision("register", sender) as decision:
+        with audit.decision(self._trail, "register", sender) as decision:
             if username == ADMIN_NAME:  # otherwise a user could take the name before the administrator exists
                 raise NameTaken
             _refuse_common(username, password)
@@ -123,7 +129,7 @@ class Logins:
         own count.
         """
         key = self._keyring.signing
-        with audit.decision("login", sender) as decision:
+        with audit.decision(self._trail, "login", sender) as decision:
             async with self._passwords.turn():
                 async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                     known = await store.find(conn, username)
@@ -168,7 +174,7 @@ class Logins:
             ended = await store.end_session(conn, old.session_id) if known is None else None
         if ended is not None:
             log.warning("an old refresh token was used; its session is over", session=old.session_id.hex)
-            audit.line("refresh", sender, "refused: an old refresh token; the session is over", whom=ended)
+            audit.note(self._trail, "refresh", sender, "refused: an old refresh token; the session is over", whom=ended)
         if known is None:
             raise errors.Unauthenticated("the refresh token is not valid")
         return self._tokens(key, known, new)
@@ -180,7 +186,7 @@ class Logins:
             async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
                 ended = await store.end_session(conn, known.session_id, known.digest)
             if ended is not None:
-                audit.line("logout", sender, "done", ended, ended)
+                audit.note(self._trail, "logout", sender, "done", ended, ended)
 
     async def change_password(self, user_id: int, session_id: UUID | None, old: str, new: str, sender: Sender) -> str:
         """Replace a password, and end the user's other sessions. Returns a new device token.
@@ -188,7 +194,7 @@ class Logins:
         Wrong old passwords count for the session. Raises `WrongPassword`, `TooMany`, `CommonPassword`, `SetByOperator`
         or `UserNotFound`.
         """
-        with audit.decision("change password", sender, user_id, user_id):
+        with audit.decision(self._trail, "change password", sender, user_id, user_id):
             tries = Bucket(domain.slowed("session", f"{user_id} {session_id}"), self._limits.free, _LEAK_SECONDS)
             async with self._passwords.turn():
                 async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
@@ -215,7 +221,7 @@ class Logins:
             known = await store.find(conn, ADMIN_NAME)
         if await self._passwords.is_right(known, password):
             return
-        with audit.decision("set password", Sender(), "ADMIN_PASSWORD", known.user_id if known else ""):
+        with audit.decision(self._trail, "set password", Sender(), "ADMIN_PASSWORD", known.user_id if known else ""):
             password_hash = await self._passwords.hash(password)
             async with postgres.transaction(self._pool) as conn:
                 if known is None:

@@ -73,6 +73,8 @@ CONSUMER_LAG_SECONDS = Gauge(
 CONSUMER_RETRIES = Counter("consumer_retries_total", "Attempts at a single event that failed", ["type"])
 CONSUMER_SUCCESS = Gauge("consumer_last_success_timestamp_seconds", "Time of the last consumer turn that succeeded")
 
+AUDIT_DROPPED = Counter("audit_dropped_total", "Acts that are only in the log, because too many waited for Postgres")
+
 SPANS_DROPPED = Counter("tracing_spans_dropped_total", "Spans that could not be sent")
 
 PARKED = Gauge("parked_events", "Parked events that are not resolved")

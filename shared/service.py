@@ -37,7 +37,7 @@ from .process import configuration, exporting, lag, logs
 from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
-from .web import application, connections, database, openapi, operations, verification
+from .web import application, audit, connections, database, openapi, operations, verification
 from .web.health import TASKS
 
 log = structlog.get_logger()
@@ -107,7 +107,9 @@ async def opened(
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(postgres.pool(settings.database, size=settings.pool_size, name=name))
         app[database.POOL] = pool
+        app[audit.TRAIL] = audit.Trail(pool)
         stack.push_async_callback(tasks.start("event loop lag", lag.run))
+        stack.push_async_callback(tasks.start("audit trail", app[audit.TRAIL].run))
         if "api" in settings.only:
             verifier = await stack.enter_async_context(verification.verifying(tasks, settings.auth_jwks_url))
             app[operations.VERIFIER] = verifier

@@ -128,7 +128,7 @@ async def change(request: web.Request, wanted: ChangeUser) -> web.Response:
 
 @routes.delete("/users/me")
 @routes.delete("/users/{id}")
-@operation(Access.USER, {204: None}, problems=[404, 409])
+@operation(Access.USER, {204: None}, problems=[404, 409], audited=True)
 async def delete(request: web.Request) -> web.Response:
     """Delete a profile and its login permanently. Neither keeps personal data."""
     user_id, by = _visible_id(request), caller(request)

@@ -19,8 +19,8 @@ from ..errors import Conflict, Invalid, NotFound
 from ..postgres import Connection
 from ..process.flags import Flag, Flags, in_seconds
 from ..process.tasks import Tasks
-from ..web import database, deadline, requests, responses
-from ..web.fields import QUERY, Line, Moment, Text, request_like
+from ..web import audit, database, deadline, requests, responses
+from ..web.fields import MAX_ID, QUERY, Cursor, Limit, Line, Moment, Text, request_like
 from ..web.operations import Access, caller, operation
 
 REHEARSED = 20
@@ -123,6 +123,15 @@ class Range(BaseModel):
 
     first: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     last: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class Page(BaseModel):
+    """The query of the audit trail."""
+
+    model_config = QUERY
+
+    before: Cursor | None = None
+    limit: Limit = 100
 
 
 class Republish(BaseModel):
@@ -245,6 +254,15 @@ async def repair(request: web.Request) -> web.Response:
         return {**found[0], "left": await repairs.details(conn, id_)}
 
     return responses.json(await database.reading(request, read))
+
+
+@routes.get("/admin/audit")
+@operation(Access.ADMIN, {200: None}, query=Page)
+async def acts(request: web.Request, page: Page) -> web.Response:
+    """The audit trail of this service, newest first."""
+    before = MAX_ID if page.before is None else page.before
+    found = await database.reading(request, lambda conn: audit.last(conn, before, page.limit))
+    return responses.json({"service": request.app[BACKEND].name, "acts": found})
 
 
 @routes.get("/admin/lanes")

@@ -35,14 +35,23 @@ Forget = Callable[[Connection], Awaitable[int]]
 
 _DAYS = "select relname::text from pg_inherits join pg_class on oid = inhrelid where inhparent = $1::text::regclass"
 
+
+async def _forget_acts(conn: Connection) -> int:
+    """The service's role may not delete acts. This function deletes only those that are older than 400 days."""
+    return int(await conn.fetchval("select forget_acts(1000)"))
+
+
 # Rows that are open have no such time, and are never deleted.
-_EXPIRED: tuple[Forget, ...] = tuple(
-    partial(postgres.delete_some, table=table, condition=condition)
-    for table, condition in (
-        ("parked", "resolved_at < now() - interval '90 days'"),
-        ("outbox_refused", "resolved_at < now() - interval '30 days'"),
-        ("repairs", "ended_at < now() - interval '400 days'"),
-    )
+_EXPIRED: tuple[Forget, ...] = (
+    *(
+        partial(postgres.delete_some, table=table, condition=condition)
+        for table, condition in (
+            ("parked", "resolved_at < now() - interval '90 days'"),
+            ("outbox_refused", "resolved_at < now() - interval '30 days'"),
+            ("repairs", "ended_at < now() - interval '400 days'"),
+        )
+    ),
+    _forget_acts,
 )
 
 

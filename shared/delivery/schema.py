@@ -344,7 +344,35 @@ _FUNCTIONS_OF_VERSION_3 = (
        where backend_xid is not null and pid <> pg_backend_pid() order by age(backend_xid) desc limit 1
     $$""",
 )
-_SIGNATURES_OF_VERSION_3 = ("held_back_by()", "first_open_transaction()", "lock_keys(integer[])")
+_SIGNATURES_OF_VERSION_3 = (
+    "forget_acts(integer)",
+    "held_back_by()",
+    "first_open_transaction()",
+    "lock_keys(integer[])",
+)
+
+# The service's role may add acts and read them. Nobody changes them, and only this function deletes some.
+_AUDIT = """
+create table audit (
+  id bigint generated always as identity primary key,
+  at timestamptz not null,
+  who text not null,
+  what text not null,
+  whom text not null,
+  address text not null,
+  outcome text not null,
+  request_id text not null
+)"""
+_AUDIT_TIME = "create index audit_time on audit using brin (at) with (autosummarize = on)"
+_FORGET_ACTS = """
+create function forget_acts(most integer) returns bigint
+language sql security definer set search_path from current as $$
+  with gone as (
+    delete from audit
+     where id in (select id from audit where at < now() - interval '400 days' order by id limit most) returning 1
+  )
+  select count(*) from gone
+$$"""
 
 _CALLED = (
     "make_day(text, date)",
@@ -356,7 +384,7 @@ _CALLED = (
     *_SIGNATURES_OF_VERSION_3,
 )
 _RIGHTS = (
-    ("select, insert", "outbox"),
+    ("select, insert", "outbox, audit"),
     ("usage, select", "sequence outbox_id_seq"),
     ("select, update (xid, id, owner, epoch, lease_until)", "outbox_lanes"),
     ("select, insert, update, delete", "outbox_relays, outbox_refused, parked, repairs, repair_items"),
@@ -372,8 +400,10 @@ def version_3(role: str) -> Iterator[str]:
     The current role owns the tables. It needs the rights of `pg_read_all_stats` and of `pg_advisory_xact_lock`.
     Needs `version_2`.
     """
+    yield _AUDIT
+    yield _AUDIT_TIME
     yield "select set_config('search_path', current_schema() || ', pg_temp', true)"
-    yield from _FUNCTIONS_OF_VERSION_3
+    yield from (*_FUNCTIONS_OF_VERSION_3, _FORGET_ACTS)
     for signature in _SIGNATURES_OF_VERSION_3:
         yield f"revoke execute on function {signature} from public"
     yield "select set_config('search_path', current_schema(), true)"
@@ -387,3 +417,4 @@ def undo_version_3(role: str) -> Iterator[str]:
         yield f"revoke {rights} on {what} from {role}"
     for signature in _SIGNATURES_OF_VERSION_3:
         yield f"drop function {signature}"
+    yield "drop table audit"

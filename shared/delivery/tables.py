@@ -45,6 +45,7 @@ def add_to(metadata: MetaData, topic: str) -> None:
         _lanes(metadata)
         _inbox(metadata)
         _repairs(metadata)
+        _audit(metadata)
 
 
 def _outbox(metadata: MetaData, topic: str) -> None:
@@ -181,4 +182,18 @@ def _repairs(metadata: MetaData) -> None:
         Column("outcome", Text),
         Column("detail", Text),
         Column("done_at", DateTime(timezone=True)),
+    )
+
+
+def _audit(metadata: MetaData) -> None:
+    Table(
+        "audit",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("at", DateTime(timezone=True), nullable=False),
+        *(
+            Column(name, Text, nullable=False)
+            for name in ("who", "what", "whom", "address", "outcome", "request_id")
+        ),
+        Index("audit_time", "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     )

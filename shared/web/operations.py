@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from aiohttp import web
 from pydantic import BaseModel
 
-from ..errors import Forbidden, Unauthenticated
-from . import requests, tokens
+from ..errors import Forbidden, ServiceError, Unauthenticated
+from . import audit, requests, tokens
 from .tokens import Caller
 from .verification import Verifier
 
@@ -25,6 +25,7 @@ LOOPBACK_SECRET = web.AppKey("LOOPBACK_SECRET", str)
 KNOWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CALLER = web.RequestKey("caller", Caller)
 _SCHEME = "bearer "
+_READS = frozenset({"GET", "HEAD"})
 _PORT = re.compile(r":[0-9]{1,5}$", re.ASCII)
 
 RouteFunction: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
@@ -69,19 +70,34 @@ def operation(  # noqa: PLR0913 - a declaration has many parts, each with its na
     problems: Sequence[int] = (),
     idempotent: bool = False,
     essential: bool = False,
+    audited: bool | None = None,
     headers: Mapping[str, str] | None = None,
     examples: Mapping[str, str] | None = None,
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a route. Its function is called with the request, then the parsed body and the parsed query, if declared.
 
     Validators of the body find the caller in their context. `problems` lists statuses that do not follow from the rest
-    of the declaration. `idempotent` operations accept an Idempotency-Key. An `essential` operation is
-    never refused for lack of capacity. A caller who is not allowed is refused before
-    the body is read.
+    of the declaration. `idempotent` operations accept an Idempotency-Key. An `essential` operation is never refused for
+    lack of capacity. A caller who is not allowed is refused before the body is read.
+
+    Calls are noted in the audit trail if they are `audited`. Default: those of administrators that change something. A
+    refused token or caller is always noted.
     """
 
     def declare(handler: RouteFunction) -> RouteFunction:
         async def enforced(request: web.Request) -> web.StreamResponse:
+            is_noted = audited if audited is not None else access is Access.ADMIN and request.method not in _READS
+            try:
+                response = await checked(request)
+            except ServiceError as error:
+                if is_noted or isinstance(error, Forbidden) or _is_bad_token(request, error):
+                    _note(request, type(error).__name__)
+                raise
+            if is_noted:
+                _note(request, "done")
+            return response
+
+        async def checked(request: web.Request) -> web.StreamResponse:
             request[_CALLER] = await _admit(request, access)
             parsed: list[BaseModel] = []
             if body is not None:
@@ -98,6 +114,24 @@ def operation(  # noqa: PLR0913 - a declaration has many parts, each with its na
         return enforced
 
     return declare
+
+
+def _is_bad_token(request: web.Request, error: ServiceError) -> bool:
+    """A token was sent and refused. A request without any is no attack, and there are many."""
+    return isinstance(error, Unauthenticated) and "Authorization" in request.headers
+
+
+def _note(request: web.Request, outcome: str) -> None:
+    resource = request.match_info.route.resource
+    by = request.get(_CALLER, _NOBODY)
+    request.app[audit.TRAIL].note(
+        f"{request.method} {resource.canonical if resource else request.path}",
+        outcome,
+        who=by.user_id or ("(no token needed)" if by is tokens.TRUSTED else ""),
+        whom=" ".join(request.match_info.values()),
+        address=requests.address(request),
+        id_=request[requests.ID],
+    )
 
 
 def caller(request: web.Request) -> Caller:

@@ -76,10 +76,14 @@ def idempotency_key(request: web.Request) -> str | None:
     return keys[0]
 
 
+ID = web.RequestKey("id", str)
+
+
 def bind_id(request: web.Request) -> str:
     """The id of the request: its X-Request-Id if that is sane, or a new one. Every line logged from here has it."""
     sent = request.headers.get(REQUEST_ID, "")
     chosen = sent if _REQUEST_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+    request[ID] = chosen
     structlog.contextvars.bind_contextvars(request_id=chosen)
     return chosen
 

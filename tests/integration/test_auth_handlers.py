@@ -15,6 +15,7 @@ from contracts.users import UserDeleted
 from shared import postgres
 from shared.delivery.handling import Handling
 from shared.errors import Unauthenticated
+from shared.web.audit import Trail
 from tests.builders import eventually, record
 
 PASSWORD = "correct horse"
@@ -46,7 +47,7 @@ def endings(pool: Pool) -> Endings:
 
 @pytest.fixture
 def logins(pool: Pool, keyring: Keyring) -> Logins:
-    return Logins(pool, keyring, Passwords(2), Limits(900, 3600, 1000, 1000, 1000), lambda: None)
+    return Logins(pool, keyring, Passwords(2), Limits(900, 3600, 1000, 1000, 1000), lambda: None, Trail(pool))
 
 
 def deleted(user_id: object, version: int = 2) -> UserDeleted:
