@@ -108,7 +108,7 @@ async def test_a_new_key_leaves_a_row(serve: Serve, database: Database) -> None:
     assert ("rotate keys", "the command rotate-keys", name, "done") in await acts(auth, 2)
 
 
-async def test_the_services_own_role_can_add_rows_and_change_none(serve: Serve, template: Database) -> None:
+async def test_the_services_own_role_can_add_rows_and_change_none(serve: Serve, database: Database) -> None:
     await serve("products")
     conn = await asyncpg.connect(database.url_for("products"))
     try:
