@@ -28,9 +28,7 @@ class Decision:
 
 
 @contextmanager
-def decision(
-    trail: Trail, what: str, sender: Sender, who: int | str = "", whom: int | str = ""
-) -> Iterator[Decision]:
+def decision(trail: Trail, what: str, sender: Sender, who: int | str = "", whom: int | str = "") -> Iterator[Decision]:
     """Note an act when the block ends: it is done, or refused because of a `ServiceError`, or failed."""
     found, outcome = Decision(who, whom), "failed"
     try:

@@ -34,7 +34,9 @@ def _guarded(run: servers.Servers) -> Iterator[tuple[servers.Servers, Mapping[st
         server.start()
         made = replace(run, kafka_port=port, broker=engine, pids={**run.pids, "kafka": server.pid})
         wanted = topics.Settings(
-            **_client(made, ADMIN, passwords), topic_partitions=PARTITIONS, kafka_acls=True  # type: ignore[arg-type]
+            **_client(made, ADMIN, passwords),
+            topic_partitions=PARTITIONS,
+            kafka_acls=True,  # type: ignore[arg-type]
         )
         asyncio.run(topics.main(wanted))
         yield made, passwords

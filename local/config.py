@@ -121,8 +121,8 @@ class Settings:
     """Users of Kafka for services that are not of this stack. Each gets a password, and no right."""
 
     @property
-    def further_kafka_users(self) -> list[str]:
-        return [name for name in self.kafka_users.split(",") if name]
+    def further_kafka_users(self) -> tuple[str, ...]:
+        return tuple(name for name in self.kafka_users.split(",") if name)
 
     @property
     def entry(self) -> Entry:

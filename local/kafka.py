@@ -14,7 +14,7 @@ class Kafka:
     """A broker on `port` and its controller on the next port, with all files below `root`.
 
     `cache` is the folder with the files that all brokers of one clone share. A new broker copies a formatted data
-    folder from it. `passwords` returns those of its users, the super user first. Without it, everybody may do everything.
+    folder from it. `passwords` returns those of its users, the super user first. Without it, everybody may do all.
     """
 
     name = "kafka"

@@ -60,12 +60,19 @@ class Ports:
         return {name: port for name, port in asdict(self).items() if name in nginx.SERVICES}
 
 
+@dataclass(frozen=True)
+class KafkaOptions:
+    """The most memory of Kafka's heap, and further users, for services that are not of the stack."""
+
+    heap: str = "256m"
+    users: tuple[str, ...] = ()
+
+
 class Stack:
     """A stack called `name`, with all its files below `root`.
 
-    `postgres_settings` are added to the durable defaults. `kafka_users` are further users of Kafka, for services that
-    are not of this stack. `entry` says who reaches the gateway. Each step of the stack is logged at level INFO. The
-    storefront and the console run only if there are `viewers`.
+    `postgres_settings` are added to the durable defaults. `entry` says who reaches the gateway. Each step of the stack
+    is logged at level INFO. The storefront and the console run only if there are `viewers`.
     """
 
     def __init__(
@@ -74,8 +81,7 @@ class Stack:
         root: Path,
         where: Ports,
         *,
-        kafka_heap: str = "256m",
-        kafka_users: Collection[str] = (),
+        kafka: KafkaOptions = KafkaOptions(),
         postgres_settings: Mapping[str, str] | None = None,
         entry: Entry = ONLY_HERE,
         admin_password: str = "password",
@@ -87,9 +93,9 @@ class Stack:
         self.postgres = Postgres(
             self.root / "postgres", where.postgres, settings=postgres_settings, secrets=self.secrets
         )
-        self._kafka_users, self._further_users = (ADMIN, *USERS, *kafka_users), kafka_users
+        self._kafka_users, self._further_users = (ADMIN, *USERS, *kafka.users), kafka.users
         self.kafka = Kafka(
-            self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka_heap, passwords=self._kafka_passwords
+            self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka.heap, passwords=self._kafka_passwords
         )
         self._services = services.services(
             where.services,
@@ -214,7 +220,7 @@ class Stack:
         return {user: self.secret(f"{user}/kafka_password") for user in self._kafka_users}
 
     def kafka_client(self, user: str) -> dict[str, str]:
-        """The settings with which a process reaches Kafka as `user`. Raises `Problem` if the broker does not know it."""
+        """The settings with which a process reaches Kafka as `user`. Raises `Problem` if there is no such user."""
         _refuse_unknown([user], self._kafka_users)
         return services.kafka_client(self.ports.kafka, user, self.secrets)
 

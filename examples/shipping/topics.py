@@ -19,7 +19,6 @@ _DEAD_LETTERS = {"max.message.bytes": "2100000"}  # twice as large as an event, 
 TOPICS = {ORDERS: _EVENTS, f"{ORDERS}.dlq": _DEAD_LETTERS, TOPIC: _EVENTS, f"{TOPIC}.dlq": _DEAD_LETTERS}
 
 
-
 def rules(user: str) -> list[Rule]:
     """The service writes its own topic, reads the orders, and may park what it reads."""
     return [

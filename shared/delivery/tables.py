@@ -191,9 +191,6 @@ def _audit(metadata: MetaData) -> None:
         metadata,
         Column("id", BigInteger, Identity(always=True), primary_key=True),
         Column("at", DateTime(timezone=True), nullable=False),
-        *(
-            Column(name, Text, nullable=False)
-            for name in ("who", "what", "whom", "address", "outcome", "request_id")
-        ),
+        *(Column(name, Text, nullable=False) for name in ("who", "what", "whom", "address", "outcome", "request_id")),
         Index("audit_time", "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     )

@@ -28,8 +28,8 @@ from orders import consumer as orders
 from payments import consumer as payments
 from payments.worker import Worker
 from shared import postgres
-from shared.delivery.kafka import Brokers
 from shared.delivery.events import Record
+from shared.delivery.kafka import Brokers
 from shared.delivery.outbox import DEAD_LETTER_SUFFIX
 from tests.acceptance.client import Call, History
 from tests.builders import as_record

@@ -22,7 +22,7 @@ from contracts.access import ADMIN
 from local import ports, services
 from local.console import Viewers
 from local.process import survivors
-from local.stack import Ports, Stack
+from local.stack import KafkaOptions, Ports, Stack
 from shared.delivery.kafka import Brokers
 from tests import groups, leaks
 from tests.acceptance import checker, client
@@ -267,7 +267,7 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest, viewer
         Ports.free(),
         postgres_settings=DURABLE,
         admin_password=ADMIN_PASSWORD,
-        kafka_users=("shipping", "billing"),
+        kafka=KafkaOptions(users=("shipping", "billing")),
         viewers=viewers,
     )
     leaked: list[str] = []

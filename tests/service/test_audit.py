@@ -95,7 +95,9 @@ async def test_old_acts_are_forgotten_and_no_others(serve: Serve) -> None:
     for days in (399, 401):
         await pool.execute(
             "insert into audit (at, who, what, whom, address, outcome, request_id) "
-            "values (now() - $1 * interval '1 day', '', $2, '', '', '', '')", days, str(days)
+            "values (now() - $1 * interval '1 day', '', $2, '', '', '', '')",
+            days,
+            str(days),
         )
     await partitions.forget(pool)
     assert [row["what"] for row in await rows(products)] == ["399"]
