@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from secrets import token_urlsafe
+from typing import Any
 
 import uvloop
 
@@ -36,7 +37,7 @@ def _guarded(run: servers.Servers) -> Iterator[tuple[servers.Servers, Mapping[st
         wanted = topics.Settings(
             **_client(made, ADMIN, passwords),
             topic_partitions=PARTITIONS,
-            kafka_acls=True,  # type: ignore[arg-type]
+            kafka_acls=True,
         )
         asyncio.run(topics.main(wanted))
         yield made, passwords
@@ -44,7 +45,7 @@ def _guarded(run: servers.Servers) -> Iterator[tuple[servers.Servers, Mapping[st
         server.stop()
 
 
-def _client(run: servers.Servers, user: str, passwords: Mapping[str, str]) -> dict[str, str]:
+def _client(run: servers.Servers, user: str, passwords: Mapping[str, str]) -> dict[str, Any]:
     return {
         "kafka_bootstrap_servers": run.bootstrap,
         "kafka_security_protocol": "SASL_PLAINTEXT",

@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from functools import cache
 from importlib import import_module
@@ -22,18 +22,19 @@ import quickbite.config
 import storefront.config
 from documents.openapi import SERVICES
 from local import services
+from shared.process.configuration import KafkaSettings
 
 Source = type[BaseModel] | type[local.config.Settings]
 
-PARTS: Mapping[str, Mapping[str, Source]] = {
-    "The stack": {"`make`": local.config.Settings},
-    "Services": {name: import_module(f"{name}.config").Settings for name in SERVICES},
-    "The console": {"console": console.config.Settings},
-    "The shop's page": {"storefront": storefront.config.Settings},
-    "Jobs": {"migrate": migrations.config.Settings, "topics": contracts.topics.Settings},
-    "Commands": {"`python -m quickbite`": quickbite.config.Settings},
+PARTS: Mapping[str, Sequence[tuple[str, Source]]] = {
+    "The stack": [("`make`", local.config.Settings)],
+    "Services": [(name, import_module(f"{name}.config").Settings) for name in SERVICES],
+    "The console": [("console", console.config.Settings)],
+    "The shop's page": [("storefront", storefront.config.Settings), ("storefront", KafkaSettings)],
+    "Jobs": [("migrate", migrations.config.Settings), ("topics", contracts.topics.Settings)],
+    "Commands": [("`python -m quickbite`", quickbite.config.Settings), ("`python -m quickbite`", KafkaSettings)],
 }
-"""The classes of each table, by the processes that read them."""
+"""The classes of each table, with the processes that read them."""
 
 HEAD = """\
 # Settings
@@ -104,7 +105,7 @@ def _wanted(one: Field[Any]) -> str:
 def _tables() -> str:
     readers: dict[Setting, list[str]] = {}
     for classes in PARTS.values():
-        for reader, settings in classes.items():
+        for reader, settings in classes:
             for one in of(settings):
                 readers.setdefault(one, []).append(reader)
     return HEAD + "".join(f"\n## {part}\n\n{''.join(_table(part, readers))}" for part in PARTS)
@@ -114,7 +115,7 @@ def _table(part: str, readers: Mapping[Setting, list[str]]) -> Iterator[str]:
     """A setting that several parts read is in the first of them."""
     yield "| variable | default | values | read by | what it is |\n|---|---|---|---|---|\n"
     for one, names in readers.items():
-        if names[0] in PARTS[part]:
+        if names[0] in dict(PARTS[part]):
             default = f"`{one.default}`" if one.default else ""
             yield f"| `{one.variable}` | {default} | {one.values} | {_names(names)} | {one.text} |\n"
 
@@ -128,7 +129,7 @@ def _names(names: list[str]) -> str:
 def _example() -> str:
     found: dict[str, Setting] = {}
     for classes in PARTS.values():
-        for reader, settings in classes.items():
+        for reader, settings in classes:
             for one in of(settings):
                 if one.variable in _taken(reader):
                     same = found.get(one.variable, one).default == one.default
@@ -146,7 +147,7 @@ def _taken(reader: str) -> set[str]:
             places = local.console.places(dict.fromkeys(SERVICES, 1), Path(), Path(), "")
             return set(local.console.Console(Path(), 1, places).program().settings)
         case "storefront":
-            return set(services.storefront(1, dict.fromkeys(SERVICES, 1), 2, Path()).program().settings)
+            return set(services.storefront(1, dict.fromkeys(SERVICES, 1), 2, Path(), Path()).program().settings)
         case name if name in SERVICES:
             (one,) = services.services({name: 1}, postgres=2, kafka=3, auth=4, secrets=Path("secrets"), console=5)
             return set(one.program().settings)

@@ -29,8 +29,11 @@ SECRETS = (
     *(f"{user}/kafka_password" for user in (ADMIN, *USERS)),
 )
 """All secrets: a folder per service or user, a file per setting."""
-NOT_TAKEN = {"ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD", "KAFKA_PASSWORD"}
-"""Settings of one process of several, and secrets, which are in files: no settings of a stack."""
+NOT_TAKEN = {
+    *("ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD", "LOOPBACK_SECRET"),
+    *("KAFKA_PASSWORD", "KAFKA_SASL_MECHANISM", "KAFKA_CA_FILE", "KAFKA_CERTIFICATE_FILE", "KAFKA_KEY_FILE"),
+}
+"""Settings of one process of several, secrets, which are in files, and how Kafka is reached: no settings of a stack."""
 STOREFRONT_ASKS = ("orders", "products", "auth")
 
 

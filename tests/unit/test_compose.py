@@ -146,7 +146,7 @@ def test_no_password_of_the_database_is_in_the_file() -> None:
 def test_both_stacks_take_the_same_settings_of_a_service_from_the_environment(name: str) -> None:
     (one,) = services.services({name: SERVICES[name]}, postgres=1, kafka=2, auth=3, secrets=Path("/secrets"), console=4)
     found = {variable for variable, value in CONTAINERS[name]["environment"].items() if value is None}
-    assert found == set(one.program().settings) - {"LOOPBACK_SECRET"}  # which the stack in Docker makes
+    assert found == set(one.program().settings)
 
 
 def test_failure_flags_are_switched_on_in_no_container() -> None:

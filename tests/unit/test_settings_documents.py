@@ -12,7 +12,7 @@ from documents.folder import PROJECT
 from payments.config import Settings
 
 TABLES = (PROJECT / "docs" / "settings.md").read_text()
-CLASSES = {reader: found for classes in settings.PARTS.values() for reader, found in classes.items()}
+CLASSES = {f"{reader}: {found.__qualname__}": found for part in settings.PARTS.values() for reader, found in part}
 
 
 @pytest.mark.parametrize("reader", CLASSES)
