@@ -1,4 +1,11 @@
-"""Who may write and read which topic. A service writes its own topic, and reads those that it subscribes to."""
+"""Who may write and read which topic. A service writes its own topic, and reads those that it subscribes to.
+
+python -m contracts.access /secrets    # writes what a broker in Docker knows about its users, from their passwords
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from contracts import inventory, orders, payments, products, users
 from contracts.catalogue import TOPICS
@@ -43,3 +50,40 @@ def _reads(user: str, topic: str) -> list[Rule]:
 
 def _letters(topic: str) -> str:
     return topic + DEAD_LETTER_SUFFIX
+
+
+def login(user: str, password: str, known: Mapping[str, str]) -> str:
+    """A line of JAAS for Kafka's programs: who logs in, and, for a server, the passwords of all whom it knows."""
+    users = "".join(f' user_{name}="{secret}"' for name, secret in known.items())
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    return f'{module} required username="{user}" password="{password}"{users};'
+
+
+def of_client(user: str, password: str) -> dict[str, str]:
+    """The properties with which Kafka's own tools log in, on this machine."""
+    return {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.jaas.config": login(user, password, {}),
+    }
+
+
+def write(folder: Path) -> None:
+    """Write, from the secrets in `folder`, the users for the listeners of a broker, and a file for its tools."""
+    passwords = {user: (folder / user / "kafka_password").read_text() for user in (ADMIN, *USERS)}
+    known = {"internal": passwords, "host": passwords, "controller": {ADMIN: passwords[ADMIN]}}
+    logins = {listener: login(ADMIN, passwords[ADMIN], users) for listener, users in known.items()}
+    made = {
+        "jaas.conf": "".join(f"{listener}.KafkaServer {{\n  {one}\n}};\n" for listener, one in logins.items()),
+        "reader.properties": "".join(f"{k}={v}\n" for k, v in of_client(READER, passwords[READER]).items()),
+    }
+    for name, text in made.items():
+        path = folder / "kafka" / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        path.chmod(0o444)  # the folder is only in the broker's container
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

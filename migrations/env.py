@@ -5,6 +5,7 @@ The section and its schema have the same name; the schema's owner is `<name>_own
 
 import asyncio
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -46,8 +47,11 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    url = config.Settings().admin_url.replace("postgresql://", "postgresql+asyncpg://", 1)
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    # asyncpg reads the URL itself: SQLAlchemy does not know `sslmode`.
+    url = config.Settings().admin_url
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=pool.NullPool
+    )
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)
     await engine.dispose()

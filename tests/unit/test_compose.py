@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from contracts.access import ADMIN, READER
 from local import config, distribution, nginx, postgres, postgres_start, services
 from local.console import Console, places
 from local.entry import Entry
@@ -77,7 +78,7 @@ def test_kafka_has_the_same_properties(name: str) -> None:
 
 
 def test_kafka_logs_in_the_same_way() -> None:
-    (mounted,) = [one for one in CONTAINERS["kafka"]["volumes"] if one.startswith("./")]
+    (mounted,) = [one for one in CONTAINERS["kafka"]["volumes"] if str(one).startswith("./")]
     outside, inside, _ = mounted.split(":")
     assert (ROOT / outside).samefile(distribution.LOG_SETTINGS)
     assert environment("kafka")["KAFKA_LOG4J_OPTS"] == f"-Dlog4j2.configurationFile={inside}"
@@ -88,14 +89,16 @@ def test_postgres_has_the_same_settings() -> None:
     settings = dict(argument.removeprefix("-c").split("=") for argument in arguments)
     assert name == "postgres"
     assert settings.pop("log_directory") == "/tmp"  # noqa: S108 - in the container
+    tls = {settings.pop(f"ssl{name}") for name in ("", "_cert_file", "_key_file")}  # loopback has no TLS
+    assert tls == {"on", "/run/tls/certificate.pem", "/tmp/key.pem"}  # noqa: S108
     assert settings == {name: value for name, value in postgres.SETTINGS.items() if name != "listen_addresses"}
 
 
 def test_postgres_logs_to_the_log_of_its_container() -> None:
     *shell, script, _ = CONTAINERS["db"]["entrypoint"]
     assert shell == ["sh", "-c"]
-    assert f"exec {postgres_start.LOG}>&2; for kind in json log; do ln -sf /dev/fd/{postgres_start.LOG} " in script
-    assert script.endswith('; exec docker-entrypoint.sh "$$@"')
+    assert f"exec {postgres_start.LOG}>&2\nfor kind in json log; do ln -sf /dev/fd/{postgres_start.LOG} " in script
+    assert script.endswith('\nexec docker-entrypoint.sh "$$@"\n')
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -115,24 +118,59 @@ def test_a_service_has_the_same_settings(name: str) -> None:
 
 
 def test_the_same_secrets_are_made() -> None:
-    *command, folder = CONTAINERS["secrets"]["command"][:4]
-    assert command == ["python", "-m", secret.__name__]
-    assert CONTAINERS["secrets"]["command"][4:] == [*services.SECRETS, "loopback/secret"]
-    assert CONTAINERS["secrets"]["volumes"] == [f"secrets:{folder}"]
-    assert CONTAINERS["migrate"]["volumes"] == [f"secrets:{folder}:ro"]
+    *shell, script = CONTAINERS["secrets"]["command"]
+    assert shell == ["sh", "-ec"]
+    made, *others = script.replace("\\\n", "").splitlines()
+    assert made.split() == ["python", "-m", secret.__name__, "/secrets", *services.SECRETS, "loopback/secret"]
+    assert others == ["python -m shared.process.certificates /secrets db kafka", "python -m contracts.access /secrets"]
+    assert CONTAINERS["secrets"]["volumes"] == ["secrets:/secrets"]
+    assert CONTAINERS["migrate"]["volumes"] == ["secrets:/secrets:ro"]
+
+
+def test_every_process_reaches_kafka_as_the_same_user_as_in_the_embedded_stack_and_with_tls() -> None:
+    users = {name: name for name in SERVICES} | {"topics": ADMIN, "storefront": READER, "tools": READER}
+    for name, user in users.items():
+        found = environment(name)
+        assert (found["KAFKA_USERNAME"], found["KAFKA_SECURITY_PROTOCOL"]) == (user, "SASL_SSL")
+        assert seen_by(name) >= {found["SECRETS_FOLDER"]: user, "/run/ca": "ca"}.items()
+        assert found["KAFKA_CA_FILE"] == "/run/ca/ca.pem"
+    assert {name for name, found in CONTAINERS.items() if "KAFKA_USERNAME" in (found.get("environment") or {})} == {
+        *users
+    }
+    (_, job) = services.jobs(1, 2, Path("/secrets"))
+    assert job.environment["KAFKA_USERNAME"] == ADMIN
+    assert job.environment["KAFKA_ACLS"] == environment("topics")["KAFKA_ACLS"] == "true"
+
+
+def test_every_address_of_the_database_wants_its_certificate() -> None:
+    urls = [
+        value
+        for found in CONTAINERS.values()
+        for value in (found.get("environment") or {}).values()
+        if str(value).startswith("postgresql://")
+    ]
+    assert len(urls) == len(SERVICES) + 2
+    for url in urls:
+        assert re.search(r"@db:5432/quickbite\?sslmode=verify-full&sslrootcert=/(run|secrets)/ca/ca\.pem$", url), url
+
+
+def seen_by(container: str) -> dict[str, str]:
+    """The folders of the volume of secrets that a container sees, by where it sees them."""
+    mounts = [one for one in CONTAINERS[container].get("volumes", []) if isinstance(one, dict)]
+    assert all((one["type"], one["source"], one["read_only"]) == ("volume", "secrets", True) for one in mounts)
+    return {one["target"]: one["volume"]["subpath"] for one in mounts}
 
 
 def test_a_container_sees_only_its_own_secrets_and_starts_after_they_are_made() -> None:
-    seen = {}
-    for name, found in CONTAINERS.items():
-        for volume in found.get("volumes", []):
-            if volume == "secrets:/secrets:ro" or (isinstance(volume, dict) and volume["target"] == "/run/secrets"):
-                seen[name] = volume
-    assert seen.keys() == {"db", "migrate", *SERVICES}
-    for name in ("db", *SERVICES):
-        folder = "postgres" if name == "db" else name
-        mount = {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True}
-        assert seen[name] == {**mount, "volume": {"subpath": folder}}
+    seen = {name: found for name in CONTAINERS if (found := seen_by(name).get("/run/secrets"))}
+    own = {name: name for name in (*SERVICES, "kafka")}
+    assert seen == own | {"db": "postgres", "topics": ADMIN, "storefront": READER, "tools": READER}
+    whole = [
+        name
+        for name, found in CONTAINERS.items()
+        if any(str(v).startswith("secrets:") for v in found.get("volumes", []))
+    ]
+    assert whole == ["secrets", "migrate"]
     for name in SERVICES:
         assert environment(name)["SECRETS_FOLDER"] == "/run/secrets"
     assert CONTAINERS["db"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
@@ -259,12 +297,10 @@ def test_orders_believes_only_the_gateway_about_loopback() -> None:
     secret = gateway["environment"]["LOOPBACK_SECRET_FILE"]
     assert own["environment"]["REQUIRE_TOKEN"] == "false"
     assert own["command"] == ["sh", "-c", f"LOOPBACK_SECRET=$$(cat {secret}) exec python -m orders"]
-    mount = {"type": "volume", "source": "secrets", "target": str(Path(secret).parent), "read_only": True}
-    for found in (own, gateway):
-        assert {**mount, "volume": {"subpath": "loopback"}} in found["volumes"]
-    assert [name for name, found in CONTAINERS.items() if "'loopback'" in str(found.get("volumes"))] == [
-        *("orders", "gateway")
-    ]
+    where = str(Path(secret).parent)
+    assert {name: where for name in CONTAINERS if "loopback" in seen_by(name).values()} == {
+        name: target for name in ("orders", "gateway") for target, of in seen_by(name).items() if of == "loopback"
+    }
 
 
 def test_every_container_has_bounds() -> None:
@@ -368,7 +404,7 @@ def test_the_console_may_write_only_its_data() -> None:
 
 
 def test_the_storefront_has_the_settings_of_the_embedded_stack() -> None:
-    embedded = services.storefront(8087, SERVICES, 9092, Path("x")).program()
+    embedded = services.storefront(8087, SERVICES, 9092, Path("/secrets"), Path("x")).program()
     found: dict[str, str] = CONTAINERS["storefront"]["environment"]
     assert [*CONTAINERS["storefront"]["command"][1:]] == [*embedded.command[1:]]
     assert embedded.environment.keys() - found.keys() == {
@@ -376,13 +412,12 @@ def test_the_storefront_has_the_settings_of_the_embedded_stack() -> None:
         "STOREFRONT_SUPERVISOR_SOCKET",  # Here Docker stops and starts processes.
     }
     assert found["STOREFRONT_PORT"] == found["PORT"] == embedded.environment["STOREFRONT_PORT"]
-    assert found["STOREFRONT_KAFKA_BOOTSTRAP_SERVERS"] == environment("orders")["KAFKA_BOOTSTRAP_SERVERS"]
     for name in services.STOREFRONT_ASKS:
         assert found[f"STOREFRONT_{name.upper()}_URL"] == f"http://{name}:{SERVICES[name]}"
 
 
-def test_the_storefront_depends_on_nothing_and_nothing_on_the_storefront() -> None:
-    assert CONTAINERS["storefront"]["depends_on"] == []
+def test_the_storefront_depends_on_no_process_and_nothing_on_the_storefront() -> None:
+    assert CONTAINERS["storefront"]["depends_on"].keys() == {"secrets"}
     assert not [name for name, found in CONTAINERS.items() if "storefront" in found.get("depends_on", [])]
 
 

@@ -1,0 +1,99 @@
+"""Certificates of a private network, as files: an authority, and for each server a certificate that it signs.
+
+    python -m shared.process.certificates /secrets db kafka
+
+makes what is missing, and what ends within 30 days: `ca/ca.pem` for the clients, and for each server `certificate.pem`
+and `key.pem`, which `both.pem` has in one file.
+A server reads its files when it starts. The key of the authority is in the folder `authority`, for nobody else.
+"""
+
+import datetime as dt
+import os
+import sys
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_AUTHORITY_DAYS, _DAYS, _LEAST_DAYS = 3650, 365, 30
+_PEM = serialization.Encoding.PEM
+
+Pair = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
+
+
+def make(folder: Path, servers: list[str]) -> None:
+    """Make the authority and the certificates of the servers, by their names in the network."""
+    authority = _authority(folder / "authority")
+    _write(folder / "ca" / "ca.pem", authority[1].public_bytes(_PEM))
+    for name in servers:
+        if not _is_good(folder / name / "certificate.pem", authority[1]):
+            key, certificate = _signed(name, authority)
+            _write(folder / name / "key.pem", _of_key(key))
+            _write(folder / name / "both.pem", _of_key(key) + certificate.public_bytes(_PEM))
+            _write(folder / name / "certificate.pem", certificate.public_bytes(_PEM))
+
+
+def _authority(folder: Path) -> Pair:
+    files = folder / "key.pem", folder / "certificate.pem"
+    if all(file.exists() for file in files):
+        key = serialization.load_pem_private_key(files[0].read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - it was made below
+        return key, x509.load_pem_x509_certificate(files[1].read_bytes())
+    key, certificate = _signed("QuickBite", None)
+    _write(files[0], _of_key(key), mode=0o600)
+    _write(files[1], certificate.public_bytes(_PEM))
+    return key, certificate
+
+
+def _signed(name: str, by: Pair | None) -> Pair:
+    """A key with its certificate. Without `by` it signs itself, and may sign others."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
+    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(own)
+        .issuer_name(by[1].subject if by else own)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=_DAYS if by else _AUTHORITY_DAYS))
+        .add_extension(x509.BasicConstraints(ca=by is None, path_length=None if by else 0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    if by:
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        found = x509.AuthorityKeyIdentifier.from_issuer_public_key(by[0].public_key())
+        made = made.add_extension(found, critical=False)
+    return key, made.sign(by[0] if by else key, hashes.SHA256())
+
+
+def _is_good(file: Path, authority: x509.Certificate) -> bool:
+    """True if the authority signed it, and it is valid for long enough."""
+    try:
+        found = x509.load_pem_x509_certificate(file.read_bytes())
+        found.verify_directly_issued_by(authority)
+    except (OSError, ValueError, TypeError, InvalidSignature):
+        return False
+    return (found.not_valid_after_utc - dt.datetime.now(dt.UTC)).days >= _LEAST_DAYS
+
+
+def _of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _write(path: Path, content: bytes, mode: int = 0o444) -> None:
+    """Replace a file at once. Each container sees only its own folder, so everybody there may read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".fresh")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    fresh.chmod(mode)
+    fresh.rename(path)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), sys.argv[2:])
