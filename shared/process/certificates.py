@@ -61,6 +61,7 @@ def _signed(name: str, by: Pair | None) -> Pair:
         .not_valid_before(now - dt.timedelta(minutes=5))
         .not_valid_after(now + dt.timedelta(days=_DAYS if by else _AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=by is None, path_length=None if by else 0), critical=True)
+        .add_extension(_usage(is_authority=by is None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if by:
@@ -68,6 +69,14 @@ def _signed(name: str, by: Pair | None) -> Pair:
         found = x509.AuthorityKeyIdentifier.from_issuer_public_key(by[0].public_key())
         made = made.add_extension(found, critical=False)
     return key, made.sign(by[0] if by else key, hashes.SHA256())
+
+
+def _usage(*, is_authority: bool) -> x509.KeyUsage:
+    """What the key is for. Strict clients want it from an authority (RFC 5280)."""
+    allowed = {"key_cert_sign", "crl_sign"} if is_authority else {"digital_signature"}
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    others = ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    return x509.KeyUsage(**{name: name in allowed for name in (*names, *others)})
 
 
 def _is_good(file: Path, authority: x509.Certificate) -> bool:

@@ -132,7 +132,7 @@ def test_every_process_reaches_kafka_as_the_same_user_as_in_the_embedded_stack_a
     for name, user in users.items():
         found = environment(name)
         assert (found["KAFKA_USERNAME"], found["KAFKA_SECURITY_PROTOCOL"]) == (user, "SASL_SSL")
-        assert seen_by(name) >= {found["SECRETS_FOLDER"]: user, "/run/ca": "ca"}.items()
+        assert seen_by(name).items() >= {found["SECRETS_FOLDER"]: user, "/run/ca": "ca"}.items()
         assert found["KAFKA_CA_FILE"] == "/run/ca/ca.pem"
     assert {name for name, found in CONTAINERS.items() if "KAFKA_USERNAME" in (found.get("environment") or {})} == {
         *users

@@ -281,7 +281,10 @@ def test_the_storefront_finds_the_stack(tmp_path: Path) -> None:
         "STOREFRONT_ORDERS_URL": f"http://127.0.0.1:{chosen.orders}",
         "STOREFRONT_PRODUCTS_URL": f"http://127.0.0.1:{chosen.products}",
         "STOREFRONT_AUTH_URL": f"http://127.0.0.1:{chosen.auth}",
-        "STOREFRONT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{chosen.kafka}",
+        "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{chosen.kafka}",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "KAFKA_USERNAME": "reader",
+        "SECRETS_FOLDER": f"{tmp_path}/secrets/reader",
         "STOREFRONT_SUPERVISOR_SOCKET": str(supervisor.socket(tmp_path)),
     }
 
