@@ -14,8 +14,8 @@ from auth.passwords import Passwords
 from auth.service import Limits, Logins
 from shared import postgres
 from shared.service import Consumed, consuming, create, opened
-from shared.web import database
-from shared.web.audit import TRAIL, Trail
+from shared.web import audit, database
+from shared.web.audit import TRAIL
 from shared.web.health import TASKS
 
 DESCRIPTION = "Auth: who may log in, who is logged in, and the keys that prove it."
@@ -28,13 +28,13 @@ def create_app(settings: Settings) -> web.Application:
 
 async def rotate_keys(settings: Settings) -> str:
     """Publish a new key, which signs after `key_lead_seconds`. Returns its name."""
-    async with postgres.pool(settings.database, size=1, name="auth rotate") as pool:
-        async with postgres.transaction(pool) as conn:
-            longest = max(settings.access_token_seconds, settings.visitor_seconds)
-            name = await service.rotate_keys(conn, settings.key_lead_seconds, longest)
-        trail = Trail(pool)
-        trail.note("rotate keys", "done", who="the command rotate-keys", whom=name)
-        await trail.store()
+    async with (
+        postgres.pool(settings.database, size=1, name="auth rotate") as pool,
+        postgres.transaction(pool) as conn,
+    ):
+        longest = max(settings.access_token_seconds, settings.visitor_seconds)
+        name = await service.rotate_keys(conn, settings.key_lead_seconds, longest)
+        await audit.add(conn, [audit.act_of("rotate keys", "done", who="the command rotate-keys", whom=name)])
     return name
 
 

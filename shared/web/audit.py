@@ -7,6 +7,8 @@ number of acts waits, and those beyond it are counted and have only their line.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -40,6 +42,17 @@ class Act(NamedTuple):
     request_id: str
 
 
+def act_of(what: str, outcome: str, *, who: str = "", whom: str = "", address: str = "", id_: str = "") -> Act:
+    """An act of this moment."""
+    texts = [text.replace("\x00", "")[:_MAX_LENGTH] for text in (who, what, whom, address, outcome, id_)]
+    return Act(datetime.now(UTC), *texts)
+
+
+async def add(conn: Connection, acts: Sequence[Act]) -> None:
+    """Store acts in the caller's transaction."""
+    await conn.execute(_ADD, *zip(*acts, strict=True))
+
+
 class Trail:
     """Stores acts in the service's own table, while `run` runs."""
 
@@ -49,8 +62,7 @@ class Trail:
 
     def note(self, what: str, outcome: str, *, who: str = "", whom: str = "", address: str = "", id_: str = "") -> None:
         """Log an act, and store it soon."""
-        texts = [text.replace("\x00", "")[:_MAX_LENGTH] for text in (who, what, whom, address, outcome, id_)]
-        act = Act(datetime.now(UTC), *texts)
+        act = act_of(what, outcome, who=who, whom=whom, address=address, id_=id_)
         log.info("audit", **{name: value for name, value in act._asdict().items() if name not in {"at", "request_id"}})
         if len(self._waiting) < _MAX_WAITING:
             self._waiting.append(act)
@@ -60,7 +72,8 @@ class Trail:
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Store what waits until `stop` is set, then the rest once."""
         await repeat("storing of the audit trail", self._turn, stop, beat, trouble=postgres.ERRORS)
-        await self.store()
+        with suppress(*postgres.ERRORS):
+            await self.store()
 
     async def _turn(self) -> float:
         await self.store()
@@ -70,7 +83,7 @@ class Trail:
         """Store what waits. Raises one of `postgres.ERRORS`."""
         while batch := list(islice(self._waiting, _MAX_BATCH)):
             async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
-                await conn.execute(_ADD, *zip(*batch, strict=True))
+                await add(conn, batch)
             for _ in batch:
                 self._waiting.popleft()
 

@@ -86,19 +86,26 @@ def operation(  # noqa: PLR0913 - a declaration has many parts, each with its na
 
     def declare(handler: RouteFunction) -> RouteFunction:
         async def enforced(request: web.Request) -> web.StreamResponse:
-            is_noted = audited if audited is not None else access is Access.ADMIN and request.method not in _READS
             try:
-                response = await checked(request)
+                await _admit(request, access)
             except ServiceError as error:
-                if is_noted or isinstance(error, Forbidden) or _is_bad_token(request, error):
+                if isinstance(error, Forbidden) or _is_bad_token(request, error):
                     _note(request, type(error).__name__)
                 raise
-            if is_noted:
-                _note(request, "done")
+            if not (audited if audited is not None else access is Access.ADMIN and request.method not in _READS):
+                return await admitted(request)
+            outcome = "failed"
+            try:
+                response = await admitted(request)
+                outcome = "done"
+            except ServiceError as error:
+                outcome = type(error).__name__
+                raise
+            finally:
+                _note(request, outcome)
             return response
 
-        async def checked(request: web.Request) -> web.StreamResponse:
-            request[_CALLER] = await _admit(request, access)
+        async def admitted(request: web.Request) -> web.StreamResponse:
             parsed: list[BaseModel] = []
             if body is not None:
                 parsed.append(await requests.body(request, body, caller=request[_CALLER]))
@@ -162,18 +169,18 @@ def declared(handler: Any) -> Operation | None:
     return found if isinstance(found, Operation) else None
 
 
-async def _admit(request: web.Request, access: Access) -> Caller:
+async def _admit(request: web.Request, access: Access) -> None:
     """Identify the caller. Raises `Unauthenticated`, `Forbidden`, or `Unavailable` while no keys are known."""
-    if access in {Access.PUBLIC, Access.SERVICES}:
-        return _NOBODY
     sent = request.headers.getall("Authorization", [])
-    if not sent and access is Access.TRUSTED and _is_from_loopback(request):
+    if access in {Access.PUBLIC, Access.SERVICES}:
+        request[_CALLER] = _NOBODY
+    elif not sent and access is Access.TRUSTED and _is_from_loopback(request):
         _refuse_pages(request)
-        return tokens.TRUSTED
-    found = await request.app[VERIFIER].verify(bearer(sent))
-    if access is Access.ADMIN and not found.is_admin:
-        raise Forbidden("this is for administrators")
-    return found
+        request[_CALLER] = tokens.TRUSTED
+    else:
+        request[_CALLER] = found = await request.app[VERIFIER].verify(bearer(sent))
+        if access is Access.ADMIN and not found.is_admin:
+            raise Forbidden("this is for administrators")
 
 
 def _is_from_loopback(request: web.Request) -> bool:

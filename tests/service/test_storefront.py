@@ -92,7 +92,7 @@ async def services(database: Database, kafka: str, *names: str) -> AsyncIterator
         products = await start("products", **common)
         common |= {"only": ALL_PARTS, "kafka_bootstrap_servers": kafka}
         for name in names:
-            provider = {"provider_database_url": database.url_of("provider_user", "provider")}
+            provider = {"provider_database_url": database.url_for("provider")}
             await start(name, **common, **(provider if name == "payments" else {}))
         orders = await start("orders", **common)
         urls = {"orders_url": orders, "products_url": products, "auth_url": auth}
