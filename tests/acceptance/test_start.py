@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.access import READER
 from local.console import Viewers
 from shared.process.lines import parse
 from tests.acceptance.conftest import System, auth_mint, running_system
@@ -43,7 +44,7 @@ def trouble(system: System) -> list[str]:
 def demo(system: System) -> list[str]:
     """The output of `make demo`."""
     where = {f"{name.upper()}_PORT": str(port) for name, port in asdict(system.stack.ports).items()}
-    environment = {**os.environ, **where, "ADMIN_PASSWORD": ADMIN_PASSWORD}
+    environment = {**os.environ, **where, **system.stack.kafka_client(READER), "ADMIN_PASSWORD": ADMIN_PASSWORD}
     command = [sys.executable, "-m", "quickbite", "demo"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)  # noqa: S603
     assert done.returncode == 0, done.stdout + done.stderr

@@ -56,8 +56,11 @@ def postgres(tmp_path: Path) -> Iterator[Postgres]:
 
 
 def run_sql(postgres: Postgres, statement: str) -> str:
-    command, _ = postgres.shell("postgres", "postgres", "public")
-    return subprocess.run([*command, "-Atc", statement], check=True, capture_output=True, text=True).stdout.strip()
+    command, own = postgres.shell("postgres", "postgres", "public")
+    done = subprocess.run(
+        [*command, "-Atc", statement], check=True, capture_output=True, text=True, env=os.environ | own
+    )
+    return done.stdout.strip()
 
 
 def wait_for_log(server: Server, text: str) -> None:
@@ -109,9 +112,9 @@ def talkative(tmp_path: Path) -> Iterator[tuple[Server, Postgres]]:
 def test_postgres_logs_slow_and_failed_statements_as_json_without_values(talkative: tuple[Server, Postgres]) -> None:
     server, postgres = talkative
     statements = ("select upper($1)", "select 1 / (length($1) - 6)")
-    command, _ = postgres.shell("postgres", "postgres", "public")
+    command, own = postgres.shell("postgres", "postgres", "public")
     script = "".join(f"{statement} \\bind secret \\g\n" for statement in statements)
-    done = subprocess.run(command, input=script, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, input=script, check=True, capture_output=True, text=True, env=os.environ | own)
     assert "SECRET" in done.stdout
     wait_for_log(server, "division by zero")
     entries = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
