@@ -58,7 +58,7 @@ class Brokers:
 
 
 def _is_no_warning_of_loopback(record: logging.LogRecord) -> bool:
-    """False for a warning about passwords without TLS. On loopback nobody listens, and a healthy start has no warning."""
+    """False for a warning of passwords without TLS: on loopback nobody listens, and a healthy start has no warning."""
     return "in the clear" not in record.getMessage()
 
 
