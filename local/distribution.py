@@ -50,6 +50,8 @@ PROPERTIES = {
     # A killed broker takes 3 to 4.5 s to come back. With the default of 9000 it takes 11 s.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
+    # The controller writes a record that means nothing, to show that it lives. Twice a second is for a cluster.
+    "metadata.max.idle.interval.ms": "10000",
     "num.network.threads": "2",
     "num.io.threads": "4",
     "log.cleaner.dedupe.buffer.size": "8388608",

@@ -12,7 +12,7 @@ from shared.process.loop import Beat, repeat
 _POLL_SECONDS = 0.05
 _PACE_SECONDS = 0.01
 _MAX_WAITING = 10_000
-_IDLE_SECONDS = 0.25  # how long a stop may go unnoticed while nobody waits
+_IDLE_SECONDS = 10.0  # while nobody waits
 
 
 class Waiters:

@@ -8,7 +8,7 @@ from ..postgres import Pool
 from ..process.loop import Beat, repeat
 
 _PACE_SECONDS = 0.02
-_IDLE_SECONDS = 0.25  # how long a stop may go unnoticed
+_IDLE_SECONDS = 10.0
 
 
 class Hint:

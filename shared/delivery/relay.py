@@ -27,7 +27,7 @@ from .sender import BEHIND, Refusal, Sender, Stopped
 log = structlog.get_logger()
 
 ROWS_PER_LANE, BYTES_PER_LANE = 2000, 2_000_000
-_IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _AFTER_ROWS = 3
 HELD_BACK_SECONDS = 5.0
 _WATCH_EVERY_SECONDS = 2.5

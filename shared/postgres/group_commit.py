@@ -16,7 +16,7 @@ import structlog
 
 from .. import metrics
 from ..errors import OutcomeUnknown, Refused
-from ..process.backoff import Backoff
+from ..process.backoff import Backoff, wait
 from .connections import Plain, connect
 from .failures import ERRORS, is_transient, is_unavailable
 
@@ -26,6 +26,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _REAP_SECONDS = 0.1
+_IDLE_SECONDS = 5.0  # less than HANG_SECONDS
 _STUCK_SECONDS = 1.0
 
 
@@ -191,4 +192,6 @@ class GroupCommit(Generic[In, Out]):
             for item in (*self._queue, *self._taken):
                 if item.deadline <= now:
                     item.give_up()
+            if not self._queue and not self._taken:
+                await wait(self._more, _IDLE_SECONDS)
             await asyncio.sleep(_REAP_SECONDS)

@@ -29,21 +29,31 @@ async def repeat(
 ) -> None:
     """Take turns until `stop` is set.
 
-    `turn` returns how many seconds to wait before the next turn. The wait ends early when `woken` is set. Without
-    `woken`, it ends early when `stop` is set; a loop with `woken` notices `stop` only after its wait. If `turn` raises
-    one of `trouble`, the loop logs "<what> failed, trying again", awaits `on_trouble`, and waits with back-off. Any
-    other exception ends the loop.
+    `turn` returns how many seconds to wait before the next turn. The wait ends early when `stop` or `woken` is set. If
+    `turn` raises one of `trouble`, the loop logs "<what> failed, trying again", awaits `on_trouble`, and waits with
+    back-off. Any other exception ends the loop.
     """
     backoff = Backoff()
-    while not stop.is_set():
-        beat()
-        try:
-            pause = await turn()
-        except trouble as error:
-            log.warning("%s failed, trying again", what, error=repr(error)[:500])
-            await on_trouble()
-            await backoff.wait(stop)
-        else:
-            backoff.reset()
-            if pause > 0:
-                await wait(woken or stop, pause)
+    # One task for the whole loop. A wait for the first of two events would create tasks at each turn.
+    last_wake = asyncio.create_task(_wake_at(stop, woken)) if woken else None
+    try:
+        while not stop.is_set():
+            beat()
+            try:
+                pause = await turn()
+            except trouble as error:
+                log.warning("%s failed, trying again", what, error=repr(error)[:500])
+                await on_trouble()
+                await backoff.wait(stop)
+            else:
+                backoff.reset()
+                if pause > 0 and not stop.is_set():
+                    await wait(woken or stop, pause)
+    finally:
+        if last_wake:
+            last_wake.cancel()
+
+
+async def _wake_at(stop: asyncio.Event, woken: asyncio.Event) -> None:
+    await stop.wait()
+    woken.set()

@@ -24,6 +24,7 @@ MIN_IN_FLIGHT = 64
 """With fewer requests than this, something else makes the process late, and refusals would not help."""
 MAX_IN_FLIGHT = 16_384
 """So many requests may wait for their answers, also those that wait for the end of an order."""
+_MEASURED_FROM = MIN_IN_FLIGHT // 2  # a long poll waits for seconds: few of them need no timer
 _TICK_SECONDS = 0.02
 _ADMIN = "/admin/"
 
@@ -62,9 +63,9 @@ class Admission:
         return what if is_late else None
 
     def enter(self) -> None:
-        """A request is admitted. While there are any, the delay of the event loop is measured."""
+        """A request is admitted. While there are many, the delay of the event loop is measured."""
         self._in_flight += 1
-        if self._due is None:
+        if self._due is None and self._in_flight >= _MEASURED_FROM:
             self._measure(asyncio.get_running_loop())
 
     def leave(self) -> None:
@@ -75,10 +76,10 @@ class Admission:
         return max(self._lag, now - self._due) if self._due is not None else 0.0
 
     def _measure(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Set a timer again and again, and note how late each is, while there are requests."""
+        """Set a timer again and again, and note how late each is, while there are many requests."""
         now = loop.time()
         self._lag = now - self._due if self._due is not None else 0.0
-        self._due = now + _TICK_SECONDS if self._in_flight else None
+        self._due = now + _TICK_SECONDS if self._in_flight >= _MEASURED_FROM else None
         if self._due is not None:
             loop.call_at(self._due, self._measure, loop)
 

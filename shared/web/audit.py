@@ -27,7 +27,7 @@ insert into audit (at, who, what, whom, address, outcome, request_id)
 select * from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
 """
 _MAX_WAITING, _MAX_BATCH, _MAX_LENGTH = 5_000, 500, 200
-_EVERY_SECONDS = 0.5
+_IDLE_SECONDS, _PACE_SECONDS = 5.0, 0.2
 
 
 class Act(NamedTuple):
@@ -59,6 +59,7 @@ class Trail:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._waiting: deque[Act] = deque()
+        self._woken = asyncio.Event()
 
     def note(self, what: str, outcome: str, *, who: str = "", whom: str = "", address: str = "", id_: str = "") -> None:
         """Log an act, and store it soon."""
@@ -66,18 +67,21 @@ class Trail:
         log.info("audit", **{name: value for name, value in act._asdict().items() if name not in {"at", "request_id"}})
         if len(self._waiting) < _MAX_WAITING:
             self._waiting.append(act)
+            self._woken.set()
         else:
             metrics.AUDIT_DROPPED.inc()
 
     async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
         """Store what waits until `stop` is set, then the rest once."""
-        await repeat("storing of the audit trail", self._turn, stop, beat, trouble=postgres.ERRORS)
+        await repeat("storing of the audit trail", self._turn, stop, beat, trouble=postgres.ERRORS, woken=self._woken)
         with suppress(*postgres.ERRORS):
             await self.store()
 
     async def _turn(self) -> float:
+        self._woken.clear()
         await self.store()
-        return _EVERY_SECONDS
+        await asyncio.sleep(_PACE_SECONDS)
+        return _IDLE_SECONDS
 
     async def store(self) -> None:
         """Store what waits. Raises one of `postgres.ERRORS`."""

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 Offsets = dict[TopicPartition, int]
 
 COMMIT_SECONDS = 3.0
+_LOOK_SECONDS = 0.5
+"""How often aiokafka looks whether there is something to fetch, although nothing has told it so. Its default is 0.2."""
 COMMIT_EVERY_SECONDS = 0.2
 HELD_RECORDS, HELD_BYTES = 1000, 32_000_000
 """A partition with so many held records is paused, so that it is not read further."""
@@ -54,10 +56,10 @@ class Subscription:
             enable_auto_commit=False,
             auto_offset_reset="none",  # see `_reset`
             session_timeout_ms=6_000,
-            heartbeat_interval_ms=500,
+            heartbeat_interval_ms=1_500,
             max_poll_interval_ms=60_000,
             metadata_max_age_ms=3_000,  # otherwise a topic that was deleted and created again goes unnoticed
-            fetch_max_wait_ms=500,
+            fetch_max_wait_ms=1_000,
             request_timeout_ms=10_000,
         )
 
@@ -65,6 +67,7 @@ class Subscription:
         """Join the group. Raises `Unavailable`."""
         self._consumer.subscribe(self._topics, listener=self._gate)
         await bounded(self._consumer.start(), START_SECONDS)
+        self._consumer._fetcher._fetcher_timeout = _LOOK_SECONDS
 
     @property
     def owned(self) -> frozenset[Partition]:
