@@ -153,3 +153,12 @@ async def test_without_operations_nothing_is_ever_refused() -> None:
         app[ADMISSION].enter()
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/healthz")).status == 200
+
+
+async def test_a_few_requests_that_wait_for_long_set_no_timer() -> None:
+    admission = Admission()
+    for _ in range(MIN_IN_FLIGHT // 2 - 1):
+        admission.enter()
+    assert admission._due is None
+    admission.enter()
+    assert admission._due is not None
