@@ -19,6 +19,11 @@ log = structlog.get_logger()
 _EVERY_SECONDS = 1.0
 _PART_OF_DEADLINE = 0.8
 _SMOOTHING = 0.3
+_LATEST_SECONDS = 5.0
+_LOOKS = 3
+"""So many looks in a row must say that a new order would wait too long: the first orders of a burst end later."""
+_BACKLOG = 100
+"""With fewer open orders, the rate says how fast orders come, and not how fast they could end."""
 
 
 class Pressure:
@@ -28,8 +33,9 @@ class Pressure:
         self._pool, self._patience, self._max_open = pool, deadline_seconds * _PART_OF_DEADLINE, max_open
         self._is_asked = False
         self._rate = 0.0
-        self._last: tuple[float, int] | None = None
+        self._last: tuple[float, int, int] | None = None
         self._reason = ""
+        self._late_looks = 0
 
     def check(self) -> None:
         """Raises `Refused` if a new order would wait too long."""
@@ -56,15 +62,19 @@ class Pressure:
         self.decide(time.monotonic(), open_, placed - open_)
 
     def decide(self, now: float, open_: int, ended: int) -> None:
-        """`ended` counts all orders that ever ended."""
-        if self._last is not None and now > self._last[0]:
-            rate = max(0, ended - self._last[1]) / (now - self._last[0])
+        """`ended` counts all orders that ever ended. The rate is only known while there is a backlog."""
+        last, self._last = self._last, (now, open_, ended)
+        if last is None or not 0 < now - last[0] <= _LATEST_SECONDS or last[1] < _BACKLOG:
+            self._rate = 0.0
+        else:
+            rate = max(0, ended - last[2]) / (now - last[0])
             self._rate += _SMOOTHING * (rate - self._rate) if self._rate else rate
-        self._last = (now, ended)
+        is_late = self._rate > 0 and open_ / self._rate > self._patience
+        self._late_looks = self._late_looks + 1 if is_late else 0
         before = self._reason
         if open_ >= self._max_open:
             self._reason = f"{open_} orders are open"
-        elif self._rate > 0 and open_ / self._rate > self._patience:
+        elif self._late_looks >= _LOOKS:
             self._reason = f"a new order would wait {open_ / self._rate:.0f} s"
         else:
             self._reason = ""

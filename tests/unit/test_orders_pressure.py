@@ -60,3 +60,22 @@ def test_a_restored_sequence_counts_as_no_end(pressure: Pressure) -> None:
     pressure.decide(0.0, 10, 1_000_000)
     pressure.decide(1.0, 10, 50)
     assert accepts(pressure)
+
+
+def test_a_burst_in_a_quiet_shop_is_accepted(pressure: Pressure) -> None:
+    for minute in range(10):
+        pressure.decide(60.0 * minute, 1, minute)  # an order a minute, and each ends
+    pressure.decide(600.0, 200, 10)
+    assert accepts(pressure)
+    pressure.decide(601.0, 300, 11)  # the first of them ends
+    assert accepts(pressure)
+    pressure.decide(602.0, 200, 300)
+    assert accepts(pressure)
+
+
+def test_a_rate_that_was_measured_long_ago_counts_no_more(pressure: Pressure) -> None:
+    for second in range(10):
+        pressure.decide(float(second), 90_000, 1_000 * second)
+    assert not accepts(pressure)
+    pressure.decide(100.0, 90_000, 10_000)
+    assert accepts(pressure)
