@@ -6,7 +6,7 @@ from .. import metrics
 from .backoff import wait
 from .loop import Beat
 
-_EVERY_SECONDS = 1.0
+_EVERY_SECONDS = 0.5
 
 
 async def run(stop: asyncio.Event, beat: Beat = lambda: None) -> None:
