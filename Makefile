@@ -171,7 +171,7 @@ demo-compose = $(TOOLS) tools python -m quickbite demo
 parked-compose = $(TOOLS) tools python -m quickbite parked list
 timeline-compose = $(TOOLS) tools python -m quickbite order timeline $(ORDER)
 rotate-keys-compose = docker compose exec auth python -m auth rotate-keys
-events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9094 \
+events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server kafka:9092 \
 	--command-config /run/secrets/reader.properties \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\
 	$(addsuffix =true,timestamp partition offset key headers))

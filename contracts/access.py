@@ -73,9 +73,14 @@ def write(folder: Path) -> None:
     passwords = {user: (folder / user / "kafka_password").read_text() for user in (ADMIN, *USERS)}
     known = {"internal": passwords, "host": passwords, "controller": {ADMIN: passwords[ADMIN]}}
     logins = {listener: login(ADMIN, passwords[ADMIN], users) for listener, users in known.items()}
+    tools = of_client(READER, passwords[READER]) | {
+        "security.protocol": "SASL_SSL",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": "/run/ca/ca.pem",
+    }
     made = {
         "jaas.conf": "".join(f"{listener}.KafkaServer {{\n  {one}\n}};\n" for listener, one in logins.items()),
-        "reader.properties": "".join(f"{k}={v}\n" for k, v in of_client(READER, passwords[READER]).items()),
+        "reader.properties": "".join(f"{name}={value}\n" for name, value in tools.items()),
     }
     for name, text in made.items():
         path = folder / "kafka" / name

@@ -416,8 +416,8 @@ def test_the_storefront_has_the_settings_of_the_embedded_stack() -> None:
         assert found[f"STOREFRONT_{name.upper()}_URL"] == f"http://{name}:{SERVICES[name]}"
 
 
-def test_the_storefront_depends_on_no_process_and_nothing_on_the_storefront() -> None:
-    assert CONTAINERS["storefront"]["depends_on"].keys() == {"secrets"}
+def test_the_storefront_depends_on_no_service_and_nothing_on_the_storefront() -> None:
+    assert CONTAINERS["storefront"]["depends_on"].keys() == {"kafka"}
     assert not [name for name, found in CONTAINERS.items() if "storefront" in found.get("depends_on", [])]
 
 

@@ -89,4 +89,6 @@ def test_a_broker_knows_every_user_and_its_controller_only_the_broker(tmp_path: 
         assert f' user_{user}="{password}"' in internal
         assert f' user_{user}="{password}"' in host
     assert controller.count(" user_") == 1
-    assert (tmp_path / "kafka" / "reader.properties").read_text().count(passwords["reader"]) == 1
+    tools = (tmp_path / "kafka" / "reader.properties").read_text()
+    assert tools.count(passwords["reader"]) == 1
+    assert "security.protocol=SASL_SSL\n" in tools
