@@ -6,6 +6,7 @@ from collections import deque
 from typing import cast
 
 _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
+_CLOSE = re.compile(rb"connection: *close", re.IGNORECASE)
 
 
 class Connection(asyncio.Protocol):
@@ -15,6 +16,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._waiting: deque[asyncio.Future[tuple[int, bytes]]] = deque()
+        self._early: tuple[int, bytes] | None = None
+        """An answer that came before its request: the server refuses the connection."""
 
     @classmethod
     async def open(cls, port: int) -> "Connection":
@@ -38,12 +41,19 @@ class Connection(asyncio.Protocol):
             if len(self._received) < end + 4 + size:
                 return
             status, body = int(self._received[9:12]), self._received[end + 4 : end + 4 + size]
+            is_last = _CLOSE.search(self._received, 0, end)
             self._received = self._received[end + 4 + size :]
-            if not (waiting := self._waiting.popleft()).done():  # the caller may have been cancelled
+            if not self._waiting:
+                self._early = status, body
+            elif not (waiting := self._waiting.popleft()).done():  # the caller may have been cancelled
                 waiting.set_result((status, body))
+            if is_last:
+                self.close()
 
     async def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
         """Send and wait for the answer. `headers` are whole lines. Raises `ConnectionError`."""
+        if self._early:
+            return self._early
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
@@ -52,6 +62,11 @@ class Connection(asyncio.Protocol):
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         self._transport.write(head.encode() + body)
         return await future
+
+    @property
+    def is_open(self) -> bool:
+        """True if the server has not said that it closes the connection, and has not closed it."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
         if self._transport is not None:

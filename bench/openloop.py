@@ -63,15 +63,22 @@ class Generator:
         if answer:
             self.finished.append(time.perf_counter() - due)
 
+    async def _connection(self) -> Connection:
+        while self._free:
+            if (connection := self._free.pop()).is_open:
+                return connection
+        return await Connection.open(self._port)
+
     async def _ask(self, method: str, path: str, body: bytes) -> bytes:
         """Returns the answer if it is a success, else nothing."""
         try:
-            connection = self._free.pop() if self._free else await Connection.open(self._port)
+            connection = await self._connection()
             status, answer = await connection.request(method, path, body)
         except OSError:
             self.ends[f"{method} reset"] += 1
             return b""
-        self._free.append(connection)
+        if connection.is_open:
+            self._free.append(connection)
         is_refused = status == 503 and b"/problems/refused" in answer
         self.ends[f"{method} {'refused' if is_refused else status}"] += 1
         return answer if status < 300 else b""
