@@ -50,6 +50,8 @@ class Generator:
         for task in late:
             self.ends["no answer"] += 1
             task.cancel()
+        while self._free:
+            self._free.pop().close()
 
     async def _one(self, number: int, due: float) -> None:
         body = json.dumps({"userId": f"u{number % 1000}", "sku": "burger", "quantity": 1}).encode()

@@ -11,7 +11,7 @@ from random import randint
 from aiohttp import web
 
 from .. import metrics
-from . import problems
+from . import connections, problems
 from .operations import declared
 
 TARGET_SECONDS = 0.1
@@ -92,7 +92,7 @@ def refusal(request: web.Request) -> web.Response | None:
     operation = declared(request.match_info.handler)
     if operation is None or operation.essential or request.path.startswith(_ADMIN):
         return None
-    reason = request.app[ADMISSION].reason()
+    reason = "connections" if connections.is_reserved(request) else request.app[ADMISSION].reason()
     if reason is None:
         return None
     metrics.REFUSED.labels(reason).inc()

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from .. import metrics, postgres, tracing
 from ..errors import ServiceError
-from . import admission, database, deadline, health, operations, problems, requests
+from . import admission, connections, database, deadline, health, operations, problems, requests
 from .health import TASKS
 
 log = structlog.get_logger()
@@ -76,7 +76,8 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
     """Answer within the deadline, or refuse at once."""
     deadline.start(request)
     response = admission.refusal(request) or await _handle(request, handler)
-    if request.app[TASKS].draining or not request.content.is_eof() or request.content.exception():
+    is_last = request.app[TASKS].draining or connections.is_reserved(request)
+    if is_last or not request.content.is_eof() or request.content.exception():
         response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it
     return response
 

@@ -20,6 +20,8 @@ IDLE_SECONDS = 75.0
 """A little longer than the gateway's clients may be idle."""
 HEADER_SECONDS = 5.0
 """A new connection is closed if its first request has not come by then, header and all."""
+RESERVED = 64
+"""So many more are for health, metrics and the admin API only: a process that has too much to do is not dead."""
 _OWN_FILES = 256
 _REFUSED_AT_ONCE = 256
 _LINGER_SECONDS = 1.0
@@ -34,6 +36,12 @@ class _Handler(RequestHandler):
         between, self._keepalive_timeout = self._keepalive_timeout, HEADER_SECONDS
         super().connection_made(transport)
         self._keepalive_timeout = between
+
+
+class _Reserved(_Handler):
+    """One of the last connections. It ends after its answer."""
+
+    __slots__ = ()
 
 
 class _Full(asyncio.Protocol):
@@ -78,11 +86,17 @@ def factory(server: web.Server) -> Factory:
     loop = asyncio.get_running_loop()
 
     def connection() -> asyncio.BaseProtocol:
-        if len(server.connections) >= most:
+        if (open_ := len(server.connections)) >= most + RESERVED:
             return _Full()
-        return _Handler(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
+        kind = _Handler if open_ < most else _Reserved
+        return kind(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
 
     return connection
+
+
+def is_reserved(request: web.Request) -> bool:
+    """True if the request came on one of the last connections."""
+    return isinstance(request.protocol, _Reserved)
 
 
 async def listen(listener: socket.socket, made: Factory) -> asyncio.Server:

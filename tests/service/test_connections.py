@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from shared.web import application, connections
+from shared.web.operations import Access, operation
 from tests.builders import eventually
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -16,10 +17,18 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
 
 
+@operation(Access.PUBLIC, {200: None})
+async def work(_: web.Request) -> web.Response:
+    """Work."""
+    return web.Response()
+
+
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Open a connection to a service."""
-    runner = web.AppRunner(application.create())
+    app = application.create()
+    app.router.add_get("/work", work)
+    runner = web.AppRunner(app)
     await runner.setup()
     assert runner.server is not None
     listener = socket.create_server(("127.0.0.1", 0))
@@ -45,6 +54,7 @@ async def ask(streams: Streams) -> bytes:
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_OPEN", 3)
+    monkeypatch.setattr(connections, "RESERVED", 0)
 
 
 @pytest.mark.usefixtures("_few")
@@ -62,6 +72,20 @@ async def test_a_connection_too_many_is_refused_and_harms_no_other(connect: Conn
     for one in known:
         await one[0].readuntil(b"ok")
         assert await ask(one) == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.usefixtures("_few")
+async def test_the_last_connections_are_for_health_only(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "RESERVED", 1)
+    known = [await connect() for _ in range(3)]
+    assert [await ask(one) for one in known] == [b"HTTP/1.1 200 OK\r\n"] * 3
+    answer = b""
+    for path, status in ((b"/work", b"503"), (b"/metrics", b"200"), (b"/livez", b"200"), (b"/work", b"503")):
+        reader, writer = await connect()
+        writer.write(GET.replace(b"/healthz", path))
+        answer = await reader.read()  # until the end: each makes room for the next
+        assert answer.startswith(b"HTTP/1.1 " + status), path
+    assert b'"/problems/refused"' in answer
 
 
 @pytest.mark.usefixtures("_few")
