@@ -33,7 +33,8 @@ class Pressure:
         self._pool, self._patience, self._max_open = pool, deadline_seconds * _PART_OF_DEADLINE, max_open
         self._is_asked = False
         self._rate = 0.0
-        self._last: tuple[float, int, int] | None = None
+        self._last: tuple[float, int] | None = None
+        self._newest = 0
         self._reason = ""
         self._late_looks = 0
 
@@ -58,16 +59,20 @@ class Pressure:
     async def look(self) -> None:
         """Decide once. Raises one of `postgres.ERRORS`."""
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
-            open_, placed = await store.open_and_placed(conn, self._max_open)
-        self.decide(time.monotonic(), open_, placed - open_)
+            open_, old, newest = await store.open_orders(conn, self._max_open, self._newest)
+        ended = (
+            self._last[1] - old if self._last else 0
+        )  # an order that was written late counts as one that did not end
+        self._newest = newest
+        self.decide(time.monotonic(), open_, ended)
 
     def decide(self, now: float, open_: int, ended: int) -> None:
-        """`ended` counts all orders that ever ended. The rate is only known while there is a backlog."""
-        last, self._last = self._last, (now, open_, ended)
+        """Of the orders that were open at the last look, `ended` have ended. The rate is known only in a backlog."""
+        last, self._last = self._last, (now, open_)
         if last is None or not 0 < now - last[0] <= _LATEST_SECONDS or last[1] < _BACKLOG:
             self._rate = 0.0
         else:
-            rate = max(0, ended - last[2]) / (now - last[0])
+            rate = max(0, ended) / (now - last[0])
             self._rate += _SMOOTHING * (rate - self._rate) if self._rate else rate
         is_late = self._rate > 0 and open_ / self._rate > self._patience
         self._late_looks = self._late_looks + 1 if is_late else 0

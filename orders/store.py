@@ -147,20 +147,18 @@ async def oldest_open(conn: Connection) -> datetime | None:
     return placed_at
 
 
-async def open_and_placed(conn: Connection, most: int) -> tuple[int, int]:
-    """How many orders are PENDING, counted up to `most`, and how many were ever placed.
-
-    The second number may be too large by the ids that processes hold in advance.
-    """
+async def open_orders(conn: Connection, most: int, known: int) -> tuple[int, int, int]:
+    """How many orders are PENDING, how many of these have ids up to `known`, and the highest id. Counts to `most`."""
     row = await postgres.one(
         conn,
         """
-        select (select count(*) from (select from orders where status = 'PENDING' limit $1) open) as open,
-               (select last_value from orders_id_seq) as placed
+        select count(*) as open, count(*) filter (where id <= $2) as old, coalesce(max(id), 0) as newest
+          from (select id from orders where status = 'PENDING' limit $1) pending
         """,
         most,
+        known,
     )
-    return row["open"], row["placed"]
+    return row["open"], row["old"], row["newest"]
 
 
 async def page(conn: Connection, filters: dict[str, Any], before: int, limit: int) -> list[Order]:

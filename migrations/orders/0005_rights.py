@@ -14,11 +14,11 @@ def upgrade() -> None:
     for statement in schema.version_3("orders_user"):
         op.execute(statement)
     op.execute("grant select, insert, update on orders, products to orders_user")
-    op.execute("grant usage, select on sequence orders_id_seq to orders_user")
+    op.execute("grant usage on sequence orders_id_seq to orders_user")
 
 
 def downgrade() -> None:
-    op.execute("revoke usage, select on sequence orders_id_seq from orders_user")
+    op.execute("revoke usage on sequence orders_id_seq from orders_user")
     op.execute("revoke select, insert, update on orders, products from orders_user")
     for statement in schema.undo_version_3("orders_user"):
         op.execute(statement)
