@@ -118,7 +118,7 @@ class Settings:
     kafka_heap: str = _text("256m", "[0-9]+[mg]", "a size such as 256m or 1g")
     """The most memory of Kafka's heap."""
     kafka_users: str = _text("", "[a-z0-9-]{1,30}(,[a-z0-9-]{1,30})*", "names separated by commas, of a-z, 0-9 and -")
-    """Users of Kafka for services that are not of this stack. Each gets a password, and no right."""
+    """Users of Kafka for services that are not of this stack. Each gets a password, no right, and stays until reset."""
 
     @property
     def further_kafka_users(self) -> tuple[str, ...]:

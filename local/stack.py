@@ -93,7 +93,7 @@ class Stack:
         self.postgres = Postgres(
             self.root / "postgres", where.postgres, settings=postgres_settings, secrets=self.secrets
         )
-        self._kafka_users, self._further_users = (ADMIN, *USERS, *kafka.users), kafka.users
+        self._further_users = kafka.users
         self.kafka = Kafka(
             self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka.heap, passwords=self._kafka_passwords
         )
@@ -216,6 +216,12 @@ class Stack:
             "ADMIN_DATABASE_URL": self.database_url(),
         }
 
+    @property
+    def _kafka_users(self) -> list[str]:
+        """The super user, those of this stack, and further ones: these were given now, or at an earlier start."""
+        known = sorted(path.parent.name for path in self.secrets.glob("*/kafka_password"))
+        return list(dict.fromkeys((ADMIN, *USERS, *self._further_users, *known)))
+
     def _kafka_passwords(self) -> dict[str, str]:
         return {user: self.secret(f"{user}/kafka_password") for user in self._kafka_users}
 
@@ -226,7 +232,7 @@ class Stack:
 
     def environment(self, name: str) -> Mapping[str, str]:
         """The settings with which a service or a job of this stack, or a service of a further user, runs beside it."""
-        if name in self._further_users:
+        if name in self._kafka_users and name not in (ADMIN, *USERS):
             return self._of_new_service(name)
         found = {
             **{job.name: job.program() for job in self._jobs},

@@ -19,7 +19,7 @@ from local.console import Viewers
 from local.problem import Problem, disk_problem
 from local.process import STACK_MARK
 from local.services import SECRETS, services
-from local.stack import Ports, Stack
+from local.stack import KafkaOptions, Ports, Stack
 from quickbite import config as quickbite
 from quickbite.config import SERVICES
 
@@ -292,6 +292,18 @@ def test_the_storefront_finds_the_stack(tmp_path: Path) -> None:
 def test_the_storefront_takes_its_own_settings_from_the_command_that_starts_it(tmp_path: Path) -> None:
     storefront = Stack("test", tmp_path, Ports(*range(1, 12)), viewers=Viewers()).program("storefront")
     assert storefront.settings == ["STOREFRONT_LOG_LEVEL"]
+
+
+def test_a_further_user_of_kafka_stays_known_after_its_first_start(tmp_path: Path) -> None:
+    first = Stack("test", tmp_path, Ports(), kafka=KafkaOptions(users=("shipping",)))
+    password = first._kafka_passwords()["shipping"]
+    later = Stack("test", tmp_path, Ports())
+    assert later._kafka_passwords()["shipping"] == password
+    found = later.environment("shipping")
+    assert (found["KAFKA_USERNAME"], found["KAFKA_PASSWORD"]) == ("shipping", password)
+    assert found["KAFKA_ADMIN_PASSWORD"] == later.secret("admin/kafka_password")
+    with pytest.raises(Problem, match="Not a service or a job: billing"):
+        later.environment("billing")
 
 
 def test_make_up_runs_the_console_and_names_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
