@@ -33,16 +33,20 @@ class Settings(KafkaSettings):
     """The number of brokers that keep a copy of a new topic."""
 
 
-def configurations() -> dict[str, dict[str, str]]:
-    """The configuration of every topic. A dead letter may be twice as large, because it contains its record."""
+def configurations(replication: int = 1) -> dict[str, dict[str, str]]:
+    """The configuration of every topic. A dead letter may be twice as large, because it contains its record.
+
+    With three copies, two must have a record before it counts as written: then one broker may be lost.
+    """
     events = {topic: {"retention.ms": _WEEK_MS} for topic in TOPICS} | dict.fromkeys(STATES, COMPACTED)
     letters = {topic + outbox.DEAD_LETTER_SUFFIX: {"max.message.bytes": "2100000"} for topic in TOPICS}
-    return events | letters
+    copies = {"min.insync.replicas": "2"} if replication >= 3 else {}
+    return {topic: found | copies for topic, found in (events | letters).items()}
 
 
 async def create(brokers: Brokers | str, partitions: int, replication: int) -> list[str]:
     """Create the topics that are missing. Returns their names. Raises `kafka.Unavailable`."""
-    made = await kafka.create_topics(brokers, configurations(), partitions, replication)
+    made = await kafka.create_topics(brokers, configurations(replication), partitions, replication)
     await kafka.configure_topics(brokers, dict.fromkeys(STATES, COMPACTED))
     await kafka.create_offsets(brokers)
     return made
