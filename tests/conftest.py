@@ -23,6 +23,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 import structlog
 from asyncpg import Pool
@@ -44,6 +45,10 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+# The verdict of a test must not depend on how busy the machine is.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 4
