@@ -73,6 +73,8 @@ class Pressure:
             self._rate = 0.0
         else:
             rate = max(0, ended) / (now - last[0])
+            if not rate:
+                self._rate = 0.0  # nothing ends: an outage, and no lack of capacity
             self._rate += _SMOOTHING * (rate - self._rate) if self._rate else rate
         is_late = self._rate > 0 and open_ / self._rate > self._patience
         self._late_looks = self._late_looks + 1 if is_late else 0

@@ -14,11 +14,11 @@ from .. import metrics
 from . import connections, problems
 from .operations import declared
 
-TARGET_SECONDS = 0.1
+TARGET_SECONDS = 0.25
 """A delay up to this is no reason to refuse anything."""
-PATIENCE_SECONDS = 0.1
+PATIENCE_SECONDS = 0.5
 """After a longer delay has lasted for this time, new requests are refused until the delay is below the target."""
-LIMIT_SECONDS = 0.5
+LIMIT_SECONDS = 1.0
 """A longer delay is a reason at once."""
 MIN_IN_FLIGHT = 64
 """With fewer requests than this, something else makes the process late, and refusals would not help."""

@@ -79,3 +79,11 @@ def test_a_rate_that_was_measured_long_ago_counts_no_more(pressure: Pressure) ->
     assert not accepts(pressure)
     pressure.decide(100.0, 90_000, 1_000)
     assert accepts(pressure)
+
+
+def test_an_outage_that_begins_under_load_refuses_nothing(pressure: Pressure) -> None:
+    for second in range(10):
+        pressure.decide(float(second), 200, 100)
+    for second in range(10, 40):
+        pressure.decide(float(second), 200 + 100 * (second - 10), 0)
+        assert accepts(pressure)
