@@ -102,7 +102,8 @@ class Worker:
         self._outcomes: deque[tuple[Payment, Outcome]] = deque()
         self._woken = asyncio.Event()
         self._poll_at = self._measure_at = 0.0
-        self._idle_polls = 0
+        self._poll_seconds = self._limits.poll_seconds
+        """How long to wait between two looks at the table: longer while nothing is found."""
         self._batch = _MAX_BATCH
         self._unstorable = 0
 
@@ -180,13 +181,9 @@ class Worker:
         if order_ids:
             async with postgres.transaction(self._pool) as conn:
                 self._ready += await service.take_over(conn, order_ids, self.claim(0), self.now())
-        self._idle_polls = 0 if order_ids else self._idle_polls + 1
-        self._poll_at = time.monotonic() + (self._pause() if len(order_ids) < room else 0.0)
-
-    def _pause(self) -> float:
-        """How long to wait between two looks at the table: longer while nothing is found."""
-        longer: float = self._limits.poll_seconds * 2**self._idle_polls
-        return max(self._limits.poll_seconds, min(_LONGEST_POLL, longer))
+        shortest = self._limits.poll_seconds
+        self._poll_seconds = shortest if order_ids else max(shortest, min(_LONGEST_POLL, 2 * self._poll_seconds))
+        self._poll_at = time.monotonic() + (self._poll_seconds if len(order_ids) < room else 0.0)
 
     def _start_calls(self) -> None:
         now = self.now()
@@ -268,7 +265,7 @@ class Worker:
             again = await service.settle(conn, batch, self.now(), self.now() + self._claim_time)
         for _ in batch:
             self._outcomes.popleft()
-        self._idle_polls = 0
+        self._poll_seconds = self._limits.poll_seconds
         self._ready.extendleft(again)
         self._committed()
         for asked, outcome in batch:
@@ -278,4 +275,4 @@ class Worker:
 
     async def _wait(self) -> None:
         self._woken.clear()
-        await wait(self._woken, self._pause())
+        await wait(self._woken, self._poll_seconds)

@@ -186,6 +186,15 @@ async def test_a_reserved_order_is_charged(shop: Shop) -> None:
     assert value == {"version": 1, "order_id": 1, "amount_cents": 1700, "currency": "EUR", "provider_ref": ref}
 
 
+async def test_a_worker_that_finds_nothing_for_hours_goes_on(shop: Shop) -> None:
+    shop.start(Limits(poll_seconds=0.0))
+    for _ in range(2000):
+        await shop.worker.run_once()
+    await shop.deliver(reserved())
+    await shop.work()
+    assert await shop.outcome() == ("SUCCEEDED", ["Succeeded"], ["capture"])
+
+
 async def test_an_order_whose_id_was_used_before_a_restore_is_charged_its_own_amount(shop: Shop) -> None:
     await shop.deliver(reserved(amount_cents=48_000, payment_reference="of the first"))
     await shop.work()
