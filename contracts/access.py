@@ -11,6 +11,7 @@ from contracts import inventory, orders, payments, products, users
 from contracts.catalogue import TOPICS
 from shared.delivery.kafka import Rule
 from shared.delivery.outbox import DEAD_LETTER_SUFFIX
+from shared.process.secret import replace
 
 WRITES = {
     "orders": orders.TOPIC,
@@ -83,11 +84,7 @@ def write(folder: Path) -> None:
         "reader.properties": "".join(f"{name}={value}\n" for name, value in tools.items()),
     }
     for name, text in made.items():
-        path = folder / "kafka" / name
-        path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.write_text(text)
-        path.chmod(0o444)  # the folder is only in the broker's container
+        replace(folder / "kafka" / name, text.encode(), mode=0o444)  # only the broker's container sees the folder
 
 
 if __name__ == "__main__":

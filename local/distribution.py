@@ -21,6 +21,7 @@ from local import jars, ports
 from local.files import complete_folder, digest, locked
 from local.problem import Problem, disk_problem
 from local.process import log_end
+from shared.process.secret import replace
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,7 @@ def write_properties(file: Path, data: Path, port: int, more: Mapping[str, str])
 
 def write_secret(file: Path, properties: Mapping[str, str]) -> None:
     """Write a file of properties that only its owner can read: they may have passwords."""
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.writelines(f"{name}={value}\n" for name, value in properties.items())
+    replace(file, "".join(f"{name}={value}\n" for name, value in properties.items()).encode())
 
 
 def with_passwords(passwords: Mapping[str, str]) -> dict[str, str]:

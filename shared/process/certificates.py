@@ -8,7 +8,6 @@ A server reads its files when it starts. The key of the authority is in the fold
 """
 
 import datetime as dt
-import os
 import sys
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from .secret import replace
+
 _AUTHORITY_DAYS, _DAYS, _LEAST_DAYS = 3650, 365, 30
-_PEM = serialization.Encoding.PEM
+_READABLE = 0o444  # each container sees only its own folder, so everybody there may read it
 
 Pair = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
 
@@ -27,13 +28,13 @@ Pair = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
 def make(folder: Path, servers: list[str]) -> None:
     """Make the authority and the certificates of the servers, by their names in the network."""
     authority = _authority(folder / "authority")
-    _write(folder / "ca" / "ca.pem", authority[1].public_bytes(_PEM))
+    replace(folder / "ca" / "ca.pem", pem(authority[1]), _READABLE)
     for name in servers:
         if not _is_good(folder / name / "certificate.pem", authority[1]):
             key, certificate = _signed(name, authority)
-            _write(folder / name / "key.pem", _of_key(key))
-            _write(folder / name / "both.pem", _of_key(key) + certificate.public_bytes(_PEM))
-            _write(folder / name / "certificate.pem", certificate.public_bytes(_PEM))
+            replace(folder / name / "key.pem", pem(key), _READABLE)
+            replace(folder / name / "both.pem", pem(key) + pem(certificate), _READABLE)
+            replace(folder / name / "certificate.pem", pem(certificate), _READABLE)
 
 
 def _authority(folder: Path) -> Pair:
@@ -43,23 +44,17 @@ def _authority(folder: Path) -> Pair:
         assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - it was made below
         return key, x509.load_pem_x509_certificate(files[1].read_bytes())
     key, certificate = _signed("QuickBite", None)
-    _write(files[0], _of_key(key), mode=0o600)
-    _write(files[1], certificate.public_bytes(_PEM))
+    replace(files[0], pem(key))
+    replace(files[1], pem(certificate), _READABLE)
     return key, certificate
 
 
 def _signed(name: str, by: Pair | None) -> Pair:
     """A key with its certificate. Without `by` it signs itself, and may sign others."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
     own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     made = (
-        x509.CertificateBuilder()
-        .subject_name(own)
-        .issuer_name(by[1].subject if by else own)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(days=_DAYS if by else _AUTHORITY_DAYS))
+        begun(own, by[1].subject if by else own, key, _DAYS if by else _AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=by is None, path_length=None if by else 0), critical=True)
         .add_extension(_usage(is_authority=by is None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -86,22 +81,34 @@ def _is_good(file: Path, authority: x509.Certificate) -> bool:
         found.verify_directly_issued_by(authority)
     except (OSError, ValueError, TypeError, InvalidSignature):
         return False
-    return (found.not_valid_after_utc - dt.datetime.now(dt.UTC)).days >= _LEAST_DAYS
+    return lasts(found, _LEAST_DAYS)
 
 
-def _of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+def begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+    """A certificate for so many days, without extensions and not signed yet."""
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=days))
+    )
 
 
-def _write(path: Path, content: bytes, mode: int = 0o444) -> None:
-    """Replace a file at once. Each container sees only its own folder, so everybody there may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".fresh")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-    fresh.chmod(mode)
-    fresh.rename(path)
+def lasts(certificate: x509.Certificate, days: int) -> bool:
+    """True if the certificate is valid for so many more days."""
+    return (certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)).days >= days
+
+
+def pem(made: ec.EllipticCurvePrivateKey | x509.Certificate) -> bytes:
+    """A key or a certificate as the text of a file."""
+    kind = serialization.Encoding.PEM
+    if isinstance(made, x509.Certificate):
+        return made.public_bytes(kind)
+    return made.private_bytes(kind, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m shared.process.secret /secrets orders/database_password    # what is missing, in a volume of containers
 
-What must stay true: a secret that exists is never replaced, and a file with half a secret is never seen.
+What must stay true: `secret` never replaces one that exists, and a file with half a secret is never seen.
 """
 
 import os
@@ -26,6 +26,17 @@ def secret(folder: Path, name: str, mode: int = 0o600) -> str:
             with suppress(FileExistsError):  # another process was faster
                 path.hardlink_to(made.name)
     return path.read_text().strip()
+
+
+def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file with exactly this mode, in the place of an older one. A reader sees the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.fresh")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), mode)
+    fresh.rename(path)
 
 
 if __name__ == "__main__":
