@@ -225,14 +225,21 @@ def template(postgres: int) -> Database:
 
 
 @asynccontextmanager
-async def copied_from(template: Database) -> AsyncIterator[Database]:
-    """Yield a copy of the template, and drop it afterwards."""
-    made = Database(f"test_{uuid4().hex[:12]}", template.port)
-    conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
-    await conn.execute(f"create database {made.name} template {template.name} strategy file_copy")
+async def created(port: int, kind: str, how: str = "") -> AsyncIterator[Database]:
+    """Create a database `<kind>_…` on the server, and drop it afterwards. `how` is the end of the statement."""
+    made = Database(f"{kind}_{uuid4().hex[:12]}", port)
+    conn = await asyncpg.connect(Database("postgres", port).admin_url)
+    await conn.execute(f"create database {made.name} {how}")
     yield made
     await conn.execute(f"drop database {made.name} with (force)")
     await conn.close()
+
+
+@asynccontextmanager
+async def copied_from(template: Database) -> AsyncIterator[Database]:
+    """Yield a copy of the template, and drop it afterwards."""
+    async with created(template.port, "test", f"template {template.name} strategy file_copy") as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ down_revision = "auth_0004"
 branch_labels = None
 depends_on = None
 
+OWN = (
+    ("select, insert, update, delete", "credentials, signing_keys, sessions, throttles"),
+    ("usage", "sequence credentials_user_id_seq"),
+)
+
 
 def upgrade() -> None:
-    for statement in schema.version_3("auth_user"):
+    for statement in schema.version_3("auth_user", OWN):
         op.execute(statement)
-    op.execute("grant select, insert, update, delete on credentials, signing_keys, sessions, throttles to auth_user")
-    op.execute("grant usage on sequence credentials_user_id_seq to auth_user")
 
 
 def downgrade() -> None:
-    op.execute("revoke usage on sequence credentials_user_id_seq from auth_user")
-    op.execute("revoke select, insert, update, delete on credentials, signing_keys, sessions, throttles from auth_user")
-    for statement in schema.undo_version_3("auth_user"):
+    for statement in schema.undo_version_3("auth_user", OWN):
         op.execute(statement)

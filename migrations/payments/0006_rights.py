@@ -9,14 +9,14 @@ down_revision = "payments_0005"
 branch_labels = None
 depends_on = None
 
+OWN = (("select, insert, update, delete", "payments"),)
+
 
 def upgrade() -> None:
-    for statement in schema.version_3("payments_user"):
+    for statement in schema.version_3("payments_user", OWN):
         op.execute(statement)
-    op.execute("grant select, insert, update, delete on payments to payments_user")
 
 
 def downgrade() -> None:
-    op.execute("revoke select, insert, update, delete on payments from payments_user")
-    for statement in schema.undo_version_3("payments_user"):
+    for statement in schema.undo_version_3("payments_user", OWN):
         op.execute(statement)

@@ -9,14 +9,14 @@ down_revision = "users_0002"
 branch_labels = None
 depends_on = None
 
+OWN = (("select, insert, update", "profiles"),)
+
 
 def upgrade() -> None:
-    for statement in schema.version_3("users_user"):
+    for statement in schema.version_3("users_user", OWN):
         op.execute(statement)
-    op.execute("grant select, insert, update on profiles to users_user")
 
 
 def downgrade() -> None:
-    op.execute("revoke select, insert, update on profiles from users_user")
-    for statement in schema.undo_version_3("users_user"):
+    for statement in schema.undo_version_3("users_user", OWN):
         op.execute(statement)

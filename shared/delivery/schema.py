@@ -4,7 +4,7 @@ What must stay true: a published version never changes, because databases were c
 version with its own statements. `tables.py` describes the newest version for Alembic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from uuid import UUID
 
@@ -318,6 +318,22 @@ def undo_version_2() -> Iterator[str]:
     yield "drop index outbox_time"
 
 
+# The service's role may add acts and read them. Nobody changes them, and only `forget_acts` deletes some.
+_AUDIT = (
+    """
+    create table audit (
+      id bigint generated always as identity primary key,
+      at timestamptz not null,
+      who text not null,
+      what text not null,
+      whom text not null,
+      address text not null,
+      outcome text not null,
+      request_id text not null
+    )""",
+    "create index audit_time on audit using brin (at) with (autosummarize = on)",
+)
+
 # They replace rights that a service's role must not have: every advisory lock of the database, and the statements of
 # all sessions. The number of the schema is part of each lock, so schemas do not share locks. The names in `lock_keys`
 # are bound when it is created. So it needs no search path, which is set at each call and costs as much as a lock.
@@ -343,6 +359,15 @@ _FUNCTIONS_OF_VERSION_3 = (
         from pg_stat_activity
        where backend_xid is not null and pid <> pg_backend_pid() order by age(backend_xid) desc limit 1
     $$""",
+    """
+    create function forget_acts(most integer) returns bigint
+    language sql security definer set search_path from current as $$
+      with gone as (
+        delete from audit
+         where id in (select id from audit where at < now() - interval '400 days' order by id limit most) returning 1
+      )
+      select count(*) from gone
+    $$""",
 )
 _SIGNATURES_OF_VERSION_3 = (
     "forget_acts(integer)",
@@ -350,29 +375,6 @@ _SIGNATURES_OF_VERSION_3 = (
     "first_open_transaction()",
     "lock_keys(integer[])",
 )
-
-# The service's role may add acts and read them. Nobody changes them, and only this function deletes some.
-_AUDIT = """
-create table audit (
-  id bigint generated always as identity primary key,
-  at timestamptz not null,
-  who text not null,
-  what text not null,
-  whom text not null,
-  address text not null,
-  outcome text not null,
-  request_id text not null
-)"""
-_AUDIT_TIME = "create index audit_time on audit using brin (at) with (autosummarize = on)"
-_FORGET_ACTS = """
-create function forget_acts(most integer) returns bigint
-language sql security definer set search_path from current as $$
-  with gone as (
-    delete from audit
-     where id in (select id from audit where at < now() - interval '400 days' order by id limit most) returning 1
-  )
-  select count(*) from gone
-$$"""
 
 _CALLED = (
     "make_day(text, date)",
@@ -394,26 +396,29 @@ _RIGHTS = (
 )
 
 
-def version_3(role: str) -> Iterator[str]:
-    """Give `role`, which owns nothing, the rights that a service needs, and functions for what no right allows alone.
+Rights = Sequence[tuple[str, str]]
+"""Rights and what they are on, as in `grant <rights> on <what>`."""
 
-    The current role owns the tables. It needs the rights of `pg_read_all_stats` and of `pg_advisory_xact_lock`.
-    Needs `version_2`.
+
+def version_3(role: str, own: Rights) -> Iterator[str]:
+    """Create the audit trail, and give `role` the rights that a service needs. The role owns nothing.
+
+    `own` are the rights on the service's own tables. Functions do the work for which no right is small enough. The
+    current role owns the tables, and needs `pg_read_all_stats` and `pg_advisory_xact_lock`. Needs `version_2`.
     """
-    yield _AUDIT
-    yield _AUDIT_TIME
+    yield from _AUDIT
     yield "select set_config('search_path', current_schema() || ', pg_temp', true)"
-    yield from (*_FUNCTIONS_OF_VERSION_3, _FORGET_ACTS)
+    yield from _FUNCTIONS_OF_VERSION_3
     for signature in _SIGNATURES_OF_VERSION_3:
         yield f"revoke execute on function {signature} from public"
     yield "select set_config('search_path', current_schema(), true)"
-    for rights, what in _RIGHTS:
+    for rights, what in (*_RIGHTS, *own):
         yield f"grant {rights} on {what} to {role}"
 
 
-def undo_version_3(role: str) -> Iterator[str]:
-    """Take the rights back, and drop the functions."""
-    for rights, what in reversed(_RIGHTS):
+def undo_version_3(role: str, own: Rights) -> Iterator[str]:
+    """Take the rights back, and drop the functions and the audit trail."""
+    for rights, what in reversed((*_RIGHTS, *own)):
         yield f"revoke {rights} on {what} from {role}"
     for signature in _SIGNATURES_OF_VERSION_3:
         yield f"drop function {signature}"

@@ -3,15 +3,13 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
-import asyncpg
 import pytest
 from sqlalchemy import MetaData
 
 from migrations import metadata
 from migrations.__main__ import SECTIONS
-from tests.conftest import ROOT, Database
+from tests.conftest import ROOT, Database, created
 
 ROLES = [section for section in SECTIONS if section != "admin"]
 SERVICES = [role for role in ROLES if role != "provider"]  # payments simulates the provider, with its own schema
@@ -29,12 +27,8 @@ async def migrate(database: Database, *arguments: str) -> None:
 @pytest.fixture
 async def empty(template: Database) -> AsyncIterator[Database]:
     """An empty database on the run's server."""
-    made = Database(f"empty_{uuid4().hex[:12]}", template.port)
-    conn = await asyncpg.connect(Database("postgres", template.port).admin_url)
-    await conn.execute(f"create database {made.name}")
-    yield made
-    await conn.execute(f"drop database {made.name} with (force)")
-    await conn.close()
+    async with created(template.port, "empty") as made:
+        yield made
 
 
 def metadata_of(section: str) -> MetaData:

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from local import ports
 from shared.web.health import TASKS
 from tests.conftest import Database, copied_from
+from tests.service.gateway import Shop, opened
 from tests.tokens import Mint, publishing
 
 NO_KAFKA = "127.0.0.1:9"
@@ -93,3 +94,18 @@ async def orders_for_all(template: Database) -> AsyncIterator[Client]:
     """A client of the orders API on one database for a whole module, for tests that ignore rows of other tests."""
     async with copied_from(template) as made, serving("orders", made.url_for("orders"), require_token=False) as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shop_for_all(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
+    """A gateway, for the whole module."""
+    async with opened(tmp_path_factory.mktemp("gateway")) as shop:
+        yield shop
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shop(shop_for_all: Shop) -> Shop:
+    """The gateway of the module, whose upstreams have seen nothing."""
+    for upstream in shop_for_all.upstreams.values():
+        await upstream.reset()
+    return shop_for_all

@@ -46,19 +46,6 @@ SECURITY = {
 }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shop_for_all(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
-    async with opened(tmp_path_factory.mktemp("gateway")) as shop:
-        yield shop
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def shop(shop_for_all: Shop) -> Shop:
-    for upstream in shop_for_all.upstreams.values():
-        await upstream.reset()
-    return shop_for_all
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def limited(tmp_path: Path) -> AsyncIterator[Shop]:
     limits = {"REQUESTS_PER_SECOND": "30", "LOGINS_PER_SECOND": "1", "REQUESTS_AT_ONCE": "4"}

@@ -4,11 +4,9 @@ import asyncio
 import datetime as dt
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from cryptography import x509
 
 from local import certificate, ports
@@ -17,19 +15,6 @@ from local.problem import Problem
 from tests.service.gateway import TOKEN, Answer, Shop, opened, request
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shop_for_all(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
-    async with opened(tmp_path_factory.mktemp("gateway")) as shop:
-        yield shop
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def shop(shop_for_all: Shop) -> Shop:
-    for upstream in shop_for_all.upstreams.values():
-        await upstream.reset()
-    return shop_for_all
 
 
 def trusting(shop: Shop) -> ssl.SSLContext:

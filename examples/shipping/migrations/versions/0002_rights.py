@@ -9,14 +9,14 @@ down_revision = "shipping_0001"
 branch_labels = None
 depends_on = None
 
+OWN = (("select, insert", "parcels"),)
+
 
 def upgrade() -> None:
-    for statement in schema.version_3("shipping_user"):
+    for statement in schema.version_3("shipping_user", OWN):
         op.execute(statement)
-    op.execute("grant select, insert on parcels to shipping_user")
 
 
 def downgrade() -> None:
-    op.execute("revoke select, insert on parcels from shipping_user")
-    for statement in schema.undo_version_3("shipping_user"):
+    for statement in schema.undo_version_3("shipping_user", OWN):
         op.execute(statement)
