@@ -288,7 +288,7 @@ async def sessions(conn: Connection, user_id: int) -> list[Session]:
 
 
 async def make_administrator(conn: Connection, by: int, user_id: int) -> None:
-    """Give a user the administrator's role. The user's next token has it. Raises `Forbidden` or `UserNotFound`."""
+    """Make a user an administrator. The next token of this user has the role. Raises `Forbidden` or `UserNotFound`."""
     await _administrators(conn, by)
     if await store.get(conn, user_id) is None:
         raise UserNotFound

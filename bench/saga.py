@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections import Counter
+from dataclasses import dataclass
 
 import uvloop
 
@@ -11,6 +13,7 @@ from bench.client import Connection
 from bench.report import Rate
 
 ORDERS = 40_000
+WARM_UP = 500
 CLIENTS = 64
 LIMIT_SECONDS = 55.0  # below the orders' deadline
 
@@ -42,27 +45,43 @@ async def all_final(made: shop.Shop, orders: int) -> dict[str, int]:
     raise SystemExit(f"not all orders are final: {await made.counts()}")
 
 
-async def _measure(made: shop.Shop) -> None:
-    await place(made.port, 500, 8)  # warm up
-    await all_final(made, 500)
-    cpu, started = made.cpu(), time.perf_counter()
-    await place(made.port, ORDERS, CLIENTS)
+@dataclass(frozen=True)
+class Sagas:
+    """How long it took to accept the orders and to finish them, the CPU seconds of each process, and the counts."""
+
+    accepted_seconds: float
+    seconds: float
+    cpu: Counter[str]
+    found: dict[str, int]
+
+
+async def finish(made: shop.Shop, orders: int) -> Sagas:
+    """Place orders as fast as possible, until the last is CONFIRMED. A few come before, to warm up."""
+    await place(made.port, WARM_UP, 8)
+    await all_final(made, WARM_UP)
+    before, started = made.cpu(), time.perf_counter()
+    await place(made.port, orders, CLIENTS)
     accepted = time.perf_counter() - started
-    found = await all_final(made, ORDERS + 500)
-    rate = Rate("whole sagas, HTTP to CONFIRMED", ORDERS, time.perf_counter() - started)
-    used = made.cpu() - cpu
-    report.show(
-        "saga: everything on the same two cores, generator included", Rate("orders accepted", ORDERS, accepted), rate
-    )
+    found = await all_final(made, orders + WARM_UP)
+    done = Sagas(accepted, time.perf_counter() - started, made.cpu() - before, found)
+    report.audit("orders = CONFIRMED", orders + WARM_UP, found["CONFIRMED"])
+    return done
+
+
+async def _measure(made: shop.Shop) -> None:
+    done = await finish(made, ORDERS)
+    used, found = done.cpu, done.found
+    rate = Rate("whole sagas, HTTP to CONFIRMED", ORDERS, done.seconds)
+    accepted = Rate("orders accepted", ORDERS, done.accepted_seconds)
+    report.show("saga: everything on the same two cores, generator included", accepted, rate)
     report.ratio("whole sagas, thousands a second", rate.per_second / 1000, 2.5, 6)
     report.most(
         "CPU of services, Postgres and Kafka per order, at saturation", used.total() / ORDERS * 1e6, "us", 800, 400
     )
     print("  by process:", ", ".join(f"{name} {seconds / ORDERS * 1e6:.0f} us" for name, seconds in used.items()))
-    report.audit("orders = CONFIRMED", ORDERS + 500, found["CONFIRMED"])
     # OrderCreated, OrderConfirmed; InventoryReserved; PaymentSucceeded
     report.audit(
-        "outbox rows by service", 2 * (ORDERS + 500), found["orders"], 2 * found["inventory"], 2 * found["payments"]
+        "outbox rows by service", 2 * (ORDERS + WARM_UP), found["orders"], 2 * found["inventory"], 2 * found["payments"]
     )
 
 

@@ -1,7 +1,6 @@
 """Whole sagas through a Kafka that asks for passwords and has rules, compared with one that accepts everybody."""
 
 import asyncio
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,17 +53,6 @@ def _client(run: servers.Servers, user: str, passwords: Mapping[str, str]) -> di
     }
 
 
-async def _measure(name: str, made: shop.Shop) -> Rate:
-    await saga.place(made.port, 500, 8)  # warm up
-    await saga.all_final(made, 500)
-    before, started = made.cpu(), time.perf_counter()
-    await saga.place(made.port, ORDERS, saga.CLIENTS)
-    found = await saga.all_final(made, ORDERS + 500)
-    seconds = time.perf_counter() - started
-    report.audit("orders = CONFIRMED", ORDERS + 500, found["CONFIRMED"])
-    return Rate(name, ORDERS, seconds, cpu_seconds=(made.cpu() - before).total())
-
-
 def main(run: servers.Servers) -> None:
     with _guarded(run) as (guarded, passwords):
 
@@ -79,7 +67,8 @@ def main(run: servers.Servers) -> None:
                 asyncio.run(run.migrate(database))
                 chosen = (run, lambda _: {}) if name == "plain" else (guarded, login)
                 with shop.running(chosen[0], database, chosen[1]) as made:
-                    rates[name] = uvloop.run(_measure(name, made))
+                    done = uvloop.run(saga.finish(made, ORDERS))
+                rates[name] = Rate(name, ORDERS, done.seconds, cpu_seconds=done.cpu.total())
             report.show(f"secured: whole sagas, round {n + 1}", *rates.values())
             ratios.append(rates["secured"].per_second / rates["plain"].per_second)
     print(f"  ratios: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")

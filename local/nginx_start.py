@@ -15,7 +15,10 @@ from pathlib import Path
 
 
 def main(user: str, addresses: str, *command: str) -> None:
-    """Give up root's rights if there is a user, and become `command`. The working directory is nginx's own."""
+    """Replace this process by `command`. If there is a user, first open the sockets, and give up root's rights.
+
+    The working directory must be the folder of nginx.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two files a request
     for left in Path().glob("*.sock"):  # a killed nginx leaves them, and would not start again

@@ -12,13 +12,14 @@ from pydantic_settings import BaseSettings
 
 from contracts.access import ADMIN, READER, USERS
 from local import ports
+from local.postgres import SUPERUSER
 from local.process import Program
 from shared.process import configuration
 
 PROJECT = Path(__file__).parent.parent
 TOPICS = {"TOPIC_PARTITIONS": "4", "KAFKA_ACLS": "true"}
 SECRETS = (
-    "postgres/postgres_password",
+    SUPERUSER,
     "orders/database_password",
     "inventory/database_password",
     "payments/database_password",
@@ -88,9 +89,8 @@ def services(
 ) -> tuple[Service, ...]:
     """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`.
 
-    Each finds its secrets in its own folder below `secrets`.
-
-    They send traces to the console on the port `console`. None: there is no console, and they trace nothing.
+    Each finds its secrets in its own folder below `secrets`. They send traces to the console on the port `console`. If
+    that is None, there is no console, and they trace nothing.
     """
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{ports.LOOPBACK}:{console}/otlp"} if console else {}
     extra = {

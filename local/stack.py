@@ -206,25 +206,6 @@ class Stack:
         """The address of the database for a role, with its password, which is the secret of this name."""
         return with_password(services.database_url(role, self.ports.postgres), self.secret(password))
 
-    def _of_new_service(self, user: str) -> Mapping[str, str]:
-        """What a service that is not of this stack needs: Kafka, and both super users, for its own set-up."""
-        return {
-            **{key: value for key, value in self.kafka_client(user).items() if key != "SECRETS_FOLDER"},
-            "KAFKA_PASSWORD": self.secret(f"{user}/kafka_password"),
-            "KAFKA_ADMIN_USERNAME": ADMIN,
-            "KAFKA_ADMIN_PASSWORD": self.secret(f"{ADMIN}/kafka_password"),
-            "ADMIN_DATABASE_URL": self.database_url(),
-        }
-
-    @property
-    def _kafka_users(self) -> list[str]:
-        """The super user, those of this stack, and further ones: these were given now, or at an earlier start."""
-        known = sorted(path.parent.name for path in self.secrets.glob("*/kafka_password"))
-        return list(dict.fromkeys((ADMIN, *USERS, *self._further_users, *known)))
-
-    def _kafka_passwords(self) -> dict[str, str]:
-        return {user: self.secret(f"{user}/kafka_password") for user in self._kafka_users}
-
     def kafka_client(self, user: str) -> dict[str, str]:
         """The settings with which a process reaches Kafka as `user`. Raises `Problem` if there is no such user."""
         _refuse_unknown([user], self._kafka_users)
@@ -256,6 +237,26 @@ class Stack:
     def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
         """Wait until a program is ready, however often supervisord must start it. Raises `Problem`."""
         wait_ready(self._engines[name], lambda: True, self.supervisor.log(name), timeout_seconds)
+
+    def _of_new_service(self, user: str) -> Mapping[str, str]:
+        """What a service that is not of this stack needs: Kafka, and both super users, for its own set-up."""
+        passwords = self._kafka_passwords()
+        return {
+            **{key: value for key, value in self.kafka_client(user).items() if key != "SECRETS_FOLDER"},
+            "KAFKA_PASSWORD": passwords[user],
+            "KAFKA_ADMIN_USERNAME": ADMIN,
+            "KAFKA_ADMIN_PASSWORD": passwords[ADMIN],
+            "ADMIN_DATABASE_URL": self.database_url(),
+        }
+
+    @property
+    def _kafka_users(self) -> list[str]:
+        """The super user, those of this stack, and further ones: these were given now, or at an earlier start."""
+        known = sorted(path.parent.name for path in self.secrets.glob("*/kafka_password"))
+        return list(dict.fromkeys((ADMIN, *USERS, *self._further_users, *known)))
+
+    def _kafka_passwords(self) -> dict[str, str]:
+        return {user: self.secret(f"{user}/kafka_password") for user in self._kafka_users}
 
     def _make_secrets(self) -> None:
         for name in services.SECRETS:

@@ -28,7 +28,10 @@ def verifier(password: str) -> str:
 
 
 async def replace_former(url: str) -> None:
-    """Give the superuser the password in `url`, if it still has that of an earlier release."""
+    """Set the superuser's password to the one in `url`. Nothing is done if the superuser has this password already.
+
+    Otherwise the superuser must have the password of an earlier release. Raises `InvalidPasswordError` if not.
+    """
     try:
         conn = await asyncpg.connect(url, timeout=10)
     except asyncpg.InvalidPasswordError:

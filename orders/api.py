@@ -1,4 +1,6 @@
-"""HTTP in: the tutorial's API at /v1/orders, the shop's at /orders/. Each route parses, calls one use case, answers.
+"""HTTP in: the tutorial's API is at /v1/orders, the shop's API is at /orders/.
+
+Each route parses, calls one use case and answers.
 
 What must stay true: requests and answers of /v1/orders do not change. They have camelCase names and whole seconds, and
 ignore unknown fields. The shop's API has the style of the other services.

@@ -60,22 +60,14 @@ class Pressure:
         """Decide once. Raises one of `postgres.ERRORS`."""
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             open_, old, newest = await store.open_orders(conn, self._max_open, self._newest)
-        ended = (
-            self._last[1] - old if self._last else 0
-        )  # an order that was written late counts as one that did not end
+        # An order that was written late, with a low id, counts as one that did not end.
+        ended = self._last[1] - old if self._last else 0
         self._newest = newest
         self.decide(time.monotonic(), open_, ended)
 
     def decide(self, now: float, open_: int, ended: int) -> None:
-        """Of the orders that were open at the last look, `ended` have ended. The rate is known only in a backlog."""
-        last, self._last = self._last, (now, open_)
-        if last is None or not 0 < now - last[0] <= _LATEST_SECONDS or last[1] < _BACKLOG:
-            self._rate = 0.0
-        else:
-            rate = max(0, ended) / (now - last[0])
-            if not rate:
-                self._rate = 0.0  # nothing ends: an outage, and no lack of capacity
-            self._rate += _SMOOTHING * (rate - self._rate) if self._rate else rate
+        """Of the orders that were open at the last look, `ended` have ended."""
+        self._rate, self._last = self._measured(now, ended), (now, open_)
         is_late = self._rate > 0 and open_ / self._rate > self._patience
         self._late_looks = self._late_looks + 1 if is_late else 0
         before = self._reason
@@ -87,3 +79,13 @@ class Pressure:
             self._reason = ""
         if bool(before) != bool(self._reason):
             log.warning("orders are refused" if self._reason else "orders are accepted again", why=self._reason)
+
+    def _measured(self, now: float, ended: int) -> float:
+        """The rate at which orders end. 0: it is not known, or nothing ends. That is an outage, and no overload."""
+        if self._last is None or ended <= 0:
+            return 0.0
+        looked_at, were_open = self._last
+        if not 0 < now - looked_at <= _LATEST_SECONDS or were_open < _BACKLOG:
+            return 0.0
+        rate = ended / (now - looked_at)
+        return self._rate + _SMOOTHING * (rate - self._rate) if self._rate else rate

@@ -92,7 +92,8 @@ def operation(  # noqa: PLR0913 - a declaration has many parts, each with its na
                 if isinstance(error, Forbidden) or _is_bad_token(request, error):
                     _note(request, type(error).__name__)
                 raise
-            if not (audited if audited is not None else access is Access.ADMIN and request.method not in _READS):
+            is_act = access is Access.ADMIN and request.method not in _READS
+            if not (is_act if audited is None else audited):
                 return await admitted(request)
             outcome = "failed"
             try:

@@ -66,9 +66,9 @@ async def create_offsets(brokers: Brokers | str) -> None:
 
 
 async def _wait_for_offsets(admin: AIOKafkaAdminClient) -> None:
-    """Ask for a coordinator once, then look for the topic.
+    """Ask for a coordinator once. Then wait until the topic exists.
 
-    While Kafka creates the topic, it logs a warning for each further request.
+    Kafka creates the topic after the first request. Until it is there, Kafka logs a warning for each further request.
     """
     if await _has_offsets(admin):
         return
