@@ -85,9 +85,15 @@ lint: ## Check format, style, types and imports between packages
 
 check: lint test ## Run everything that CI runs
 
-bench: ## Run all benchmarks; only one with ARGS=name
+bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
 	@$(RUN) bench $(ARGS)
+
+# The load generator, compiled with the Go of an environment of its own.
+.local/bench-tools/generator: requirements/bench.txt bench/generator/main.go bench/generator/go.mod
+	@test -d .local/go || $(PYTHON) -m venv .local/go
+	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
 
 docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
 	$(DEV)
@@ -119,6 +125,7 @@ lock: ## Choose and pin the newest versions that requirements/*.in, the example 
 	$(LOCK) --constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/run.in -o requirements/run.txt
 	$(LOCK) --upgrade requirements/site.in -o requirements/site.txt
+	$(LOCK) --upgrade requirements/bench.in -o requirements/bench.txt
 	$(LOCK) --constraint requirements/dev.txt examples/shipping/requirements.in -o examples/shipping/requirements.txt
 	cd local && ../.venv/bin/jgo lock
 

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "poison": 4,
     "soak": 4,
     "overload": 4,
+    "backlog": 4,
 }
 
 

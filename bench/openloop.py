@@ -1,86 +1,77 @@
-"""An open-loop load generator: it sends requests on schedule, however late the answers are.
+"""Runs the open-loop load generator (`generator/main.go`): requests are sent on schedule, however late the answers are.
 
-What must stay true: each request has exactly one recorded end. If the generator is late itself, `lag` says how much.
+What must stay true: each request has exactly one recorded end. If the generator is late itself, the run is void.
 """
 
-import asyncio
 import json
-import time
+import subprocess
 from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
-from bench.client import Connection
+from pydantic import BaseModel, ConfigDict, Field
 
-WAIT_SECONDS = 30
-_GIVE_UP_SECONDS = 45.0
+_PROGRAM = Path(__file__).parent.parent / ".local" / "bench-tools" / "generator"
+_VOID_SECONDS = 0.25
+GOOD = frozenset({"POST 202", "GET 200 CONFIRMED"})
 
 
-class Generator:
-    """Places orders at a fixed rate. With `follow`, it then waits for the end of each order with `?wait=`.
+class Spread(BaseModel):
+    """How some times are spread, in seconds."""
 
-    `ends` counts how each request ended: `POST 202`, `GET refused`, `POST reset`, `no answer`. `answered` has the
-    seconds until each POST was answered, `finished` those until each order was CONFIRMED (or, without `follow`,
-    accepted). Both begin when the request was due.
+    model_config = ConfigDict(frozen=True)
+
+    count: int
+    p50: float
+    p90: float
+    p99: float
+    worst: float
+
+
+class Load(BaseModel):
+    """What became of the requests of one run.
+
+    `ends` counts how they ended: `POST 202`, `POST refused`, `POST reset`, `POST timed out`, `GET 200 CONFIRMED`.
+    `answered` has the times until each POST was answered, `finished` those until each order was CONFIRMED (or, if the
+    orders were not followed, accepted). Both begin when the request was due. `overdue` says by how much the answer to
+    `?wait=` came later than it asked, and `lag` how late the generator was itself.
     """
 
-    def __init__(self, port: int, *, follow: bool = True) -> None:
-        self._port, self._follows = port, follow
-        self._free: list[Connection] = []
-        self.ends: Counter[str] = Counter()
-        self.answered: list[float] = []
-        self.finished: list[float] = []
-        self.lag = 0.0
+    model_config = ConfigDict(frozen=True)
+
+    ends: Annotated[Counter[str], Field(default_factory=Counter)]
+    answered: Spread
+    finished: Spread
+    overdue: Spread
+    lag: Spread
+    sent_seconds: float
+    connections: int
 
     @property
     def failed(self) -> int:
         """Requests without success."""
-        return sum(count for end, count in self.ends.items() if end not in {"POST 202", "GET 200"})
+        return sum(count for end, count in self.ends.items() if end not in GOOD)
 
-    async def run(self, rate: float, seconds: float) -> None:
-        """Send on schedule, then wait for the open requests."""
-        started, tasks = time.perf_counter(), set[asyncio.Task[None]]()
-        for number in range(int(rate * seconds)):
-            due = started + number / rate
-            early = due - time.perf_counter()
-            self.lag = max(self.lag, -early)
-            await asyncio.sleep(max(0.0, early))
-            task = asyncio.create_task(self._one(number, due))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        late = (await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS))[1] if tasks else set()
-        for task in late:
-            self.ends["no answer"] += 1
-            task.cancel()
-        while self._free:
-            self._free.pop().close()
+    @property
+    def is_void(self) -> bool:
+        """True if the generator did not offer what was asked of it."""
+        return self.lag.p99 > _VOID_SECONDS
 
-    async def _one(self, number: int, due: float) -> None:
-        body = json.dumps({"userId": f"u{number % 1000}", "sku": "burger", "quantity": 1}).encode()
-        answer = await self._ask("POST", "/v1/orders", body)
-        self.answered.append(time.perf_counter() - due)
-        if answer and self._follows:
-            path = f"/v1/orders/{json.loads(answer)['id']}?wait={WAIT_SECONDS}"
-            answer = await self._ask("GET", path, b"")
-            if not answer or json.loads(answer)["status"] != "CONFIRMED":
-                return
-        if answer:
-            self.finished.append(time.perf_counter() - due)
+    @property
+    def slowest(self) -> float:
+        """The longest time that a client had to wait for an answer, beyond the time for which it asked to wait."""
+        return max(self.answered.worst, self.overdue.worst)
 
-    async def _connection(self) -> Connection:
-        while self._free:
-            if (connection := self._free.pop()).is_open:
-                return connection
-        return await Connection.open(self._port)
+    def __str__(self) -> str:
+        ends = ", ".join(f"{end} {count:,}" for end, count in sorted(self.ends.items()))
+        return f"{ends}; generator's lag p99 {self.lag.p99 * 1e3:.0f} ms{' (VOID)' if self.is_void else ''}"
 
-    async def _ask(self, method: str, path: str, body: bytes) -> bytes:
-        """Returns the answer if it is a success, else nothing."""
-        try:
-            connection = await self._connection()
-            status, answer = await connection.request(method, path, body)
-        except OSError:
-            self.ends[f"{method} reset"] += 1
-            return b""
-        if connection.is_open:
-            self._free.append(connection)
-        is_refused = status == 503 and b"/problems/refused" in answer
-        self.ends[f"{method} {'refused' if is_refused else status}"] += 1
-        return answer if status < 300 else b""
+
+def run(port: int, rate: float, seconds: float, *, follow: bool = False, header: str = "") -> Load:
+    """Offer `rate` orders a second. With `follow`, wait for the end of each with `?wait=`."""
+    if not _PROGRAM.exists():
+        raise SystemExit("the load generator is not built: use `make bench`")
+    command = [str(_PROGRAM), "-address", f"127.0.0.1:{port}", "-rate", str(rate), "-seconds", str(seconds)]
+    command += ["-follow"] * follow + ["-header", header] * bool(header)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return Load.model_validate(json.loads(done.stdout))

@@ -13,6 +13,7 @@ from bench.servers import Servers
 from local import ports
 
 SERVICES = ("orders", "inventory", "payments")
+_BEHIND = "relay,consumer,worker"
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,33 @@ class Shop:
 
 @contextmanager
 def running(
-    run: Servers, database: str, environment: Callable[[str], Mapping[str, str]] = lambda _: {}
+    run: Servers,
+    database: str,
+    environment: Callable[[str], Mapping[str, str]] = lambda _: {},
+    *,
+    apart: bool = False,
 ) -> Iterator[Shop]:
     """Start the services on a migrated database. They stop at the end of the block.
 
-    `environment` returns further variables of a service.
+    `environment` returns further variables of a service. If `apart` is true, the API of orders is a process of its own.
     """
+    parts: list[tuple[str, str, tuple[str, ...]]] = [(service, service, ()) for service in SERVICES]
+    if apart:
+        parts[:1] = [("orders", "orders", ("--only", "api")), ("orders", "orders behind", ("--only", _BEHIND))]
     with ExitStack() as stack:
         started = {name: psutil.Process(pid) for name, pid in run.pids.items()}
         orders_port = 0
-        for service in SERVICES:
+        for service, name, arguments in parts:
             port = ports.free_block(1)
             orders_port = orders_port or port
             variables = {
                 "DATABASE_URL": run.service_url(database, service),
                 "PROVIDER_DATABASE_URL": run.service_url(database, "provider"),
                 "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
-                "INSTANCE_ID": f"{service}-bench",
+                "INSTANCE_ID": f"{name.replace(' ', '-')}-bench",
                 "REQUIRE_TOKEN": "false",
                 **environment(service),
             }
-            process = processes.running(service, service, port=port, environment=variables)
-            started[service] = stack.enter_context(process)
+            process = processes.running(name, service, *arguments, port=port, environment=variables)
+            started[name] = stack.enter_context(process)
         yield Shop(run.url(database), orders_port, started)
