@@ -21,6 +21,7 @@ BENCHMARKS = {
     "soak": 4,
     "overload": 4,
     "backlog": 4,
+    "waiting": 4,
 }
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 _PROGRAM = Path(__file__).parent.parent / ".local" / "bench-tools" / "generator"
+WAIT_SECONDS = 30
 _VOID_SECONDS = 0.25
 GOOD = frozenset({"POST 202", "GET 200 CONFIRMED"})
 

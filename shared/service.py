@@ -215,7 +215,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
     await runner.setup()
     try:
         server = cast("web.Server", runner.server)  # set up by the line above
-        made = connections.factory(server)
+        made = connections.factory(server, app)
         address = (settings.host, settings.port)
         listener = socket.create_server(address, backlog=connections.BACKLOG, reuse_port=True)
         listening = await connections.listen(listener.dup(), made)

@@ -11,7 +11,7 @@ from random import randint
 from aiohttp import web
 
 from .. import metrics
-from . import connections, problems
+from . import problems
 from .operations import declared
 
 TARGET_SECONDS = 0.25
@@ -26,7 +26,7 @@ MAX_IN_FLIGHT = 16_384
 """So many requests may wait for their answers, also those that wait for the end of an order."""
 _MEASURED_FROM = MIN_IN_FLIGHT // 2  # a long poll waits for seconds: few of them need no timer
 _TICK_SECONDS = 0.02
-_ADMIN = "/admin/"
+ADMIN_PATH = "/admin/"
 
 
 class Admission:
@@ -87,12 +87,15 @@ class Admission:
 ADMISSION = web.AppKey("ADMISSION", Admission)
 
 
-def refusal(request: web.Request) -> web.Response | None:
-    """The answer to a request that is not admitted, or None. An admitted request must `leave` at its end."""
+def refusal(request: web.Request, *, is_reserved: bool) -> web.Response | None:
+    """The answer to a request that is not admitted, or None. An admitted request must `leave` at its end.
+
+    `is_reserved` is true if the request came on one of the last connections.
+    """
     operation = declared(request.match_info.handler)
-    if operation is None or operation.essential or request.path.startswith(_ADMIN):
+    if operation is None or operation.essential or request.path.startswith(ADMIN_PATH):
         return None
-    reason = "connections" if connections.is_reserved(request) else request.app[ADMISSION].reason()
+    reason = "connections" if is_reserved else request.app[ADMISSION].reason()
     if reason is None:
         return None
     metrics.REFUSED.labels(reason).inc()

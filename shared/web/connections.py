@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from .. import metrics
-from . import problems
+from . import gate
+from .gate import Gate
 
 MAX_OPEN = 12_000
 """More connections than this are refused with 503. Each takes about 10 kB here and in the kernel."""
@@ -30,7 +31,27 @@ _LINGER_SECONDS = 1.0
 class _Handler(RequestHandler):
     """aiohttp's connection. Its time until the first request is shorter than that between two requests."""
 
-    __slots__ = ()
+    __slots__ = ("_gate", "_is_plain")
+
+    def __init__(self, server: web.Server, gate: Gate) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
+        self._gate = gate
+        self._is_plain = True  # each chunk until now was exactly one request
+
+    def data_received(self, data: bytes) -> None:
+        self._is_plain = self._is_plain and gate.is_whole(data)
+        answer = self._gate.answer(data) if self._is_plain and self._is_idle() else None
+        if answer is None or self.transport is None:
+            super().data_received(data)
+            return
+        self._next_keepalive_close_time = asyncio.get_running_loop().time() + IDLE_SECONDS
+        self.transport.write(answer)
+
+    def _is_idle(self) -> bool:
+        """True if no request is under way, and if the client has read all answers."""
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        return is_waiting and self.transport is not None and self.transport.get_write_buffer_size() == 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         between, self._keepalive_timeout = self._keepalive_timeout, HEADER_SECONDS
@@ -65,31 +86,20 @@ class _Full(asyncio.Protocol):
         _Full.open -= 1
 
 
-def _refusal() -> bytes:
-    answer = problems.response("refused", "too many connections; nothing was done")
-    body = cast("bytes", answer.body)
-    head = (
-        f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
-        f"Retry-After: {answer.headers['Retry-After']}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-_REFUSAL = _refusal()
+_REFUSAL = gate.refusal("too many connections; nothing was done", 1, "Connection: close")
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
-def factory(server: web.Server) -> Factory:
-    """What an accepted connection becomes."""
+def factory(server: web.Server, app: web.Application) -> Factory:
+    """What an accepted connection of `server`, which runs `app`, becomes."""
     most = min(MAX_OPEN, _allow_files(MAX_OPEN + _OWN_FILES) - _OWN_FILES)
-    loop = asyncio.get_running_loop()
+    doors = Gate(app)
 
     def connection() -> asyncio.BaseProtocol:
         if (open_ := len(server.connections)) >= most + RESERVED:
             return _Full()
-        kind = _Handler if open_ < most else _Reserved
-        return kind(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
+        return _Handler(server, doors) if open_ < most else _Reserved(server, doors)
 
     return connection
 

@@ -145,9 +145,12 @@ def response(name: str, detail: str, retry_after: int = 1) -> web.Response:
         headers["Retry-After"] = str(retry_after)
     if name == "unauthenticated":
         headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(
-        status=problem.status, body=orjson.dumps(problem.body(detail)), content_type=CONTENT_TYPE, headers=headers
-    )
+    return web.Response(status=problem.status, body=content(name, detail), content_type=CONTENT_TYPE, headers=headers)
+
+
+def content(name: str, detail: str) -> bytes:
+    """The body of the answer."""
+    return orjson.dumps(BY_NAME[name].body(detail))
 
 
 def of_error(error: errors.ServiceError) -> web.Response:

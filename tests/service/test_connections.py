@@ -1,9 +1,7 @@
 """Connections of a service: their number is bounded, and a client that sends no request is disconnected."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -11,10 +9,9 @@ from aiohttp import web
 from shared.web import application, connections
 from shared.web.operations import Access, operation
 from tests.builders import eventually
+from tests.service.raw import Connect, Streams, served
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Connect = Callable[[], Awaitable[Streams]]
 
 
 @operation(Access.PUBLIC, {200: None})
@@ -28,22 +25,8 @@ async def connect() -> AsyncIterator[Connect]:
     """Open a connection to a service."""
     app = application.create()
     app.router.add_get("/work", work)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    assert runner.server is not None
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    listening = await connections.listen(listener, connections.factory(runner.server))
-    async with AsyncExitStack() as stack:
-
-        async def opened() -> Streams:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.close)
-            return reader, writer
-
+    async with served(app) as opened:
         yield opened
-    listening.close()
-    await runner.cleanup()
 
 
 async def ask(streams: Streams) -> bytes:

@@ -1,0 +1,96 @@
+"""The gate: while the process is late, a request is refused from its bytes, before aiohttp parses it.
+
+A refusal here costs a third of one by a handler (51 against 149 us), and its connection stays open.
+
+What must stay true: only a chunk that is exactly one plain request is refused here. aiohttp sees everything else, and
+every later request of a connection that once sent anything else: only aiohttp knows where its requests end.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import choice
+
+from aiohttp import hdrs, web
+
+from .. import metrics
+from . import problems
+from .admission import ADMIN_PATH, ADMISSION
+from .health import TASKS
+from .operations import declared
+
+_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,7})[ \t]*(?=\r\n)", re.IGNORECASE)
+_ODD = re.compile(rb"\r\n(?:transfer-encoding|expect|connection|upgrade)[ \t]*:|\n[ \t]", re.IGNORECASE)
+_PARAMETER = re.compile(r"\{[^}]*\}")
+_DETAIL = "too much to do now; nothing was done"
+
+
+def refusal(detail: str, retry_after: int, *more_headers: str) -> bytes:
+    """A whole answer that refuses a request."""
+    body = problems.content("refused", detail)
+    lines = (
+        "HTTP/1.1 503 Service Unavailable",
+        f"Content-Type: {problems.CONTENT_TYPE}",
+        f"Content-Length: {len(body)}",
+        f"Retry-After: {retry_after}",
+        *more_headers,
+    )
+    return "\r\n".join(lines).encode() + _END + body
+
+
+_REFUSALS = [refusal(_DETAIL, seconds) for seconds in (1, 2, 3)]
+
+
+def is_whole(data: bytes) -> bool:
+    """True if `data` is one request, head and body, and nothing else."""
+    end = data.find(_END)
+    if end < 0 or _ODD.search(data, 0, end + 2):
+        return False
+    lengths = _LENGTH.findall(data, 0, end + 2)
+    return len(data) == end + len(_END) + (int(lengths[0]) if lengths else 0) and len(lengths) <= 1
+
+
+@dataclass(frozen=True)
+class _Route:
+    method: str
+    path: str
+    may_be_refused: bool
+
+    @property
+    def line(self) -> str:
+        """The pattern of the first line of a request."""
+        path = "[A-Za-z0-9_-]+".join(re.escape(part) for part in _PARAMETER.split(self.path))
+        return rf"{self.method} {path}(?:\?[!-~]*)? HTTP/1\.1\r\n"
+
+
+class Gate:
+    """Knows the operations of an application that may be refused, and asks its admission."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._admission, self._tasks = app[ADMISSION], app[TASKS]
+        self._routes = sorted(_routes(app), key=lambda route: "{" in route.path)  # as aiohttp: first without parameters
+        self._lines = re.compile("|".join(f"({route.line})" for route in self._routes).encode())
+
+    def answer(self, data: bytes) -> bytes | None:
+        """The refusal of a whole request, or None if it must be handled."""
+        if (reason := self._admission.reason()) is None or self._tasks.draining:
+            return None
+        found = self._lines.match(data)
+        if found is None or found.lastindex is None:
+            return None
+        route = self._routes[found.lastindex - 1]
+        if not route.may_be_refused:
+            return None
+        metrics.REFUSED.labels(reason).inc()
+        metrics.observe_request(route.path, route.method, problems.BY_NAME["refused"].status, 0.0)
+        return choice(_REFUSALS)
+
+
+def _routes(app: web.Application) -> Iterator[_Route]:
+    """All but HEAD, whose answer has no body."""
+    for route in app.router.routes():
+        if route.resource is not None and route.method != hdrs.METH_HEAD:
+            operation, path = declared(route.handler), route.resource.canonical
+            may_be_refused = operation is not None and not operation.essential and not path.startswith(ADMIN_PATH)
+            yield _Route(route.method, path, may_be_refused)
