@@ -1,4 +1,4 @@
-"""10,000 requests that wait for the end of their orders (`?wait=`) at once: all are answered, and the memory of each."""
+"""10,000 requests that wait for the end of their orders (`?wait=`) at once: all are answered; the memory of each."""
 
 import asyncio
 import threading

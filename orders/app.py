@@ -63,7 +63,12 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
                 wake_relay,  # a new order is not final: no waiter has to look
                 workers=settings.group_commit_workers,
             )
-            pressure = Pressure(pool, settings.order_deadline_seconds, settings.max_open_orders)
+            pressure = Pressure(
+                pool,
+                settings.order_deadline_seconds,
+                settings.max_open_orders,
+                int(settings.max_database_gigabytes * 1e9),
+            )
             reader = GroupCommit(settings.database, service.read, name="orders reader", workers=1)
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("placement", placement.run))

@@ -27,6 +27,11 @@ class Settings(configuration.Settings):
     """An order that is open for longer is cancelled with `deadline_passed`."""
     max_open_orders: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
     """With so many PENDING orders, new ones are refused. In an outage of Kafka they all wait in the outbox."""
+    max_database_gigabytes: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """With a larger database, new orders are refused, before the disk is full. 0: no limit.
+
+    Set it to about 80 % of the disk of Postgres.
+    """
     canary_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Place an order of the shop's own so often, and measure whether it ends. 0: never."""
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

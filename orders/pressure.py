@@ -1,7 +1,7 @@
 """The saga's say in admission: orders that would not end before their deadline are refused.
 
 What must stay true: only while orders are being finished. In an outage of Kafka or of another service nothing ends, and
-orders are accepted, as promised, up to a number of open ones.
+orders are accepted, as promised, up to a number of open ones and up to a size of the database.
 """
 
 import asyncio
@@ -22,15 +22,22 @@ _SMOOTHING = 0.3
 _LATEST_SECONDS = 5.0
 _LOOKS = 3
 """So many looks in a row must say that a new order would wait too long: the first orders of a burst end later."""
+_SIZE_SECONDS = 10.0
+"""Postgres reads the sizes of all its files for an answer, so this is asked less often."""
 _BACKLOG = 100
 """With fewer open orders, the rate says how fast orders come, and not how fast they could end."""
 
 
 class Pressure:
-    """Looks once a second, while orders come, how many are open and how fast they end."""
+    """Looks once a second, while orders come, how many are open and how fast they end.
 
-    def __init__(self, pool: Pool, deadline_seconds: float, max_open: int) -> None:
+    With `max_bytes`, it also looks how large the database is. 0: that has no limit.
+    """
+
+    def __init__(self, pool: Pool, deadline_seconds: float, max_open: int, max_bytes: int = 0) -> None:
         self._pool, self._patience, self._max_open = pool, deadline_seconds * _PART_OF_DEADLINE, max_open
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._measured_size_at = -_SIZE_SECONDS
         self._is_asked = False
         self._rate = 0.0
         self._last: tuple[float, int] | None = None
@@ -60,6 +67,9 @@ class Pressure:
         """Decide once. Raises one of `postgres.ERRORS`."""
         async with self._pool.acquire(timeout=postgres.CONNECT_SECONDS) as conn:
             open_, old, newest = await store.open_orders(conn, self._max_open, self._newest)
+            if self._max_bytes and time.monotonic() - self._measured_size_at >= _SIZE_SECONDS:
+                self._bytes = await store.database_bytes(conn)
+                self._measured_size_at = time.monotonic()
         # An order that was written late, with a low id, counts as one that did not end.
         ended = self._last[1] - old if self._last else 0
         self._newest = newest
@@ -73,6 +83,8 @@ class Pressure:
         before = self._reason
         if open_ >= self._max_open:
             self._reason = f"{open_} orders are open"
+        elif self._max_bytes and self._bytes >= self._max_bytes:
+            self._reason = f"the database has {self._bytes / 1e9:.1f} GB"
         elif self._late_looks >= _LOOKS:
             self._reason = f"a new order would wait {open_ / self._rate:.0f} s"
         else:

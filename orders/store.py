@@ -161,6 +161,12 @@ async def open_orders(conn: Connection, most: int, known: int) -> tuple[int, int
     return row["open"], row["old"], row["newest"]
 
 
+async def database_bytes(conn: Connection) -> int:
+    """The size of the whole database on disk."""
+    size: int = await conn.fetchval("select pg_database_size(current_database())")
+    return size
+
+
 async def page(conn: Connection, filters: dict[str, Any], before: int, limit: int) -> list[Order]:
     """List orders with ids below `before`, newest first. `filters` maps columns to the values that they must have."""
     wheres = "".join(f" and {column} = ${n}" for n, column in enumerate(filters, start=3))

@@ -34,3 +34,16 @@ async def test_orders_that_end_are_counted(serve: Serve) -> None:
     assert pressure._last is not None
     assert pressure._last[1] == 101
     assert pressure._rate > 0
+
+
+async def test_orders_are_refused_before_the_disk_is_full_and_accepted_when_there_is_room(serve: Serve) -> None:
+    orders = await serve("orders", require_token=False, max_database_gigabytes=0.001)  # less than an empty one has
+    pressure = orders.app[BACKEND].pressure
+    await pressure.look()
+    answer = await orders.post("/v1/orders", json=ORDER)
+    problem = await answer.json(content_type="application/problem+json")
+    assert (answer.status, problem["type"]) == (503, "/problems/refused")
+    assert problem["detail"].startswith("the database has 0.0 GB")
+    pressure._max_bytes = 10**12
+    await pressure.look()
+    assert (await orders.post("/v1/orders", json=ORDER)).status == 202
