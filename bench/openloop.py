@@ -35,7 +35,8 @@ class Load(BaseModel):
     `ends` counts how they ended: `POST 202`, `POST refused`, `POST reset`, `POST timed out`, `GET 200 CONFIRMED`.
     `answered` has the times until each POST was answered, `finished` those until each order was CONFIRMED (or, if the
     orders were not followed, accepted). Both begin when the request was due. `overdue` says by how much the answer to
-    `?wait=` came later than it asked, and `lag` how late the generator was itself.
+    `?wait=` came later than it asked, and `lag` how late the generator was itself. `seconds` is the time from the first
+    request to the last answer, and `connections` the largest number of open ones.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,7 +46,7 @@ class Load(BaseModel):
     finished: Spread
     overdue: Spread
     lag: Spread
-    sent_seconds: float
+    seconds: float
     connections: int
 
     @property

@@ -70,10 +70,10 @@ func main() {
 			results[i] = made.order(i, due)
 		}()
 	}
-	sent := time.Since(started)
 	all.Wait()
+	took := time.Since(started)
 	summary := summarize(results)
-	summary["sent_seconds"] = sent.Seconds()
+	summary["seconds"] = took.Seconds()
 	summary["connections"] = made.most
 	if err := json.NewEncoder(os.Stdout).Encode(summary); err != nil {
 		panic(err)
