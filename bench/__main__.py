@@ -21,6 +21,8 @@ BENCHMARKS = {
     "poison": 4,
     "soak": 4,
     "overload": 4,
+    "scale": 4,
+    "delay": 4,
 }
 
 
