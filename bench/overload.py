@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -53,14 +54,14 @@ async def _all_final(made: shop.Shop) -> None:
 
 
 def main(run: servers.Servers) -> None:
-    for apart in (False, True):
-        _overload(run, apart=apart)
+    _overload(run, "in one process with the rest", shop.WHOLE)
+    _overload(run, "apart from the rest", shop.APART)
 
 
-def _overload(run: servers.Servers, *, apart: bool) -> None:
-    print(f"\noverload, the API of orders {'apart from the rest' if apart else 'in one process with the rest'}")
+def _overload(run: servers.Servers, where: str, layout: Sequence[shop.Part]) -> None:
+    print(f"\noverload, the API of orders {where}")
     asyncio.run(run.migrate("bench_overload"))
-    with shop.running(run, "bench_overload", apart=apart) as made:
+    with shop.running(run, "bench_overload", layout=layout) as made:
         done = asyncio.run(saga.finish(made, _BEST_ORDERS))
         best = _BEST_ORDERS / done.seconds
         print(f"more than two cores can do, generator included. The best rate is {best:,.0f} a second")
