@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint audit check sbom bench docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,7 +83,15 @@ lint: ## Check format, style, types and imports between packages
 	@$(RUN) mypy
 	@.venv/bin/lint-imports
 
-check: lint test ## Run everything that CI runs
+audit: ## Ask an index for known weaknesses of the Python packages, if one answers
+	$(DEV)
+	@$(RUN) parts audit
+
+check: lint audit test ## Run everything that CI runs
+
+sbom: ## Write .local/sbom.json: all parts of others, as CycloneDX; another file with ARGS=path
+	$(DEV)
+	@$(RUN) parts sbom $(ARGS)
 
 bench: ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
