@@ -10,7 +10,13 @@ FILES = {
     ),
     "faults": ("test_kills", "test_scale", "test_freezes", "test_deadline", "test_provider", "test_poison"),
     "input": ("test_openapi", "test_corpus"),
-    "browser": ("test_console_flows", "test_console_accessibility", "test_api_pages", "test_storefront_flows"),
+    "browser": (
+        "test_console_flows",
+        "test_console_accessibility",
+        "test_api_pages",
+        "test_storefront_flows",
+        "test_personal_data",
+    ),
 }
 _ORDER = [*FILES, "test_shipping", "test_gateway", "test_shared_subscription", "test_shared_relay"]
 _OF = {name: group for group, names in FILES.items() for name in names}
