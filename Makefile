@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast test-long lint actionlint check smoke bench bench-history version release-notes image image-push image-outputs deploy rollback docs site screenshots lock format
+.PHONY: $(shell awk -F: '/^[a-z-]+:.*\#\# / { print $$1 }' $(MAKEFILE_LIST))
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,7 +94,15 @@ actionlint: .local/tools/actionlint ## Check the workflows of CI once more, with
 .local/tools/actionlint:
 	@GOBIN=$(CURDIR)/.local/tools go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-check: lint test ## Run everything that CI runs
+audit: ## Ask an index for known weaknesses of the Python packages, if one answers
+	$(DEV)
+	@$(RUN) parts audit
+
+check: lint audit test ## Run everything that CI runs
+
+sbom: ## Write .local/sbom.json: all parts of others, as CycloneDX; another file with ARGS=path
+	$(DEV)
+	@$(RUN) parts sbom $(ARGS)
 
 smoke: ## Let some customers shop through the gateway of any stack: URL=https://shop.example
 	$(DEV)

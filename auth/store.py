@@ -147,6 +147,7 @@ async def disable(conn: Connection, user_ids: Sequence[int]) -> set[int]:
     """End logins permanently, with their sessions. Returns the ids that exist, whether ended now or before."""
     await conn.execute(_DISABLE, user_ids)
     await end_sessions(conn, user_ids)
+    await conn.execute("update sessions set user_agent = '' where user_id = any($1::bigint[])", user_ids)
     rows = await conn.fetch("select user_id from credentials where user_id = any($1::bigint[])", user_ids)
     return {row["user_id"] for row in rows}
 

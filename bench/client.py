@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from typing import cast
 
@@ -20,8 +21,11 @@ class Connection(asyncio.Protocol):
         """An answer that came before its request: the server refuses the connection."""
 
     @classmethod
-    async def open(cls, port: int) -> "Connection":
-        _, connection = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
+    async def open(cls, port: int, tls: ssl.SSLContext | None = None) -> "Connection":
+        """Connect to this machine, with TLS if there is a context, which must know the server's certificate."""
+        name = "localhost" if tls else None
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, "127.0.0.1", port, ssl=tls, server_hostname=name)
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,11 +1,14 @@
-"""The cost of the gateway: orders through it compared with orders sent directly, and orders during many logins."""
+"""The cost of the gateway: orders through it against direct ones, with TLS against without, and during logins."""
 
 import asyncio
 import json
+import ssl
 import statistics
 import urllib.request
 from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
@@ -13,7 +16,7 @@ from bench import processes, report, servers
 from bench.client import Connection
 from bench.create import load
 from bench.report import Rate
-from local import nginx, ports
+from local import certificate, nginx, ports
 from local.process import Server
 
 CLIENTS = 64
@@ -25,10 +28,10 @@ ADMIN = json.dumps({"username": "admin", "password": "password"}).encode()
 ORDER = json.dumps({"sku": "burger", "quantity": 2, "note": "bench"}).encode()
 
 
-async def placing(port: int, token: str, name: str, seconds: float = SECONDS) -> Rate:
+async def placing(port: int, token: str, name: str, tls: ssl.SSLContext | None = None) -> Rate:
     """Place orders with a token. Each client sends one order at a time."""
     header = f"Authorization: Bearer {token}\r\n"
-    free = [await Connection.open(port) for _ in range(CLIENTS)]
+    free = [await Connection.open(port, tls) for _ in range(CLIENTS)]
 
     async def call(_: int) -> None:
         connection = free.pop()
@@ -38,7 +41,7 @@ async def placing(port: int, token: str, name: str, seconds: float = SECONDS) ->
         free.append(connection)
 
     await load(name, call, CLIENTS, WARM_SECONDS)
-    rate = await load(name, call, CLIENTS, seconds)
+    rate = await load(name, call, CLIENTS, SECONDS)
     for connection in free:
         connection.close()
     return rate
@@ -65,9 +68,18 @@ async def storming(port: int, name: str, place: Awaitable[Rate]) -> tuple[Rate, 
     return rate, answers.count(200)
 
 
+class Shop(NamedTuple):
+    """The ports of orders and of the gateway, and the certificate that the gateway has made."""
+
+    orders: int
+    gateway: int
+    gateway_tls: int
+    certificate: Path
+
+
 @contextmanager
-def shop(run: servers.Servers, database: str) -> Iterator[tuple[int, int]]:
-    """Run orders, auth and the gateway. Yields the ports of orders and of the gateway."""
+def shop(run: servers.Servers, database: str) -> Iterator[Shop]:
+    """Run orders, auth and the gateway."""
     own = {name: ports.free_block(1) for name in ("orders", "auth", "gateway")}
     common = {
         "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
@@ -82,10 +94,11 @@ def shop(run: servers.Servers, database: str) -> Iterator[tuple[int, int]]:
         addresses = {name: own.get(name, own["orders"]) for name in nginx.UPSTREAMS}
         values = {f"{name.upper()}_UPSTREAM": f"127.0.0.1:{port}" for name, port in addresses.items()}
         home, http = servers.FOLDER / "gateway", (own["gateway"], ports.free_block(1))
-        gateway = Server(nginx.Gateway(home, http, values), home)
+        engine = nginx.Gateway(home, http, values)
+        gateway = Server(engine, home)
         gateway.start()
         stack.callback(gateway.stop)
-        yield own["orders"], own["gateway"]
+        yield Shop(own["orders"], *http, engine.home / certificate.CERTIFICATE)
 
 
 def _token(port: int) -> str:
@@ -95,17 +108,24 @@ def _token(port: int) -> str:
         return token
 
 
+def _share(rates: list[Rate], others: list[Rate]) -> float:
+    """The median of the ratios, each of two rates of the same round."""
+    return statistics.median(a.per_second / b.per_second for a, b in zip(rates, others, strict=True))
+
+
 def main(run: servers.Servers) -> None:
     asyncio.run(run.migrate("bench_gateway"))
-    with shop(run, "bench_gateway") as (orders, gateway):
-        token = _token(gateway)
-        direct, behind = [], []
+    with shop(run, "bench_gateway") as (orders, gateway, gateway_tls, made):
+        token, tls = _token(gateway), ssl.create_default_context(cafile=made)
+        direct, behind, encrypted = [], [], []
         for _ in range(ROUNDS):
             direct.append(uvloop.run(placing(orders, token, "directly")))
             behind.append(uvloop.run(placing(gateway, token, "through the gateway")))
-        report.show(f"POST /v1/orders with a token, {CLIENTS} clients on the same two cores", *direct, *behind)
-        shares = [b.per_second / d.per_second for d, b in zip(direct, behind, strict=True)]
-        report.ratio("rate through the gateway / direct rate, median", statistics.median(shares), 0.7, 0.85)
+            encrypted.append(uvloop.run(placing(gateway_tls, token, "through the gateway, with TLS", tls)))
+        title = f"POST /v1/orders with a token, {CLIENTS} clients on the same two cores"
+        report.show(title, *direct, *behind, *encrypted)
+        report.ratio("rate through the gateway / direct rate, median", _share(behind, direct), 0.7, 0.85)
+        report.ratio("rate with TLS / rate without, median", _share(encrypted, behind), 0.8, 0.9)
         quiet = uvloop.run(placing(gateway, token, "through the gateway, no logins"))
         place = placing(gateway, token, f"through the gateway, {STORM} clients log in without pause")
         stormy, logins = uvloop.run(storming(gateway, "storm", place))

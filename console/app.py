@@ -93,11 +93,11 @@ async def _lifespan(app: web.Application, read: Sources, pace: Pace | None) -> A
         await sessions.load()
         app[sources.SESSIONS] = sessions
         app[sources.SERVICES] = Services(settings.targets, http, clock)
-        app[sources.JOURNAL] = Journal(store, clock)
+        app[sources.JOURNAL] = journal = Journal(store, clock)
         app[sources.BOOKS] = books = _books(settings, http, identity, clock)
         app[sources.DRILLS] = drills = _drills(settings, store, http, clock, pace)
         more = {name: one.run for name, one in (("books", books), ("drills", drills)) if one is not None}
-        for name, loop in {"sessions": sessions.run, **read.tasks, **more}.items():
+        for name, loop in {"sessions": sessions.run, "journal": journal.run, **read.tasks, **more}.items():
             stack.push_async_callback(tasks.start(name, loop))
         yield
 

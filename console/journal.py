@@ -1,17 +1,20 @@
 """The journal of actions: each has an author, a time and a reason.
 
 What must stay true: an action is stored before it is done. So an action whose outcome is missing was begun, and the
-console ended before it knew the outcome. Rows are only added.
+console ended before it knew the outcome. Rows are only added, and deleted after 400 days.
 """
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from console.store import Store
+from console.store import KEPT_SECONDS, Store
+from shared.process.loop import Beat, repeat
 
 _LONGEST = 500
+_FORGET_SECONDS, _LOOK_SECONDS = 3600.0, 10.0
 
 _LAST = """
 select a.*, o.outcome from actions a left join outcomes o on o.action_id = a.id
@@ -59,6 +62,30 @@ class Journal:
         """Store the outcome of an action."""
         row = (action_id, self._clock(), _short(outcome))
         await self._store.run(lambda conn: conn.execute("insert into outcomes values (?, ?, ?)", row))
+
+    async def forget(self) -> None:
+        """Delete what is older than `KEPT_SECONDS`: rows have names of administrators."""
+        before = self._clock() - KEPT_SECONDS
+
+        def delete(conn: sqlite3.Connection) -> None:
+            conn.execute("delete from outcomes where at < ?", (before,))
+            conn.execute("delete from actions where at < ? and id not in (select action_id from outcomes)", (before,))
+            conn.execute("delete from drills where ended_at < ?", (before,))
+
+        await self._store.run(delete)
+
+    async def run(self, stop: asyncio.Event, beat: Beat = lambda: None) -> None:
+        """Forget once an hour, until `stop` is set."""
+        due_at = 0.0
+
+        async def turn() -> float:
+            nonlocal due_at
+            if time.monotonic() >= due_at:
+                await self.forget()
+                due_at = time.monotonic() + _FORGET_SECONDS
+            return _LOOK_SECONDS
+
+        await repeat("forgetting of old actions", turn, stop, beat, trouble=(sqlite3.Error,))
 
     async def last(self, limit: int = 200, before_id: int | None = None) -> list[Entry]:
         """The last actions, the newest first. With `before_id`, those with a smaller id."""

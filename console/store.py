@@ -13,7 +13,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Nobody can change or delete what was done: not by mistake, and not by a statement of the console itself.
+KEPT_SECONDS = 400 * 86_400
+"""So long it is known who did what."""
+_YOUNG = f"cast(strftime('%s', 'now') as real) - {KEPT_SECONDS}"
+
+# Nobody can change what was done, or delete it before its time: not by mistake, and not by a statement of the console.
 _SCHEMA = """
 create table if not exists sessions (
   id blob primary key, user_id text not null, username text not null, ends_at real not null, tokens blob not null
@@ -28,10 +32,14 @@ create table if not exists outcomes (
 create table if not exists drills (
   id integer primary key, program text not null, kind text not null, ended_at real, result blob not null
 );
+drop trigger if exists actions_remain;
+drop trigger if exists outcomes_remain;
 create trigger if not exists actions_stay before update on actions begin select raise(abort, 'append only'); end;
-create trigger if not exists actions_remain before delete on actions begin select raise(abort, 'append only'); end;
+create trigger actions_remain before delete on actions when old.at > {young}
+  begin select raise(abort, 'append only'); end;
 create trigger if not exists outcomes_stay before update on outcomes begin select raise(abort, 'append only'); end;
-create trigger if not exists outcomes_remain before delete on outcomes begin select raise(abort, 'append only'); end;
+create trigger outcomes_remain before delete on outcomes when old.at > {young}
+  begin select raise(abort, 'append only'); end;
 """
 
 
@@ -63,5 +71,5 @@ def _opened(file: Path) -> sqlite3.Connection:
     conn = sqlite3.connect(file, timeout=1.0)
     conn.row_factory = sqlite3.Row
     conn.execute("pragma journal_mode = wal")
-    conn.executescript(_SCHEMA)
+    conn.executescript(_SCHEMA.format(young=_YOUNG))
     return conn

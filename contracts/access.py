@@ -22,7 +22,7 @@ WRITES = {
     "users": users.USERS_TOPIC,
 }
 READS = {
-    "orders": (inventory.TOPIC, payments.TOPIC, products.TOPIC),
+    "orders": (inventory.TOPIC, payments.TOPIC, products.TOPIC, users.USERS_TOPIC),
     "inventory": (orders.TOPIC, products.TOPIC),
     "payments": (inventory.TOPIC, orders.TOPIC),
     "auth": (users.USERS_TOPIC,),

@@ -1,6 +1,7 @@
 """`python -m contracts.topics` creates missing topics and dead letter topics, and makes topics of states compacted.
 
-It changes nothing else of an existing topic. With KAFKA_ACLS=true it also writes down who may read and write which.
+An existing topic without a bound in time gets one. Nothing else of it is changed. With KAFKA_ACLS=true it also writes
+down who may read and write which.
 """
 
 import asyncio
@@ -19,7 +20,9 @@ from shared.process.configuration import KafkaSettings
 STATES = (PRODUCTS,)
 """Topics whose events have the whole state of their key. Kafka keeps the last one of each key, for new replicas."""
 COMPACTED = {"cleanup.policy": "compact"}
-_WEEK_MS = str(7 * 24 * 3600 * 1000)  # shorter than the 9 days for which the inbox keeps its rows
+_DAY_MS = 24 * 3600 * 1000
+KEPT = {"retention.ms": str(7 * _DAY_MS), "segment.ms": str(_DAY_MS)}
+"""Kafka deletes only whole segments. With a segment a day, the oldest record is 8 days old, and inboxes keep 9 days."""
 
 
 class Settings(KafkaSettings):
@@ -38,8 +41,8 @@ def configurations(replication: int = 1) -> dict[str, dict[str, str]]:
 
     With three copies, two must have a record before it counts as written: then one broker may be lost.
     """
-    events = {topic: {"retention.ms": _WEEK_MS} for topic in TOPICS} | dict.fromkeys(STATES, COMPACTED)
-    letters = {topic + outbox.DEAD_LETTER_SUFFIX: {"max.message.bytes": "2100000"} for topic in TOPICS}
+    events = dict.fromkeys(TOPICS, KEPT) | dict.fromkeys(STATES, COMPACTED)
+    letters = {topic + outbox.DEAD_LETTER_SUFFIX: {"max.message.bytes": "2100000", **KEPT} for topic in TOPICS}
     copies = {"min.insync.replicas": "2"} if replication >= 3 else {}
     return {topic: found | copies for topic, found in (events | letters).items()}
 
@@ -48,6 +51,8 @@ async def create(brokers: Brokers | str, partitions: int, replication: int) -> l
     """Create the topics that are missing. Returns their names. Raises `kafka.Unavailable`."""
     made = await kafka.create_topics(brokers, configurations(replication), partitions, replication)
     await kafka.configure_topics(brokers, dict.fromkeys(STATES, COMPACTED))
+    bounds = {topic: KEPT for topic in configurations() if topic not in STATES}
+    await kafka.configure_topics(brokers, bounds, only_missing=True)
     await kafka.create_offsets(brokers)
     return made
 

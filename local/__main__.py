@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from contracts.access import READER
-from local import config, entry, env_file, nginx, services, stack
+from local import config, entry, env_file, nginx, rotation, services, stack
 from local.aspire import Aspire
 from local.console import Viewers
 from local.problem import Problem, disk_problem
@@ -125,6 +125,15 @@ def rotate_keys() -> None:
     """Publish a new key, with which auth will soon sign tokens."""
     program = _running_stack().program("auth")
     _become([*program.command, "rotate-keys"], program.environment)
+
+
+@app.command()
+def rotate(names: Annotated[list[str], typer.Argument(help="Such as orders/database_password; or all.")]) -> None:
+    """Replace secrets of the running stack with new ones. No request fails."""
+    found = _running_stack()
+    chosen = rotation.names(found) if names == ["all"] else names
+    rotation.rotate(found, chosen)
+    typer.echo(f"Rotated {', '.join(chosen)}.")
 
 
 @app.command()

@@ -38,6 +38,16 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and
 
 
 @app.command()
+def rotate(names: Annotated[list[str], typer.Argument(help="Such as orders/database_password.")]) -> None:
+    """Give roles new passwords, and write them to their files in SECRETS_FOLDER. No process needs a restart."""
+    settings = config.Settings()
+    if unknown := set(names) - config.ROLES.keys():
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(config.ROLES)}")
+    for name in sorted(names, key=lambda name: name == config.SUPERUSER):  # the superuser's own comes last
+        asyncio.run(passwords.rotate(settings.admin_url, config.ROLES[name], Path(settings.secrets_folder, name)))
+
+
+@app.command()
 def down() -> None:
     """Downgrade every section to nothing. All data is lost."""
     for section in reversed(SECTIONS):

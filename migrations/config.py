@@ -13,6 +13,9 @@ SERVICES = ("orders", "inventory", "payments", "auth", "users", "products")
 FILES = {name: f"{name}/database_password" for name in SERVICES} | {"provider": "payments/provider_database_password"}
 """The file of each role's password. payments simulates the provider, with a schema of its own."""
 
+ROLES = {file: f"{section}_user" for section, file in FILES.items()} | {SUPERUSER: "postgres"}
+"""The role of each file."""
+
 
 class Settings(BaseSettings):
     """The database, and the passwords of the roles."""

@@ -3,11 +3,15 @@
 import hashlib
 import hmac
 import os
+import secrets
 from base64 import b64encode
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
+
+from shared.process.secret import rewrite
 
 ITERATIONS = 4096  # as Postgres itself
 FORMER = "postgres"
@@ -38,6 +42,21 @@ async def replace_former(url: str) -> None:
         conn = await asyncpg.connect(url, password=FORMER, timeout=10, server_settings=_UNLOGGED)
         await conn.execute(f"alter role current_user password '{verifier(unquote(urlsplit(url).password or ''))}'")
     await conn.close()
+
+
+async def rotate(url: str, role: str, file: Path) -> None:
+    """Give a role a new password, and write it to its file. Processes read the file at each new connection.
+
+    Both change within milliseconds. A process that connects in between tries again. Open connections stay.
+    """
+    conn = await asyncpg.connect(url, timeout=10, server_settings=_UNLOGGED)
+    try:
+        password = secrets.token_urlsafe(32)
+        async with conn.transaction():
+            await conn.execute(f"alter role {role} password '{verifier(password)}'")
+            rewrite(file, password)
+    finally:
+        await conn.close()
 
 
 async def set_all(url: str, verifiers: Mapping[str, str]) -> None:

@@ -11,12 +11,13 @@ from contracts.payments import TOPIC as PAYMENTS
 from contracts.payments import PaymentFailed, PaymentRefunded, PaymentSucceeded
 from contracts.products import TOPIC as PRODUCTS
 from contracts.products import ProductChanged, ProductCreated
+from contracts.users import USERS_TOPIC, UserDeleted
 from orders import service
 from shared.delivery.handlers import Handler
 from shared.errors import UnknownAggregate
 from shared.postgres import Connection
 
-TOPICS = (INVENTORY, PAYMENTS, PRODUCTS)
+TOPICS = (INVENTORY, PAYMENTS, PRODUCTS, USERS_TOPIC)
 STATES = (ProductCreated, ProductChanged)
 IGNORES = (InventoryReserved, InventoryReleased, PaymentRefunded)
 
@@ -42,6 +43,11 @@ async def on_product(conn: Connection, events: list[ProductCreated] | list[Produ
     await service.replicate(conn, events)
 
 
+async def on_user_deleted(conn: Connection, events: list[UserDeleted]) -> None:
+    """Users are deleted: delete what they wrote."""
+    await service.forget_users(conn, [e.user_id for e in events])
+
+
 def _unknown(error: service.UnknownIds, events: Sequence[Any]) -> UnknownAggregate:
     return UnknownAggregate([e for e in events if e.order_id in error.ids])
 
@@ -52,4 +58,5 @@ HANDLERS: dict[type[BaseModel], Handler] = {
     InventoryRejected: on_refusal,
     ProductCreated: on_product,
     ProductChanged: on_product,
+    UserDeleted: on_user_deleted,
 }

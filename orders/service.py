@@ -160,6 +160,11 @@ async def read(conn: Connection, ids: Sequence[int]) -> list[Order | OrderNotFou
     return [found.get(id_) or OrderNotFound() for id_ in ids]
 
 
+async def forget_users(conn: Connection, user_ids: Sequence[str]) -> None:
+    """Delete what deleted users wrote in their orders. The orders stay, with the ids of their users."""
+    await store.clear_notes(conn, user_ids)
+
+
 async def replicate(conn: Connection, changes: Sequence[ProductCreated | ProductChanged]) -> None:
     """Apply changes of the catalogue to the replica."""
     latest = {c.sku: c for c in sorted(changes, key=lambda c: c.version)}

@@ -64,6 +64,11 @@ on conflict (sku) do update set product_id = excluded.product_id, name = exclude
  where products.version < excluded.version
 """
 
+# The rows are locked in the order of their ids: two batches that change the same orders cannot deadlock here.
+_CLEAR_NOTES = """
+with mine as (select id from orders where user_id = any($1::text[]) and note <> '' order by id for no key update)
+update orders set note = '', updated_at = now() where id in (select id from mine)
+"""
 
 _BOOKS = """
 with wanted as (
@@ -98,6 +103,11 @@ async def place(
         strict=True,
     )
     return {row["id"] for row in await conn.fetch(_PLACE, *columns, *outbox.columns(events))}
+
+
+async def clear_notes(conn: Connection, user_ids: Sequence[str]) -> None:
+    """Empty the notes of all orders of these users."""
+    await conn.execute(_CLEAR_NOTES, user_ids)
 
 
 async def has_orders(conn: Connection) -> bool:

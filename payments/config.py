@@ -46,7 +46,6 @@ class Settings(configuration.Settings):
 
     @property
     def provider_database(self) -> str:
-        """`PROVIDER_DATABASE_URL` with its password."""
-        return configuration.with_password(
-            self.provider_database_url, self.provider_database_password.get_secret_value()
-        )
+        """`PROVIDER_DATABASE_URL` with its password, or with the file that has it."""
+        name = "provider_database_password"
+        return configuration.with_secret(self.provider_database_url, name, self.provider_database_password)

@@ -1,9 +1,11 @@
 """The last events about orders, in memory.
 
-What must stay true: memory is bounded in orders, in events of one order and in bytes. The oldest orders go first.
+What must stay true: memory is bounded in orders, in events of one order, in bytes and in time. The oldest orders go
+first.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from shared.delivery.events import Record
 ORDERS = 2_000
 EVENTS = 32
 BYTES = 8 * 2**20
+SECONDS = 86_400
+"""An order is forgotten so long after its first event: a deleted user may have written a note."""
 _LONGEST_KEY = 19  # digits of a 64-bit id
 _OVERHEAD = 500  # about the bytes of a record's headers and objects
 
@@ -39,9 +43,14 @@ class Memory:
                 known.append(record)
                 self._bytes += _size(record)
                 self.wake(order_id)
-        while len(self._of) > self._most_orders or self._bytes > self._most_bytes:
+        while len(self._of) > self._most_orders or self._bytes > self._most_bytes or self._is_old():
             _, dropped = self._of.popitem(last=False)
             self._bytes -= sum(map(_size, dropped))
+
+    def _is_old(self) -> bool:
+        """True if the oldest order began too long ago."""
+        oldest = next(iter(self._of.values()), None)
+        return oldest is not None and oldest[0].timestamp_ms < (time.time() - SECONDS) * 1000
 
     @contextmanager
     def watching(self, order_id: int) -> Iterator[asyncio.Event]:

@@ -6,12 +6,25 @@ from pathlib import Path
 FILES = {
     "restarts": (
         *("test_rolling", "test_upgrade", "test_saga", "test_people", "test_access", "test_prices", "test_keys"),
-        "test_secrets",
-        "test_smoke",
+        *("test_secrets", "test_smoke", "test_rotation"),
     ),
-    "faults": ("test_kills", "test_scale", "test_freezes", "test_deadline", "test_provider", "test_poison"),
+    "faults": (
+        "test_kills",
+        "test_scale",
+        "test_freezes",
+        "test_deadline",
+        "test_provider",
+        "test_poison",
+        "test_overload",
+    ),
     "input": ("test_openapi", "test_corpus"),
-    "browser": ("test_console_flows", "test_console_accessibility", "test_api_pages", "test_storefront_flows"),
+    "browser": (
+        "test_console_flows",
+        "test_console_accessibility",
+        "test_api_pages",
+        "test_storefront_flows",
+        "test_personal_data",
+    ),
 }
 _ORDER = [*FILES, "test_shipping", "test_gateway", "test_shared_subscription", "test_shared_relay"]
 _OF = {name: group for group, names in FILES.items() for name in names}

@@ -4,15 +4,20 @@ What must stay true: no statement and no connection attempt waits longer than it
 queries nor cancels, so code with a deadline also bounds its own wait (`shared/web/deadline.py`).
 """
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from .. import metrics
+from ..process.configuration import PASSWORD_FILE
 
 if TYPE_CHECKING:  # asyncpg's classes are generic only in its stubs
     Plain: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -23,6 +28,7 @@ else:
 
 STATEMENT_SECONDS = 2.5  # less than the 3 s in which every request is answered
 CONNECT_SECONDS = 2.5
+ROTATION_SECONDS = 1.0
 
 _SETTINGS = {
     "jit": "off",
@@ -37,8 +43,10 @@ _SETTINGS = {
 
 async def connect(url: str, **settings: str) -> Plain:
     """Open one connection, for a loop that owns it. `settings` are Postgres' own. Raises one of `ERRORS`."""
-    conn: Plain = await asyncpg.connect(
-        url,
+    address, password = _read(url)
+    conn: Plain = await _open(
+        address,
+        **password,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
         server_settings={**_SETTINGS, **settings},
@@ -50,8 +58,11 @@ async def connect(url: str, **settings: str) -> Plain:
 @asynccontextmanager
 async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
     """Yield a pool of at most `size` connections. It connects at first use, so a service starts without Postgres."""
+    address, password = _read(url)
     made = asyncpg.create_pool(
-        url,
+        address,
+        **password,
+        connect=_open,
         min_size=0,
         max_size=size,
         timeout=CONNECT_SECONDS,
@@ -66,6 +77,29 @@ async def pool(url: str, *, size: int, name: str) -> AsyncIterator[Pool]:
                 yield opened
             finally:
                 opened.terminate()  # every user of a connection had the whole drain to finish
+
+
+def _read(url: str) -> tuple[str, dict[str, Any]]:
+    """The address without `PASSWORD_FILE`, and asyncpg's argument that reads the file at each new connection."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    path = query.pop(PASSWORD_FILE, None)
+    if path is None:
+        return url, {}
+    address = parts._replace(query=urlencode(query)).geturl()
+    return address, {"password": lambda: Path(path).read_text().strip()}
+
+
+async def _open(*arguments: Any, **settings: Any) -> Any:
+    """Open a connection. While a password is rotated, file and server differ for a moment: then try again."""
+    until = time.monotonic() + ROTATION_SECONDS
+    while True:
+        try:
+            return await asyncpg.connect(*arguments, **settings)
+        except asyncpg.InvalidPasswordError:
+            if not callable(settings.get("password")) or time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.05)
 
 
 @contextmanager

@@ -10,10 +10,13 @@ import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PASSWORD_FILE = "password_file"  # noqa: S105 - the name of a parameter
+"""The parameter of a database's address that names the file with its password. Only `shared/postgres` knows it."""
 
 Part = Literal["api", "relay", "consumer", "worker"]
 PARTS: tuple[Part, ...] = ("api", "relay", "consumer", "worker")
@@ -104,8 +107,8 @@ class Settings(KafkaSettings):
 
     @property
     def database(self) -> str:
-        """`DATABASE_URL` with its password."""
-        return with_password(self.database_url, self.database_password.get_secret_value())
+        """`DATABASE_URL` with its password, or with the file of `SECRETS_FOLDER` that has the password."""
+        return with_secret(self.database_url, "database_password", self.database_password)
 
     @property
     def owner(self) -> str:
@@ -138,6 +141,26 @@ def load(settings_type: type[E], **sources: Any) -> E:
         sys.exit(complaint(error, settings_type.model_config.get("env_prefix", "")))
     except OSError as error:
         sys.exit(f"wrong setting: SECRETS_FOLDER: {error}")
+
+
+def file_of(name: str, secret: SecretStr) -> Path | None:
+    """The file of `SECRETS_FOLDER` from which the setting `name` was read, or None if it came from elsewhere.
+
+    Who reads the file again at each use needs no restart when the secret is rotated.
+    """
+    path = Path(os.environ.get("SECRETS_FOLDER") or "/nowhere", name)
+    is_source = path.is_file() and path.read_text().strip() == secret.get_secret_value()
+    return path if is_source else None
+
+
+def with_secret(url: str, name: str, secret: SecretStr) -> str:
+    """The address of a database with the setting `name` as its password, or with the file that has it."""
+    found = file_of(name, secret)
+    if found is None or urlsplit(url).password is not None:
+        return with_password(url, secret.get_secret_value())
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode({PASSWORD_FILE: str(found)}))))
+    return parts._replace(query=query).geturl()
 
 
 def with_password(url: str, password: str) -> str:

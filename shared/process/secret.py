@@ -2,7 +2,7 @@
 
     python -m shared.process.secret /secrets orders/database_password    # what is missing, in a volume of containers
 
-What must stay true: `secret` never replaces one that exists, and a file with half a secret is never seen.
+What must stay true: only `renew` and `rewrite` replace a secret that exists. A file with half a secret is never seen.
 """
 
 import os
@@ -26,6 +26,16 @@ def secret(folder: Path, name: str, mode: int = 0o600) -> str:
             with suppress(FileExistsError):  # another process was faster
                 path.hardlink_to(made.name)
     return path.read_text().strip()
+
+
+def renew(path: Path) -> None:
+    """Replace a secret with a new one."""
+    rewrite(path, secrets.token_urlsafe(32))
+
+
+def rewrite(path: Path, content: str) -> None:
+    """Replace a secret. Its file keeps its mode."""
+    replace(path, content.encode(), mode=path.stat().st_mode & 0o777)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -250,6 +250,13 @@ def running_system(
     return SYSTEMS[name]
 
 
+def viewed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
+    """A stack with a console, where no order ends by itself while a test looks at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "ORDER_DEADLINE_SECONDS", "3600")
+        return running_system("browser", run_folder, request, Viewers())
+
+
 @pytest.fixture
 def fuzzed_system(run_folder: Path, request: pytest.FixtureRequest) -> System:
     """A stack for the tests that send arbitrary requests. There is no history of these requests."""

@@ -4,7 +4,6 @@ What must stay true: a page that logs an error, breaks its Content-Security-Poli
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -14,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from local.console import Viewers
-from tests.acceptance.conftest import System, auth_mint, running_system
+from tests.acceptance.conftest import System, auth_mint, viewed_system
 from tests.acceptance.people import ADMIN_PASSWORD
 from tests.browser import chromium, shop
 from tests.browser.shop import Shop
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, ConsoleMessage, Page
-
-ORDER_SECONDS = "3600"
-"""No order ends by itself while a test looks at it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,9 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def system(run_folder: Path, request: pytest.FixtureRequest) -> System:
     """The stack of all browser tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "ORDER_DEADLINE_SECONDS", ORDER_SECONDS)
-        system = running_system("browser", run_folder, request, Viewers())
+    system = viewed_system(run_folder, request)
     system.mint = system.mint or asyncio.run(auth_mint(system.database_url))
     return system
 

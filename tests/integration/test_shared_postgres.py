@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from prometheus_client import REGISTRY
+from pydantic import SecretStr
 
+from migrations import passwords
 from shared import postgres
 from shared.postgres import connections
 from shared.postgres.transactions import transaction
+from shared.process.configuration import with_secret
 from tests.builders import eventually
 from tests.conftest import Database
 
@@ -125,3 +130,46 @@ async def test_the_use_of_a_pool_is_measured_while_it_is_open(database: Database
         await waiting
         assert read() == [0, 1, 1, 0]
     assert read() == [None] * 4
+
+
+async def test_connections_take_a_rotated_password_from_its_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "database_password"
+    file.write_text("made at the start")
+    monkeypatch.setenv("SECRETS_FOLDER", str(tmp_path))
+    # A role of its own: the other tests of this server use those of the services.
+    role = f"rotated_{uuid4().hex[:8]}"
+    admin = await asyncpg.connect(database.admin_url)
+    await admin.execute(f"create role {role} login password 'made at the start'")
+    address = f"postgresql://{role}@127.0.0.1:{database.port}/{database.name}?application_name=x"
+    url = with_secret(address, "database_password", SecretStr("made at the start"))
+    try:
+        async with postgres.pool(url, size=2, name="test") as pool, pool.acquire() as early:
+            for _ in range(5):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(passwords.rotate(database.admin_url, role, file))
+                    for _ in range(3):
+                        group.create_task(ask_connection(url, "select 1"))
+            file.write_text("the server has it later")
+            connecting = asyncio.create_task(ask_connection(url, "select 1"))
+            await asyncio.sleep(0.2)
+            await admin.execute(f"alter role {role} password 'the server has it later'")
+            assert await connecting == 1
+            async with pool.acquire() as late:
+                assert await late.fetchval("select current_user") == role
+            assert await early.fetchval("select current_user") == role
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await postgres.connect(with_secret(address, "database_password", SecretStr("made at the start")))
+    finally:
+        await admin.execute(f"drop role {role}")
+        await admin.close()
+
+
+async def test_a_wrong_password_in_a_file_is_an_error_soon(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "wrong"
+    file.write_text("wrong")
+    url = f"postgresql://orders_user@127.0.0.1:{database.port}/{database.name}?password_file={file}"
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await postgres.connect(url)

@@ -22,6 +22,7 @@ from asyncpg import Pool
 from prometheus_client import REGISTRY
 
 from contracts.orders import OrderConfirmed
+from contracts.topics import KEPT
 from shared.delivery import consumer as consumer_module
 from shared.delivery import events
 from shared.delivery.consumer import Consumer, Handling
@@ -677,18 +678,31 @@ async def test_creating_topics_again_creates_none_and_errors_are_raised(kafka: s
         await create_topics(kafka, {f"{name}-x": {}}, 2, 3)
 
 
+async def settings_of(kafka: str, topic: str) -> dict[str, str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    finally:
+        await admin.close()
+    return {entry[0]: entry[1] for entry in answer.resources[0][4]}
+
+
+async def test_an_older_topic_gets_a_bound_in_time_but_keeps_the_one_that_an_operator_chose(kafka: str) -> None:
+    name = f"test-{uuid4().hex[:8]}"
+    await create_topics(kafka, {name: {"retention.ms": "1000"}}, 1, 1)
+    assert await configure_topics(kafka, {name: KEPT}, only_missing=True) == [name]
+    assert await configure_topics(kafka, {name: KEPT}, only_missing=True) == []
+    settings = await settings_of(kafka, name)
+    assert (settings["retention.ms"], settings["segment.ms"]) == ("1000", KEPT["segment.ms"])
+
+
 async def test_a_topic_of_states_becomes_compacted_and_keeps_its_other_settings(kafka: str) -> None:
     name = f"test-{uuid4().hex[:8]}"
     await create_topics(kafka, {name: {"max.message.bytes": "2000000", "retention.ms": "1000"}}, 1, 1)
     compacted = {name: {"cleanup.policy": "compact"}}
     assert await configure_topics(kafka, compacted) == [name]
     assert await configure_topics(kafka, compacted) == []
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-    try:
-        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-    finally:
-        await admin.close()
-    settings = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+    settings = await settings_of(kafka, name)
     assert settings["cleanup.policy"] == "compact"
     assert settings["max.message.bytes"] == "2000000"

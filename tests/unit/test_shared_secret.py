@@ -5,7 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -63,8 +63,14 @@ def test_settings_are_read_from_the_files_of_a_folder(monkeypatch: pytest.Monkey
     (tmp_path / "database_password").write_text("a:b\n")
     (tmp_path / "provider_database_password").write_text("c/d")
     found = read(PaymentsSettings, "payments", [])
-    assert found.database == "postgresql://payments_user:a%3Ab@127.0.0.1:5433/quickbite"
-    assert found.provider_database == "postgresql://provider_user:c%2Fd@127.0.0.1:5433/quickbite"
+    assert found.database_password.get_secret_value() == "a:b"
+    for url, role, name in (
+        (found.database, "payments_user", "database_password"),
+        (found.provider_database, "provider_user", "provider_database_password"),
+    ):
+        parts = urlsplit(url)  # it names the file, so that a new password in it is noticed
+        assert (parts.netloc, parts.path) == (f"{role}@127.0.0.1:5433", "/quickbite")
+        assert parse_qs(parts.query) == {"password_file": [str(tmp_path / name)]}
     assert "a:b" not in repr(found)
     monkeypatch.setenv("DATABASE_PASSWORD", "of the environment")
     assert "of%20the%20environment" in read(PaymentsSettings, "payments", []).database

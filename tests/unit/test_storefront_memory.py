@@ -1,5 +1,7 @@
 """The storefront's memory: the events of an order, its bounds, and who is woken."""
 
+import time
+
 import pytest
 
 from shared.delivery.events import Record
@@ -57,3 +59,13 @@ async def test_only_the_watchers_of_an_order_are_woken_by_its_events() -> None:
         kept.wake()
         assert other.is_set()
     assert not kept._watched
+
+
+def test_orders_are_forgotten_after_a_day() -> None:
+    kept = Memory()
+    long_ago = int((time.time() - memory.SECONDS - 1) * 1000)
+    kept.add([record(order_created(1))._replace(timestamp_ms=long_ago), record(order_created(2))])
+    assert [bool(kept.of(id_)) for id_ in (1, 2)] == [False, True]
+    kept._of[2][0] = kept._of[2][0]._replace(timestamp_ms=long_ago)
+    kept.add([])
+    assert (kept._bytes, len(kept._of)) == (0, 0)

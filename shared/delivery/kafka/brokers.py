@@ -6,9 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...process.configuration import KafkaSettings
+from ...process.configuration import KafkaSettings, file_of
 
 _LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:")
+
+
+class Rotated(str):
+    """Stands for the password in a file, which may change. `clients.py` reads it at each connection."""
+
+    __slots__ = ("path",)
+    path: Path
+
+    def __new__(cls, path: Path) -> "Rotated":
+        made = super().__new__(cls, f"the password in {path}")
+        made.path = path
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +32,8 @@ class Brokers:
     mechanism: str = "PLAIN"
     username: str = ""
     password: str = field(default="", repr=False)
+    password_file: Path | None = None
+    """A file with the password, which is read at each new connection."""
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
@@ -33,6 +47,7 @@ class Brokers:
             settings.kafka_sasl_mechanism,
             settings.kafka_username,
             settings.kafka_password.get_secret_value(),
+            file_of("kafka_password", settings.kafka_password),
             settings.kafka_ca_file,
             settings.kafka_certificate_file,
             settings.kafka_key_file,
@@ -47,7 +62,7 @@ class Brokers:
             chosen |= {
                 "sasl_mechanism": self.mechanism,
                 "sasl_plain_username": self.username,
-                "sasl_plain_password": self.password,
+                "sasl_plain_password": Rotated(self.password_file) if self.password_file else self.password,
             }
         if self.protocol.endswith("SSL"):
             context = ssl.create_default_context(cafile=self.ca_file)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aiokafka import client as aiokafka_client
 from aiokafka import errors as kafka_errors
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.commit import OffsetFetchRequest
 
 from ..events import Record
+from .brokers import Rotated
 
 Partition = tuple[str, int]
 
@@ -113,6 +115,19 @@ async def _end(tasks: list[Any], limit: float = 3.0) -> None:
             task.cancel()
         await asyncio.wait(tasks, timeout=0.2)
         tasks = [t for t in tasks if not t.done()]
+
+
+_create_connection = aiokafka_client.create_conn
+
+
+async def _create_with_newest_password(*arguments: Any, sasl_plain_password: Any = None, **more: Any) -> Any:
+    """Connect with the password of now. aiokafka keeps that of its start, and a rotation makes it invalid."""
+    if isinstance(sasl_plain_password, Rotated):
+        sasl_plain_password = sasl_plain_password.path.read_text().strip()
+    return await _create_connection(*arguments, sasl_plain_password=sasl_plain_password, **more)
+
+
+aiokafka_client.create_conn = _create_with_newest_password
 
 
 _send_request = GroupCoordinator._send_req

@@ -32,9 +32,12 @@ async def create_topics(
     return [name for name, (code, _) in errors.items() if code == 0]
 
 
-async def configure_topics(brokers: Brokers | str, topics: Mapping[str, Mapping[str, str]]) -> list[str]:
+async def configure_topics(
+    brokers: Brokers | str, topics: Mapping[str, Mapping[str, str]], *, only_missing: bool = False
+) -> list[str]:
     """Set these entries of existing topics, where they differ. Other entries stay. Returns the names of the changed.
 
+    With `only_missing`, an entry that somebody has set for the topic stays too.
     Kafka replaces the whole configuration of a topic, so the entries that were set before are sent again. Raises
     `Unavailable`.
     """
@@ -44,8 +47,9 @@ async def configure_topics(brokers: Brokers | str, topics: Mapping[str, Mapping[
         changed = []
         for _, _, _, name, entries in answer.resources:
             now = {entry[0]: entry[1] for entry in entries if entry[3] == _SET_FOR_THE_TOPIC}
-            if not topics[name].items() <= now.items():
-                changed.append(ConfigResource(ConfigResourceType.TOPIC, name, configs=now | dict(topics[name])))
+            wanted = dict(topics[name]) | (now if only_missing else {})
+            if not wanted.items() <= now.items():
+                changed.append(ConfigResource(ConfigResourceType.TOPIC, name, configs=now | wanted))
         if changed:
             [done] = await bounded(admin.alter_configs(changed), START_SECONDS)
             failed = {name: text for code, text, _, name in done.resources if code}
