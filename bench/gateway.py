@@ -6,7 +6,7 @@ import ssl
 import statistics
 import urllib.request
 from collections.abc import Awaitable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,31 +77,48 @@ class Shop(NamedTuple):
     certificate: Path
 
 
+def keys_of(auth: int) -> dict[str, str]:
+    """The setting with which a service finds the keys of the tokens."""
+    return {"AUTH_JWKS_URL": f"http://127.0.0.1:{auth}/auth/jwks.json"}
+
+
 @contextmanager
 def shop(run: servers.Servers, database: str) -> Iterator[Shop]:
     """Run orders, auth and the gateway."""
-    own = {name: ports.free_block(1) for name in ("orders", "auth", "gateway")}
-    common = {
+    orders, auth = ports.free_block(1), ports.free_block(1)
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": run.bootstrap, **keys_of(auth)}
+    environment |= {"DATABASE_URL": run.service_url(database, "orders")}
+    with (
+        processes.running("orders", "orders", "--only", "api", port=orders, environment=environment),
+        in_front(run, database, orders, auth) as made,
+    ):
+        yield made
+
+
+@contextmanager
+def in_front(run: servers.Servers, database: str, orders: int, auth: int) -> Iterator[Shop]:
+    """Run auth on the port `auth`, and the gateway in front of the service on the port `orders`."""
+    environment = {
         "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
-        "AUTH_JWKS_URL": f"http://127.0.0.1:{own['auth']}/auth/jwks.json",
+        "DATABASE_URL": run.service_url(database, "auth"),
         "ADMIN_PASSWORD": "password",
+        **keys_of(auth),
     }
-    with ExitStack() as stack:
-        for name in ("auth", "orders"):
-            environment = common | {"DATABASE_URL": run.service_url(database, name)}
-            arguments = ("--only", "api,worker" if name == "auth" else "api")
-            stack.enter_context(processes.running(name, name, *arguments, port=own[name], environment=environment))
-        addresses = {name: own.get(name, own["orders"]) for name in nginx.UPSTREAMS}
-        values = {f"{name.upper()}_UPSTREAM": f"127.0.0.1:{port}" for name, port in addresses.items()}
-        home, http = servers.FOLDER / "gateway", (own["gateway"], ports.free_block(1))
-        engine = nginx.Gateway(home, http, values)
-        gateway = Server(engine, home)
+    addresses = dict.fromkeys(nginx.UPSTREAMS, orders) | {"auth": auth}
+    values = {f"{name.upper()}_UPSTREAM": f"127.0.0.1:{port}" for name, port in addresses.items()}
+    home, http = servers.FOLDER / "gateway", (ports.free_block(1), ports.free_block(1))
+    engine = nginx.Gateway(home, http, values)
+    gateway = Server(engine, home)
+    with processes.running("auth", "auth", "--only", "api,worker", port=auth, environment=environment):
         gateway.start()
-        stack.callback(gateway.stop)
-        yield Shop(own["orders"], *http, engine.home / certificate.CERTIFICATE)
+        try:
+            yield Shop(orders, *http, engine.home / certificate.CERTIFICATE)
+        finally:
+            gateway.stop()
 
 
-def _token(port: int) -> str:
+def token_of(port: int) -> str:
+    """Log in as the administrator."""
     login = urllib.request.Request(f"http://127.0.0.1:{port}/auth/login", ADMIN, {"Content-Type": "application/json"})
     with urllib.request.urlopen(login, timeout=5) as answer:  # noqa: S310 - our own gateway
         token: str = json.load(answer)["token"]
@@ -116,7 +133,7 @@ def _share(rates: list[Rate], others: list[Rate]) -> float:
 def main(run: servers.Servers) -> None:
     asyncio.run(run.migrate("bench_gateway"))
     with shop(run, "bench_gateway") as (orders, gateway, gateway_tls, made):
-        token, tls = _token(gateway), ssl.create_default_context(cafile=made)
+        token, tls = token_of(gateway), ssl.create_default_context(cafile=made)
         direct, behind, encrypted = [], [], []
         for _ in range(ROUNDS):
             direct.append(uvloop.run(placing(orders, token, "directly")))

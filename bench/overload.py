@@ -7,16 +7,19 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from bench import openloop, report, saga, servers, shop
+from bench import gateway, openloop, report, saga, servers, shop
+from local import ports
 
 SECONDS = 10.0
 _BEST_ORDERS = 20_000
 _LIMIT_SECONDS = 3.1
+_LOST = ("reset", "timed out")
+_DATABASE = "bench_overload"
 
 
-def _flood(made: shop.Shop, rate: int, best: float, *, follow: bool) -> None:
+def _flood(made: shop.Shop, port: int, rate: int, best: float, header: str = "", *, follow: bool) -> None:
     before, started = asyncio.run(_ended(made)), time.perf_counter()
-    load = openloop.run(made.port, rate, SECONDS, follow=follow)
+    load = openloop.run(port, rate, SECONDS, follow=follow, header=header)
     asyncio.run(_all_final(made))
     took = time.perf_counter() - started
     gained = asyncio.run(_ended(made)) - before
@@ -31,11 +34,8 @@ def _flood(made: shop.Shop, rate: int, best: float, *, follow: bool) -> None:
     report.most("orders past their deadline", gained["deadline_passed"], "", 0, 0)
     report.ratio("CONFIRMED a second, against the best rate", gained["CONFIRMED"] / took / best, 0.9, 1)
     time.sleep(5)
-    calm = openloop.run(made.port, 100, 5.0)
+    calm = openloop.run(port, 100, 5.0, header=header)
     report.most("p99 at 100 orders a second, 5 s later", calm.answered.p99 * 1e3, "ms", 200, 100)
-
-
-_LOST = ("reset", "timed out")
 
 
 async def _ended(made: shop.Shop) -> Counter[str]:
@@ -56,14 +56,33 @@ async def _all_final(made: shop.Shop) -> None:
 def main(run: servers.Servers) -> None:
     _overload(run, "in one process with the rest", shop.WHOLE)
     _overload(run, "apart from the rest", shop.APART)
+    _behind_the_gateway(run)
 
 
 def _overload(run: servers.Servers, where: str, layout: Sequence[shop.Part]) -> None:
     print(f"\noverload, the API of orders {where}")
-    asyncio.run(run.migrate("bench_overload"))
-    with shop.running(run, "bench_overload", layout=layout) as made:
-        done = asyncio.run(saga.finish(made, _BEST_ORDERS))
-        best = _BEST_ORDERS / done.seconds
-        print(f"more than two cores can do, generator included. The best rate is {best:,.0f} a second")
+    asyncio.run(run.migrate(_DATABASE))
+    with shop.running(run, _DATABASE, layout=layout) as made:
+        best = _best(made)
         for rate, follow in ((6000, False), (3000, True)):
-            _flood(made, rate, best, follow=follow)
+            _flood(made, made.port, rate, best, follow=follow)
+
+
+def _behind_the_gateway(run: servers.Servers) -> None:
+    print("\noverload through the gateway")
+    asyncio.run(run.migrate(_DATABASE))
+    auth = ports.free_block(1)
+    with (
+        shop.running(run, _DATABASE, lambda _: gateway.keys_of(auth)) as made,
+        gateway.in_front(run, _DATABASE, made.port, auth) as front,
+    ):
+        best = _best(made)
+        header = f"Authorization: Bearer {gateway.token_of(front.gateway)}"
+        for rate, follow in ((6000, False), (3000, True)):
+            _flood(made, front.gateway, rate, best, header, follow=follow)
+
+
+def _best(made: shop.Shop) -> float:
+    best = _BEST_ORDERS / asyncio.run(saga.finish(made, _BEST_ORDERS)).seconds
+    print(f"more than two cores can do, generator included. The best rate is {best:,.0f} a second")
+    return best
