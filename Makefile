@@ -50,6 +50,9 @@ demo: ## Place three orders through the gateway and print the path of each, even
 rotate-keys: ## Publish a new key, with which auth will soon sign tokens
 	@$(ON_STACK)
 
+rotate: ## Replace a secret with a new one, while the stack serves: NAME=orders/database_password, or NAME=all
+	@$(if $(NAME),$(ON_STACK),$(error say which secret: make rotate NAME=orders/database_password, or NAME=all))
+
 events: ## Print every event from the beginning, with Kafka's own console consumer
 	@$(ON_STACK)
 
@@ -201,6 +204,7 @@ logs-local = $(LOCAL) logs -f $(NAME)
 demo-local = $(LOCAL) quickbite demo
 parked-local = $(LOCAL) quickbite parked list
 timeline-local = $(LOCAL) quickbite order timeline $(ORDER)
+rotate-local = $(LOCAL) rotate $(NAME)
 rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql

@@ -148,9 +148,14 @@ def file_of(name: str, secret: SecretStr) -> Path | None:
 
     Who reads the file again at each use needs no restart when the secret is rotated.
     """
+    path = path_of(name)
+    return path if path and path.read_text().strip() == secret.get_secret_value() else None
+
+
+def path_of(name: str) -> Path | None:
+    """The file of `SECRETS_FOLDER` for a setting. None if there is no file, or if a variable comes before it."""
     path = Path(os.environ.get("SECRETS_FOLDER") or "/nowhere", name)
-    is_source = path.is_file() and path.read_text().strip() == secret.get_secret_value()
-    return path if is_source else None
+    return path if path.is_file() and not os.environ.get(name.upper()) else None
 
 
 def with_secret(url: str, name: str, secret: SecretStr) -> str:

@@ -369,18 +369,19 @@ SETTINGS = ("CONSOLE_ALERTS_FILE", "CONSOLE_ALERT_WEBHOOK_URL", "CONSOLE_FORWARD
 
 
 def test_the_console_has_the_settings_of_the_embedded_stack() -> None:
-    embedded = Console(ROOT, 8086, places(SERVICES, Path("x"), Path("x"), "password")).program()
+    embedded = Console(ROOT, 8086, places(SERVICES, Path("x"), Path("x"), Path("x"))).program()
     found: dict[str, str] = CONTAINERS["console"]["environment"]
     assert [*CONTAINERS["console"]["command"][1:]] == [*embedded.command[1:]]
     assert embedded.environment.keys() - found.keys() == {
         *("PYTHONUNBUFFERED", "CONSOLE_LOG_FOLDER"),  # The image sets the first. Docker keeps the logs.
         "CONSOLE_SUPERVISOR_SOCKET",  # Here Docker starts a killed process again.
+        "SECRETS_FOLDER",  # In Docker, the password is a variable.
     }
     assert found["CONSOLE_PORT"] == found["PORT"] == embedded.environment["CONSOLE_PORT"]
     taken = {variable for variable, value in found.items() if value is None} | {"CONSOLE_FORWARD_OTLP_ENDPOINT"}
     assert taken == set(embedded.settings) == set(SETTINGS)
     assert found["CONSOLE_ADMIN_PASSWORD"] == environment("auth")["ADMIN_PASSWORD"]
-    assert default(found["CONSOLE_ADMIN_PASSWORD"]) == embedded.environment["CONSOLE_ADMIN_PASSWORD"]
+    assert default(found["CONSOLE_ADMIN_PASSWORD"]) == Settings().admin_password
     assert found["CONSOLE_AUTH_URL"] == f"http://auth:{SERVICES['auth']}"
     assert found["CONSOLE_SERVICES"] == ",".join(f"{name}=http://{name}:{port}" for name, port in SERVICES.items())
 
