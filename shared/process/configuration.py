@@ -92,6 +92,12 @@ class Settings(KafkaSettings):
     """The event loop of the process."""
     auth_jwks_url: Annotated[str, Field(pattern="^https?://")] = "http://127.0.0.1:8083/auth/jwks.json"
     """The address of the public keys that verify access tokens."""
+    auth_ca_file: FilePath | None = None
+    """The certificates (PEM) that sign the one of `AUTH_JWKS_URL`, if that is an address with TLS."""
+    https_file: FilePath | None = None
+    """The key and the certificate (PEM, in one file) of a second port, with TLS. A new file is used within seconds."""
+    https_port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    """The port with TLS, if there is an `HTTPS_FILE`."""
     pool_size: Annotated[int, Field(ge=2, le=100)] = 8
     """The most connections of the pool. Relay and group commit have their own."""
     group_commit_workers: Annotated[int, Field(ge=1, le=16)] = 2
