@@ -34,7 +34,8 @@ ADMIN_PASSWORDS = ("auth/admin_password", "console/console_admin_password")
 """The files with the administrator's password: auth sets it, and the console logs in with it."""
 NOT_TAKEN = {
     *("ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD", "LOOPBACK_SECRET"),
-    *("ADMIN_PASSWORD", "CONSOLE_ADMIN_PASSWORD"),
+    *("ADMIN_PASSWORD", "CONSOLE_ADMIN_PASSWORD", "LOOPBACK_SECRET_FILE"),
+    *("AUTH_CA_FILE", "HTTPS_FILE", "HTTPS_PORT"),
     *("KAFKA_PASSWORD", "KAFKA_SASL_MECHANISM", "KAFKA_CA_FILE", "KAFKA_CERTIFICATE_FILE", "KAFKA_KEY_FILE"),
 }
 """Settings of one process of several, secrets, which are in files, and how Kafka is reached: no settings of a stack."""
