@@ -6,9 +6,8 @@ from collections import Counter
 
 import uvloop
 
-from bench import report, servers
+from bench import openloop, report, servers
 from bench.client import Connection
-from bench.openloop import Generator
 from local import rotation
 from local.entry import NO_LIMITS, Entry
 from local.stack import Ports, Stack
@@ -30,24 +29,23 @@ async def _looking(port: int, until: asyncio.Event, ends: Counter[int]) -> None:
 
 async def _rotated(stack: Stack, name: str, password: str) -> int:
     """Replace one secret during the load. Returns the number of requests that failed."""
-    generator, done, looks = Generator(stack.ports.orders), asyncio.Event(), Counter[int]()
+    done, looks = asyncio.Event(), Counter[int]()
     looking = asyncio.create_task(_looking(stack.ports.gateway, done, looks))
-    load = asyncio.create_task(generator.run(RATE, SECONDS))
+    load = asyncio.create_task(asyncio.to_thread(openloop.run, stack.ports.orders, RATE, SECONDS, follow=True))
     await asyncio.sleep(0.5)
     started = time.perf_counter()
     await asyncio.to_thread(rotation.rotate, stack, [name], password)
     seconds = time.perf_counter() - started
-    await load
+    found = await load
     done.set()
     await looking
-    failed = generator.failed + looks.total() - looks[200]
-    slowest = max(generator.finished, default=0.0)
+    failed = found.failed + looks.total() - looks[200]
     print(
-        f"  {name:<38} {seconds:5.1f} s   {generator.ends.total() + looks.total():>5,} requests, {failed} failed"
-        f"   slowest order {slowest:.1f} s",
+        f"  {name:<38} {seconds:5.1f} s   {found.ends.total() + looks.total():>5,} requests, {failed} failed"
+        f"   slowest order {found.finished.worst:.1f} s",
         flush=True,
     )
-    return failed + len(generator.answered) - len(generator.finished)
+    return failed
 
 
 async def _all(stack: Stack) -> int:
