@@ -50,6 +50,9 @@ demo: ## Place three orders through the gateway and print the path of each, even
 rotate-keys: ## Publish a new key, with which auth will soon sign tokens
 	@$(ON_STACK)
 
+rotate: ## Replace a secret with a new one, while the stack serves: NAME=orders/database_password, or NAME=all
+	@$(if $(NAME),$(ON_STACK),$(error say which secret: make rotate NAME=orders/database_password, or NAME=all))
+
 events: ## Print every event from the beginning, with Kafka's own console consumer
 	@$(ON_STACK)
 
@@ -201,6 +204,7 @@ logs-local = $(LOCAL) logs -f $(NAME)
 demo-local = $(LOCAL) quickbite demo
 parked-local = $(LOCAL) quickbite parked list
 timeline-local = $(LOCAL) quickbite order timeline $(ORDER)
+rotate-local = $(LOCAL) rotate $(NAME)
 rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
@@ -234,6 +238,21 @@ ps-compose = docker compose ps
 logs-compose = if [ -t 1 ] && [ "$(FORMAT)" != json ]; \
 	then docker compose logs --no-color --follow --tail 50 $(NAME) | $(TOOLS) -T tools python -m shared.process.readable --colour; \
 	else docker compose logs --no-log-prefix --follow --tail 50 $(NAME); fi
+ROTATE = $(TOOLS) -T rotate
+RELOAD_GATEWAY = docker compose exec gateway sh -c '. /docker-entrypoint.d/15-values.envsh && \
+	/docker-entrypoint.d/20-envsubst-on-templates.sh >/dev/null && kill -HUP 1'
+rotate-compose = case $(NAME) in \
+	all) for name in $$($(ROTATE) python -m migrations rotate) $$($(ROTATE) python -m contracts.access --list) \
+		loopback/secret gateway/certificate signing-key; do $(MAKE) --no-print-directory rotate STACK=compose NAME=$$name || exit 1; done ;; \
+	*/kafka_password) $(ROTATE) sh -ec 'python -m shared.process.secret renew /secrets $(NAME); \
+		python -m contracts.access /secrets' && docker compose restart kafka ;; \
+	loopback/secret) $(ROTATE) python -m shared.process.secret overlap /secrets $(NAME) && sleep 1 && $(RELOAD_GATEWAY) && \
+		sleep 5 && $(ROTATE) python -m shared.process.secret settle /secrets $(NAME) ;; \
+	gateway/certificate) docker compose exec gateway touch -d @0 /tmp/certificate.pem && $(RELOAD_GATEWAY) ;; \
+	signing-key) docker compose exec auth python -m auth rotate-keys ;; \
+	auth/admin_password) docker compose exec --env ADMIN_PASSWORD auth python -m auth set-admin-password && \
+		echo "Set ADMIN_PASSWORD in .env too, for the next start." ;; \
+	*) $(ROTATE) python -m migrations rotate $(NAME) ;; esac
 demo-compose = $(TOOLS) tools python -m quickbite demo
 parked-compose = $(TOOLS) tools python -m quickbite parked list
 timeline-compose = $(TOOLS) tools python -m quickbite order timeline $(ORDER)

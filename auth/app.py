@@ -38,6 +38,15 @@ async def rotate_keys(settings: Settings) -> str:
     return name
 
 
+async def set_admin_password(settings: Settings) -> None:
+    """Set the administrator's password now. Their sessions end. Running processes need no restart."""
+    async with postgres.pool(settings.database, size=2, name="auth rotate") as pool:
+        trail = audit.Trail(pool)
+        logins = Logins(pool, Keyring(pool), Passwords(1), _limits(settings), lambda: None, trail)
+        await logins.ensure_admin(settings.admin_password.get_secret_value())
+        await trail.store()
+
+
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     tasks = app[TASKS]
     async with AsyncExitStack() as stack:

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "waiting": 4,
     "scale": 4,
     "delay": 4,
+    "rotation": 4,
 }
 
 

@@ -20,9 +20,9 @@ _LEFT_SECONDS = 30.0
 
 
 class Account:
-    """Logs in as `admin` with the `password`. One caller at a time."""
+    """Logs in as `admin` with the password that `password` returns. One caller at a time."""
 
-    def __init__(self, identity: Identity, password: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, identity: Identity, password: Callable[[], str], clock: Callable[[], float] = time.time) -> None:
         self._identity, self._password, self._clock = identity, password, clock
         self._tokens: Tokens | None = None
         self._renew_at = self._log_in_at = 0.0
@@ -62,7 +62,7 @@ class Account:
         self._log_in_at = now + min(LOGIN_EVERY_SECONDS * 2**self._failures, _LONGEST_SECONDS)
         self._failures = min(self._failures + 1, 10)
         try:
-            tokens = await self._identity.log_in(USERNAME, self._password, "")
+            tokens = await self._identity.log_in(USERNAME, self._password(), "")
         except TooMany as error:
             self._log_in_at = max(self._log_in_at, now + error.seconds)
             raise

@@ -105,11 +105,12 @@ async def _lifespan(app: web.Application, read: Sources, pace: Pace | None) -> A
 def _books(
     settings: Settings, http: aiohttp.ClientSession, identity: Identity, clock: Callable[[], float]
 ) -> Books | None:
-    password = settings.admin_password.get_secret_value()
-    if not password:
+    if not settings.newest_admin_password():
         return None
     # Its own client: each range of orders is another address, and pages must not lose what they last saw.
-    return Books(Services(settings.targets, http, clock), Account(identity, password, clock), clock)
+    return Books(
+        Services(settings.targets, http, clock), Account(identity, settings.newest_admin_password, clock), clock
+    )
 
 
 def _drills(

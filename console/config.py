@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     log_level: configuration.LogLevel = "INFO"
     """The lowest level that is logged."""
 
+    def newest_admin_password(self) -> str:
+        """The password of `admin` now: if it came from a file of `SECRETS_FOLDER`, from there again."""
+        path = configuration.path_of(f"{PREFIX}admin_password".lower())
+        return path.read_text().strip() if path else self.admin_password.get_secret_value()
+
     @property
     def targets(self) -> dict[str, str]:
         """The address of each service, by its name."""

@@ -88,4 +88,7 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    if sys.argv[1] == "--list":
+        print(*(f"{user}/kafka_password" for user in (ADMIN, *USERS)))
+    else:
+        write(Path(sys.argv[1]))

@@ -144,7 +144,7 @@ def _taken(reader: str) -> set[str]:
         case "`make`":
             return {one.variable for one in of(local.config.Settings)}
         case "console":
-            places = local.console.places(dict.fromkeys(SERVICES, 1), Path(), Path(), "")
+            places = local.console.places(dict.fromkeys(SERVICES, 1), Path(), Path(), Path())
             return set(local.console.Console(Path(), 1, places).program().settings)
         case "storefront":
             return set(services.storefront(1, dict.fromkeys(SERVICES, 1), 2, Path(), Path()).program().settings)

@@ -132,7 +132,7 @@ def rotate(names: Annotated[list[str], typer.Argument(help="Such as orders/datab
     """Replace secrets of the running stack with new ones. No request fails."""
     found = _running_stack()
     chosen = rotation.names(found) if names == ["all"] else names
-    rotation.rotate(found, chosen)
+    rotation.rotate(found, chosen, config.load().admin_password)
     typer.echo(f"Rotated {', '.join(chosen)}.")
 
 
@@ -215,10 +215,12 @@ def _welcome(ports: stack.Ports) -> str:
     orders = f"http://127.0.0.1:{ports.orders}"
     gateway = f"http://127.0.0.1:{ports.gateway}"
     order = '{"userId":"u1","sku":"burger","quantity":2}'
+    is_default = config.load().admin_password == entry.DEFAULT_PASSWORD
+    shown = entry.DEFAULT_PASSWORD if is_default else "the password in ADMIN_PASSWORD"
     return f"""
   shop     {gateway}/    (order something, and see each step)
   orders   {orders}/v1/orders
-  gateway  {gateway}    (admin / password)
+  gateway  {gateway}    (admin / {shown})
   with TLS https://localhost:{ports.gateway_tls}
   the API  {gateway}/docs
   console  {gateway}/console/    (log in as admin; if the gateway is down: http://127.0.0.1:{ports.console}/console/)
@@ -250,6 +252,7 @@ def main() -> None:
     A `Problem`, a full disk or a closed folder becomes a line on stderr and exit status 1.
     """
     env_file.load(services.PROJECT / ".env")
+    env_file.remember(stack.HOME / (os.environ.get("STACK_NAME") or "dev"))
     logging.getLogger("local").setLevel(logging.INFO)
     logging.getLogger("local").addHandler(Terminal())
     try:

@@ -89,6 +89,8 @@ def check(chosen: str) -> "dict[str, tuple[int, ...]]":
     """Check settings, folder and ports; exit with a line for each that is unfit. Returns the ports of all programs."""
     from local import config  # noqa: PLC0415 - an old Python cannot import it
 
+    if chosen == "local":
+        env_file.remember(PROJECT / ".local" / (os.environ.get("STACK_NAME") or "dev"))
     settings, wrong = config.read(os.environ)
     if chosen == "local":
         unfit = re.search(UNFIT, str(PROJECT))

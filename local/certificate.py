@@ -14,7 +14,8 @@ from local.problem import Problem
 from shared.process import certificates
 from shared.process.secret import replace
 
-CERTIFICATE, KEY = "certificate.pem", "key.pem"
+CERTIFICATE, KEY, BOTH = "certificate.pem", "key.pem", "both.pem"
+"""nginx reads `BOTH`, at each handshake: one file, so that it never sees a key with the certificate of another."""
 DAYS = 90
 LEAST_DAYS = 30
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "QuickBite")])
@@ -27,10 +28,23 @@ def put(folder: Path, host: str, certificate: str, key: str) -> None:
     """
     if certificate or key:
         _check(certificate, key)
-        replace(folder / CERTIFICATE, Path(certificate).read_bytes())
-        replace(folder / KEY, Path(key).read_bytes())
+        _write(folder, Path(certificate).read_bytes(), Path(key).read_bytes())
     elif not _is_good(folder, host):
         _make(folder, host)
+
+
+def renew(folder: Path, host: str, certificate: str, key: str) -> None:
+    """Put the files of now into `folder`, while nginx runs. If there are none, make new ones. Raises `Problem`."""
+    if certificate or key:
+        put(folder, host, certificate, key)
+    else:
+        _make(folder, host)
+
+
+def _write(folder: Path, certificate: bytes, key: bytes) -> None:
+    replace(folder / CERTIFICATE, certificate)
+    replace(folder / KEY, key)
+    replace(folder / BOTH, certificate.rstrip() + b"\n" + key)
 
 
 def _check(certificate: str, key: str) -> None:
@@ -49,7 +63,7 @@ def _is_good(folder: Path, host: str) -> bool:
     try:
         found = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / CERTIFICATE, folder / KEY)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / BOTH)
     except (OSError, ValueError, x509.ExtensionNotFound):
         return False
     return found.issuer == NAME and list(names) == _names(host) and certificates.lasts(found, LEAST_DAYS)
@@ -63,8 +77,7 @@ def _make(folder: Path, host: str) -> None:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    replace(folder / KEY, certificates.pem(key))
-    replace(folder / CERTIFICATE, certificates.pem(made))
+    _write(folder, certificates.pem(made), certificates.pem(key))
 
 
 def _names(host: str) -> list[x509.GeneralName]:

@@ -43,10 +43,10 @@ class Console:
         return ports.is_ok(self.ports[0], "/readyz")
 
 
-def places(chosen: Mapping[str, int], logs: Path, supervisor: Path, admin_password: str) -> dict[str, str]:
+def places(chosen: Mapping[str, int], logs: Path, supervisor: Path, secrets: Path) -> dict[str, str]:
     """The settings with which a console finds the services on the `chosen` ports, their logs, and supervisord's socket.
 
-    It compares the books of the services as the administrator.
+    It compares the books of the services as the administrator, whose password is a file below `secrets`.
     """
     urls = {name: f"http://{ports.LOOPBACK}:{port}" for name, port in chosen.items()}
     return {
@@ -54,5 +54,5 @@ def places(chosen: Mapping[str, int], logs: Path, supervisor: Path, admin_passwo
         "CONSOLE_AUTH_URL": urls["auth"],
         "CONSOLE_LOG_FOLDER": str(logs),
         "CONSOLE_SUPERVISOR_SOCKET": str(supervisor),
-        "CONSOLE_ADMIN_PASSWORD": admin_password,
+        "SECRETS_FOLDER": str(secrets / "console"),
     }

@@ -52,8 +52,8 @@ class Gateway:
             "RESOLVER": ports.LOOPBACK,  # No name must be resolved here, so nobody asks the resolver.
             **{name: str(folder) for name, folder in self._folders.items()},
             "CACHE_FOLDER": str(self.home / "identities"),
-            "TLS_CERTIFICATE": str(self.home / certificate.CERTIFICATE),
-            "TLS_KEY": str(self.home / certificate.KEY),
+            "TLS_CERTIFICATE": str(self.home / certificate.BOTH),
+            "TLS_KEY": str(self.home / certificate.BOTH),
             "HSTS": ONE_YEAR if entry.certificate else "",
         }
         self.values = own | entry.values | dict(values)
@@ -74,6 +74,15 @@ class Gateway:
                 shutil.copytree(source, target, dirs_exist_ok=True)
             for path in (self.home, *self.home.rglob("*")):
                 shutil.chown(path, self._user)
+
+    def renew_certificate(self) -> None:
+        """Replace the certificate of a running nginx. Raises `Problem` if the operator's own cannot be used."""
+        certificate.renew(self.home, self._entry.host, self._entry.certificate, self._entry.key)
+        self._give(self.home / certificate.BOTH)
+
+    def _give(self, path: Path) -> None:
+        if self._user:
+            shutil.chown(path, self._user)
 
     def program(self) -> Program:
         """Run nginx as one process: a killed master would leave workers behind that keep the port."""

@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Collection
 
+from local import services
 from local.files import locked
 from local.problem import Problem
 from local.process import Program
@@ -19,19 +20,26 @@ from shared.process import secret
 logger = logging.getLogger(__name__)
 
 SIGNING_KEY = "signing-key"
+CERTIFICATE = "gateway/certificate"
+ADMIN = services.ADMIN_PASSWORDS[0]
 _SECONDS = 120
 
 
 def names(stack: Stack) -> list[str]:
-    """The secrets that can be rotated, by their folder and file below `secrets`, and the key that signs tokens."""
-    files = sorted(path.relative_to(stack.secrets).as_posix() for path in stack.secrets.glob("*/*_password"))
-    return [*files, SIGNING_KEY]
+    """The secrets that are made here: files below `secrets`, the key that signs tokens, the gateway's certificate."""
+    files = {path.relative_to(stack.secrets).as_posix() for path in stack.secrets.glob("*/*_password")}
+    return [*sorted(files - set(services.ADMIN_PASSWORDS)), SIGNING_KEY, CERTIFICATE]
 
 
-def rotate(stack: Stack, chosen: Collection[str]) -> None:
-    """Replace these secrets. Raises `Problem` if one is unknown; then nothing was replaced."""
-    if unknown := set(chosen).difference(names(stack)):
-        raise Problem(f"Unknown: {', '.join(sorted(unknown))}. There are: all, {', '.join(names(stack))}")
+def rotate(stack: Stack, chosen: Collection[str], admin_password: str = "") -> None:
+    """Replace these secrets. A person chooses `admin_password`; all others are made here.
+
+    Raises `Problem` if one is unknown; then nothing was replaced.
+    """
+    if unknown := set(chosen).difference((*names(stack), ADMIN)):
+        raise Problem(f"Unknown: {', '.join(sorted(unknown))}. There are: all, {ADMIN}, {', '.join(names(stack))}")
+    if ADMIN in chosen and admin_password in ("", stack.secret(ADMIN)):
+        raise Problem(f"ADMIN_PASSWORD=... make rotate NAME={ADMIN}: say the new password")
     with locked(stack.root / "lock"):
         if databases := [name for name in chosen if name.endswith(("/database_password", "postgres_password"))]:
             environment = stack.environment("migrate")
@@ -42,9 +50,15 @@ def rotate(stack: Stack, chosen: Collection[str]) -> None:
             stack.kafka.prepare()
             stack.supervisor.start_program("kafka")
             stack.wait_ready("kafka")
+        auth = stack.program("auth")
         if SIGNING_KEY in chosen:
-            auth = stack.program("auth")
             _run(Program("rotate", [*auth.command, "rotate-keys"], auth.environment, auth.folder))
+        if CERTIFICATE in chosen:
+            stack.gateway.renew_certificate()
+        if ADMIN in chosen:
+            environment = {**auth.environment, "ADMIN_PASSWORD": admin_password}
+            _run(Program("rotate", [*auth.command, "set-admin-password"], environment, auth.folder))
+            stack.set_admin_password(admin_password)
 
 
 def _run(program: Program) -> None:

@@ -30,8 +30,12 @@ SECRETS = (
     *(f"{user}/kafka_password" for user in (ADMIN, *USERS)),
 )
 """All secrets: a folder per service or user, a file per setting."""
+ADMIN_PASSWORDS = ("auth/admin_password", "console/console_admin_password")
+"""The files with the administrator's password: auth sets it, and the console logs in with it."""
 NOT_TAKEN = {
     *("ONLY", "INSTANCE_ID", "DATABASE_PASSWORD", "PROVIDER_DATABASE_PASSWORD", "LOOPBACK_SECRET"),
+    *("ADMIN_PASSWORD", "CONSOLE_ADMIN_PASSWORD", "LOOPBACK_SECRET_FILE"),
+    *("AUTH_CA_FILE", "HTTPS_FILE", "HTTPS_PORT"),
     *("KAFKA_PASSWORD", "KAFKA_SASL_MECHANISM", "KAFKA_CA_FILE", "KAFKA_CERTIFICATE_FILE", "KAFKA_KEY_FILE"),
 }
 """Settings of one process of several, secrets, which are in files, and how Kafka is reached: no settings of a stack."""
@@ -85,7 +89,6 @@ def services(
     auth: int,
     secrets: Path,
     console: int | None = None,
-    admin_password: str = "password",
 ) -> tuple[Service, ...]:
     """A service for every name and port. All check tokens with the keys that auth publishes on the port `auth`.
 
@@ -94,7 +97,7 @@ def services(
     """
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{ports.LOOPBACK}:{console}/otlp"} if console else {}
     extra = {
-        "auth": {"ADMIN_PASSWORD": admin_password, "VISITORS": "true"},
+        "auth": {"VISITORS": "true"},
         "orders": {"REQUIRE_TOKEN": "false", **({"CANARY_SECONDS": "60"} if console else {})},
         "payments": {"PROVIDER_DATABASE_URL": database_url("provider_user", postgres)},
     }
@@ -136,8 +139,9 @@ def wrong_settings(program: Program) -> list[str]:
     """
     settings, environment = _settings_of(program.name), program.environment
     own = {field: environment[name] for field, name in _variables(settings).items() if name in environment}
+    folder = Path(environment.get("SECRETS_FOLDER", ""), "")
     try:
-        settings(**own)
+        settings(_secrets_dir=folder if folder.is_dir() else None, **own)
     except ValidationError as error:
         return configuration.sentences(error, settings.model_config.get("env_prefix", ""))
     return []

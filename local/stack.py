@@ -20,7 +20,7 @@ from local.problem import Problem
 from local.process import Engine, Program, end_survivors, log_end, wait_ready
 from local.supervisor import Supervisor
 from shared.process.configuration import with_password
-from shared.process.secret import secret
+from shared.process.secret import replace, secret
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Stack:
         self.postgres = Postgres(
             self.root / "postgres", where.postgres, settings=postgres_settings, secrets=self.secrets
         )
-        self._further_users = kafka.users
+        self._further_users, self._admin_password = kafka.users, admin_password
         self.kafka = Kafka(
             self.root / "kafka", where.kafka, cache=HOME / "cache", heap=kafka.heap, passwords=self._kafka_passwords
         )
@@ -104,7 +104,6 @@ class Stack:
             auth=where.auth,
             secrets=self.secrets,
             console=where.console if viewers else None,
-            admin_password=admin_password,
         )
         upstreams = {f"{name.upper()}_UPSTREAM": f"{ports.LOOPBACK}:{asdict(where)[name]}" for name in nginx.UPSTREAMS}
         http = (where.gateway, where.gateway_tls)
@@ -112,7 +111,7 @@ class Stack:
         groups: dict[str, tuple[Engine, ...]] = {
             "data": (self.postgres, self.kafka),
             "services": self._services,
-            "viewers": self._viewers(viewers, admin_password) if viewers else (),
+            "viewers": self._viewers(viewers) if viewers else (),
             "gateway": (self.gateway,),
         }
         self._groups = {name: group for name, group in groups.items() if group}
@@ -159,8 +158,8 @@ class Stack:
             raise Problem(f"Not a service: {', '.join(sorted(unknown))}. The services are {', '.join(own)}.")
         chosen = [name for name in own if name in (names or own)]
         with locked(self.root / "lock"):
-            _refuse_wrong_settings([self._engines[name] for name in chosen])
             self._make_secrets()
+            _refuse_wrong_settings([self._engines[name] for name in chosen])
             for job in self._jobs:
                 self._run(job)
             for name in chosen:
@@ -261,10 +260,20 @@ class Stack:
     def _make_secrets(self) -> None:
         for name in services.SECRETS:
             self.secret(name)
+        self.set_admin_password(self._admin_password)
 
-    def _viewers(self, viewers: Viewers, admin_password: str) -> tuple[Engine, ...]:
+    def set_admin_password(self, password: str) -> None:
+        """Write the administrator's password to the files from which auth and the console read it."""
+        for name in services.ADMIN_PASSWORDS:
+            replace(self.secrets / name, password.encode())
+
+    def _has_other_password(self) -> bool:
+        file = self.secrets / services.ADMIN_PASSWORDS[0]
+        return file.exists() and file.read_text() != self._admin_password
+
+    def _viewers(self, viewers: Viewers) -> tuple[Engine, ...]:
         logs, socket = supervisor.logs(self.root), supervisor.socket(self.root)
-        found = places(self.ports.services, logs, socket, admin_password) | dict(viewers.settings)
+        found = places(self.ports.services, logs, socket, self.secrets) | dict(viewers.settings)
         console = Console(self.root / "console", self.ports.console, found)
         storefront = services.storefront(
             self.ports.storefront, self.ports.services, self.ports.kafka, self.secrets, socket
@@ -280,13 +289,17 @@ class Stack:
         """Start supervisord if it is not running, check the ports of the missing programs, and create their files."""
         if was_running and not self.supervisor.is_current():
             raise Problem(f"The stack {self.name} is running with other settings: stop it first, with `make down`.")
+        if was_running and self._has_other_password():
+            raise Problem(
+                "To change the password of admin now: ADMIN_PASSWORD=... make rotate NAME=auth/admin_password"
+            )
         if not was_running:
             self._end_survivors()
         found = [line for engine in missing for line in ports.complaints(engine.name, engine.host, engine.ports)]
+        self._make_secrets()
         found += _wrong_settings(missing)
         if found:
             raise Problem("\n".join(found))
-        self._make_secrets()
         for engine in missing:
             engine.prepare()
         if not was_running:

@@ -98,8 +98,10 @@ class Supervisor:
         self._folder.mkdir(exist_ok=True)
         self._file.write_text(self.configuration)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._file)]
+        # What supervisord has, all programs inherit. The passwords are in files, which `local/rotation.py` changes.
+        inherited = {name: value for name, value in os.environ.items() if not name.endswith("ADMIN_PASSWORD")}
         marks = {STACK_MARK: str(self.root), PROGRAM_MARK: "supervisord"}
-        done = subprocess.run(command, env={**os.environ, **marks}, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, env={**inherited, **marks}, check=False, capture_output=True, text=True)
         deadline = time.monotonic() + 10
         while not self.is_running():
             if done.returncode or time.monotonic() > deadline:

@@ -38,8 +38,15 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and
 
 
 @app.command()
-def rotate(names: Annotated[list[str], typer.Argument(help="Such as orders/database_password.")]) -> None:
+def rotate(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Such as orders/database_password. Default: list them.")
+    ] = None,
+) -> None:
     """Give roles new passwords, and write them to their files in SECRETS_FOLDER. No process needs a restart."""
+    if not names:
+        typer.echo("\n".join(config.ROLES))
+        return
     settings = config.Settings()
     if unknown := set(names) - config.ROLES.keys():
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(config.ROLES)}")

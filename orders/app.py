@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> web.Application:
     """Create the application. It opens nothing before it starts."""
     app = create(settings, "orders", DESCRIPTION, api.routes, _lifespan, store.describe, store.books)
     app[operations.TOKEN_REQUIRED] = settings.require_token
-    app[operations.LOOPBACK_SECRET] = settings.loopback_secret.get_secret_value()
+    app[operations.LOOPBACK_SECRETS] = settings.loopback_secrets()
     return app
 
 

@@ -1,10 +1,12 @@
 """The orders service's settings. The defaults fit the stack of `make up`."""
 
+from collections.abc import Callable, Collection
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, FilePath, SecretStr
 
 from shared.process import configuration
+from shared.process.secret import Words
 
 
 class Settings(configuration.Settings):
@@ -23,6 +25,8 @@ class Settings(configuration.Settings):
 
     A proxy that listens on loopback adds it, where others than this machine reach the port too.
     """
+    loopback_secret_file: FilePath | None = None
+    """A file with this secret instead. While it is rotated, the file has the new one, a space, and the former one."""
     order_deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """An order that is open for longer is cancelled with `deadline_passed`."""
     max_open_orders: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
@@ -36,3 +40,10 @@ class Settings(configuration.Settings):
     """Place an order of the shop's own so often, and measure whether it ends. 0: never."""
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for orders past their deadline."""
+
+    def loopback_secrets(self) -> Callable[[], Collection[str] | None]:
+        """Returns the secrets of which a request without a token needs one, or None if it needs none."""
+        if self.loopback_secret_file:
+            return Words(self.loopback_secret_file)
+        given = self.loopback_secret.get_secret_value()
+        return lambda: (given,) if given else None

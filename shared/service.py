@@ -37,7 +37,7 @@ from .process import configuration, exporting, lag, logs
 from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
-from .web import application, audit, connections, database, openapi, operations, verification
+from .web import application, audit, connections, database, openapi, operations, tls, verification
 from .web.health import TASKS
 
 log = structlog.get_logger()
@@ -111,7 +111,9 @@ async def opened(
         stack.push_async_callback(tasks.start("event loop lag", lag.run))
         stack.push_async_callback(tasks.start("audit trail", app[audit.TRAIL].run))
         if "api" in settings.only:
-            verifier = await stack.enter_async_context(verification.verifying(tasks, settings.auth_jwks_url))
+            verifier = await stack.enter_async_context(
+                verification.verifying(tasks, settings.auth_jwks_url, settings.auth_ca_file)
+            )
             app[operations.VERIFIER] = verifier
         app[database.COMMITTED] = await stack.enter_async_context(_publishing(tasks, settings, pool, name, forgets))
         yield pool
@@ -219,9 +221,10 @@ async def _serve(app: web.Application, settings: Settings) -> int:
         address = (settings.host, settings.port)
         listener = socket.create_server(address, backlog=connections.BACKLOG, reuse_port=True)
         listening = await connections.listen(listener.dup(), made)
-        log.info("ready", port=settings.port, pid=os.getpid())
-        await tasks.until_stopped()
-        log.info("draining")
+        async with _serving_tls(tasks, settings, made):
+            log.info("ready", port=settings.port, pid=os.getpid())
+            await tasks.until_stopped()
+            log.info("draining")
         listening.close()
         await _serve_accepted(listener, made)
         await _linger(server)
@@ -229,6 +232,23 @@ async def _serve(app: web.Application, settings: Settings) -> int:
         await runner.cleanup()
     log.info("stopped")
     return 1 if tasks.ended.is_set() else 0
+
+
+@asynccontextmanager
+async def _serving_tls(tasks: Tasks, settings: Settings, made: connections.Factory) -> AsyncIterator[None]:
+    """Serve the port of TLS too, if there is one."""
+    if not settings.https_file:
+        yield
+        return
+    certificate = tls.Certificate(settings.https_file)
+    listener = socket.create_server((settings.host, settings.https_port), backlog=connections.BACKLOG, reuse_port=True)
+    listening = await connections.listen(listener, made, certificate.context)
+    stop = tasks.start("certificate", certificate.run)
+    try:
+        yield
+    finally:
+        listening.close()
+        await stop()
 
 
 async def _linger(server: web.Server) -> None:

@@ -1,14 +1,17 @@
 """Certificates of a private network, as files: an authority, and for each server a certificate that it signs.
 
-    python -m shared.process.certificates /secrets db kafka
+    python -m shared.process.certificates /secrets db kafka --every 12
 
-makes what is missing, and what ends within 30 days: `ca/ca.pem` for the clients, and for each server `certificate.pem`
-and `key.pem`, which `both.pem` has in one file.
-A server reads its files when it starts. The key of the authority is in the folder `authority`, for nobody else.
+makes, each 12 hours or once, what is missing, and what ends within 30 days: `ca/ca.pem` for the clients, and for each
+server `key.pem` and `certificate.pem`, which `both.pem` has in one file. `certificate.pem` is written last.
+How a server notices a new file is its own affair. The key of the authority is in the folder `authority`, for nobody
+else.
 """
 
+import argparse
 import datetime as dt
 import sys
+import time
 from pathlib import Path
 
 from cryptography import x509
@@ -111,5 +114,18 @@ def pem(made: ec.EllipticCurvePrivateKey | x509.Certificate) -> bytes:
     return made.private_bytes(kind, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
+def main(arguments: list[str]) -> None:
+    """Make the certificates once, or every so many hours."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("servers", nargs="+")
+    parser.add_argument("--every", type=float, metavar="HOURS")
+    wanted = parser.parse_args(arguments)
+    make(wanted.folder, wanted.servers)
+    while wanted.every:
+        time.sleep(wanted.every * 3600)
+        make(wanted.folder, wanted.servers)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), sys.argv[2:])
+    main(sys.argv[1:])

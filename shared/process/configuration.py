@@ -92,6 +92,12 @@ class Settings(KafkaSettings):
     """The event loop of the process."""
     auth_jwks_url: Annotated[str, Field(pattern="^https?://")] = "http://127.0.0.1:8083/auth/jwks.json"
     """The address of the public keys that verify access tokens."""
+    auth_ca_file: FilePath | None = None
+    """The certificates (PEM) that sign the one of `AUTH_JWKS_URL`, if that is an address with TLS."""
+    https_file: FilePath | None = None
+    """The key and the certificate (PEM, in one file) of a second port, with TLS. A new file is used within seconds."""
+    https_port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    """The port with TLS, if there is an `HTTPS_FILE`."""
     pool_size: Annotated[int, Field(ge=2, le=100)] = 8
     """The most connections of the pool. Relay and group commit have their own."""
     group_commit_workers: Annotated[int, Field(ge=1, le=16)] = 2
@@ -148,9 +154,14 @@ def file_of(name: str, secret: SecretStr) -> Path | None:
 
     Who reads the file again at each use needs no restart when the secret is rotated.
     """
+    path = path_of(name)
+    return path if path and path.read_text().strip() == secret.get_secret_value() else None
+
+
+def path_of(name: str) -> Path | None:
+    """The file of `SECRETS_FOLDER` for a setting. None if there is no file, or if a variable comes before it."""
     path = Path(os.environ.get("SECRETS_FOLDER") or "/nowhere", name)
-    is_source = path.is_file() and path.read_text().strip() == secret.get_secret_value()
-    return path if is_source else None
+    return path if path.is_file() and not os.environ.get(name.upper()) else None
 
 
 def with_secret(url: str, name: str, secret: SecretStr) -> str:

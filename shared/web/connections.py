@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+import ssl
 from collections.abc import Callable
 from typing import cast
 
@@ -109,9 +110,9 @@ def is_reserved(request: web.Request) -> bool:
     return isinstance(request.protocol, _Reserved)
 
 
-async def listen(listener: socket.socket, made: Factory) -> asyncio.Server:
+async def listen(listener: socket.socket, made: Factory, tls: ssl.SSLContext | None = None) -> asyncio.Server:
     """Accept connections until the server is closed."""
-    return await asyncio.get_running_loop().create_server(made, sock=listener, backlog=BACKLOG)
+    return await asyncio.get_running_loop().create_server(made, sock=listener, backlog=BACKLOG, ssl=tls)
 
 
 def _allow_files(wanted: int) -> int:

@@ -6,7 +6,7 @@ and behaviour cannot differ.
 
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -21,7 +21,8 @@ from .verification import Verifier
 
 VERIFIER = web.AppKey("VERIFIER", Verifier)
 TOKEN_REQUIRED = web.AppKey("TOKEN_REQUIRED", bool)
-LOOPBACK_SECRET = web.AppKey("LOOPBACK_SECRET", str)
+LOOPBACK_SECRETS: web.AppKey[Callable[[], Collection[str] | None]] = web.AppKey("LOOPBACK_SECRETS")
+"""Returns the secrets of which a request without a token needs one, or None if it needs none."""
 KNOWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CALLER = web.RequestKey("caller", Caller)
 _SCHEME = "bearer "
@@ -188,8 +189,10 @@ def _is_from_loopback(request: web.Request) -> bool:
     """True if only this machine reaches the port, or if the proxy that listens on loopback has added its secret."""
     if request.app[TOKEN_REQUIRED]:
         return False
-    secret, given = request.app[LOOPBACK_SECRET], request.headers.get("X-Loopback-Secret", "")
-    return not secret or hmac.compare_digest(given.encode(errors="surrogateescape"), secret.encode())
+    if (secrets := request.app[LOOPBACK_SECRETS]()) is None:
+        return True
+    given = request.headers.get("X-Loopback-Secret", "").encode(errors="surrogateescape")
+    return any(hmac.compare_digest(given, secret.encode()) for secret in secrets)
 
 
 def _refuse_pages(request: web.Request) -> None:

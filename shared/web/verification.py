@@ -5,10 +5,12 @@ If auth does not answer, the known keys stay in use, and the sessions that are k
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 from random import uniform
 from typing import Any
 
@@ -183,12 +185,17 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def verifying(tasks: Tasks, keys_url: str) -> AsyncIterator[Verifier]:
-    """Yield a verifier. It keeps the keys of `keys_url` fresh, and hears of ended sessions at `ended` beside it."""
+async def verifying(tasks: Tasks, keys_url: str, ca_file: Path | None = None) -> AsyncIterator[Verifier]:
+    """Yield a verifier. It keeps the keys of `keys_url` fresh, and hears of ended sessions at `ended` beside it.
+
+    With an address of `https`, the certificate of auth is checked: with `ca_file`, if there is one.
+    """
     timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
     long = aiohttp.ClientTimeout(total=_WAIT_SECONDS + _LATE_SECONDS)
     ended_url = URL(keys_url).join(URL("ended"))
-    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=ca_file)) if ca_file else None
+    cookies = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=cookies, connector=connector) as session:
 
         async def fetch() -> dict[str, Any]:
             async with session.get(keys_url, allow_redirects=False) as answer:

@@ -9,6 +9,7 @@ from local import rotation
 from shared.process.configuration import with_password
 from tests.acceptance.client import Load, unexpected
 from tests.acceptance.conftest import System
+from tests.acceptance.people import ADMIN_PASSWORD, Person
 
 CHOSEN = (
     "orders/database_password",
@@ -18,6 +19,13 @@ CHOSEN = (
     "inventory/kafka_password",
     "admin/kafka_password",
 )
+
+ANOTHER = "the administrator's next one"
+
+
+async def can_log_in(system: System, password: str) -> bool:
+    async with system.customers(system.gateway_url) as client:
+        return (await Person(client, "admin", password).log_in()).status == 200
 
 
 async def test_rotating_passwords_under_load_loses_no_request(system: System) -> None:
@@ -29,6 +37,11 @@ async def test_rotating_passwords_under_load_loses_no_request(system: System) ->
     async with system.customers() as client, Load(client, per_second=15, give_up=1.0):  # without any retries
         await asyncio.sleep(0.5)
         await asyncio.to_thread(rotation.rotate, system.stack, CHOSEN)
+        for password in (ANOTHER, ADMIN_PASSWORD):
+            await asyncio.to_thread(rotation.rotate, system.stack, [rotation.ADMIN], password)
+            assert [await can_log_in(system, one) for one in (ANOTHER, ADMIN_PASSWORD)] == [
+                one == password for one in (ANOTHER, ADMIN_PASSWORD)
+            ]
         await asyncio.sleep(0.5)
     assert unexpected(client.history, 200, 202, 409) == []
     assert not {name: value for name, value in former.items() if value == system.stack.secret(name)}

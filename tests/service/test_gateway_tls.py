@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from local import certificate, ports
 from local.entry import Entry
@@ -109,6 +110,31 @@ async def test_an_own_certificate_is_used_and_browsers_remember_to_use_tls(tmp_p
         context = ssl.create_default_context(cafile=entry.certificate)
         assert (await send(shop, context)).get("Strict-Transport-Security") == "max-age=31536000"
         assert (await shop.ask("GET /v1/orders")).get("Strict-Transport-Security") == ""
+
+
+async def test_a_certificate_is_replaced_while_clients_connect(tmp_path: Path) -> None:
+    async with opened(tmp_path / "gateway") as shop:
+        home, port = shop.gateway.home, shop.gateway.ports[1]
+        seen: list[bytes | None] = []
+
+        async def connect() -> None:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            writer.close()
+            await writer.wait_closed()
+
+        for _ in range(4):
+            await connect()
+            async with asyncio.TaskGroup() as group:
+                for _ in range(20):
+                    group.create_task(connect())
+                await asyncio.to_thread(shop.gateway.renew_certificate)
+        await connect()
+        assert len(seen) == 85
+        assert len(set(seen)) == 5
+        assert seen[-1] == made(home).public_bytes(Encoding.DER)
 
 
 def made(folder: Path) -> x509.Certificate:

@@ -1,12 +1,14 @@
 """What all services have in common over HTTP: slashes, methods, request ids, caching, and calls without a token."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 from pydantic import SecretStr
 
+from shared.process import secret
 from tests.service.conftest import Client, Serve
 from tests.tokens import USER, Mint
 
@@ -230,6 +232,27 @@ async def test_where_others_reach_the_port_only_the_proxy_on_loopback_needs_no_t
     known = {"X-Loopback-Secret": "s3cret"}
     assert (await client.get("/v1/orders", headers=known)).status == 200
     assert (await client.get("/v1/orders", headers=known | {"Origin": "https://evil.example"})).status == 403
+
+
+async def test_the_secret_of_the_proxy_is_rotated_while_both_run(
+    serve_orders: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secret, "_READ_SECONDS", 0.0)
+    file = tmp_path / "secret"
+    file.write_text("first")
+    client = await serve_orders(loopback_secret_file=file)
+
+    async def statuses(*given: str) -> list[int]:
+        asked = [await client.get("/v1/orders", headers={"X-Loopback-Secret": one}) for one in given]
+        return [answer.status for answer in asked]
+
+    secret.overlap(file)
+    newest, _ = file.read_text().split()
+    assert await statuses("first", newest, "", f"{newest} first", "other") == [200, 200, 401, 401, 401]
+    secret.settle(file)
+    assert await statuses("first", newest) == [401, 200]
+    file.write_text("")
+    assert await statuses("first", newest, "") == [401, 401, 401]  # an empty file opens nothing
 
 
 async def test_the_secret_of_the_proxy_opens_nothing_where_every_call_needs_a_token(serve: Serve) -> None:

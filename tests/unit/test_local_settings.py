@@ -218,8 +218,28 @@ def test_orders_places_canaries_only_if_a_console_looks_at_them() -> None:
     assert found == {None: [], 6: ["orders"]}
 
 
-def test_of_the_services_only_auth_gets_the_administrators_password() -> None:
-    assert [name for name in Ports().services if "ADMIN_PASSWORD" in environment(name)] == ["auth"]
+def test_only_auth_and_the_console_have_the_administrators_password_and_nobody_inherits_it(tmp_path: Path) -> None:
+    stack = Stack("test", tmp_path, Ports(), admin_password="wet-lobster-77", viewers=Viewers())
+    stack._make_secrets()
+    known = {str(path.relative_to(stack.secrets)) for path in stack.secrets.rglob("*") if path.is_file()}
+    has_it = {name for name in known if stack.secret(name) == "wet-lobster-77"}
+    assert has_it == {"auth/admin_password", "console/console_admin_password"}
+    assert "wet-lobster-77" not in stack.supervisor.configuration
+    for name in ("auth", "console"):
+        assert stack.program(name).environment["SECRETS_FOLDER"] == str(stack.secrets / name)
+        assert not [variable for variable in stack.program(name).settings if variable.endswith("ADMIN_PASSWORD")]
+
+
+def test_a_stack_keeps_its_administrators_password_until_another_one_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Stack("test", tmp_path, Ports(), admin_password="wet-lobster-77")._make_secrets()
+    monkeypatch.setenv("ADMIN_PASSWORD", "")
+    env_file.remember(tmp_path)
+    assert os.environ["ADMIN_PASSWORD"] == "wet-lobster-77"
+    monkeypatch.setenv("ADMIN_PASSWORD", "dry-lobster-88")
+    env_file.remember(tmp_path)
+    assert os.environ["ADMIN_PASSWORD"] == "dry-lobster-88"
 
 
 def test_the_gateway_has_the_address_of_every_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +287,7 @@ def test_the_console_finds_the_stack_and_keeps_its_data_where_reset_deletes_it(t
         "CONSOLE_AUTH_URL": f"http://127.0.0.1:{chosen.auth}",
         "CONSOLE_LOG_FOLDER": f"{tmp_path}/logs",
         "CONSOLE_SUPERVISOR_SOCKET": str(supervisor.socket(tmp_path)),
-        "CONSOLE_ADMIN_PASSWORD": "password",
+        "SECRETS_FOLDER": f"{tmp_path}/secrets/console",
         "CONSOLE_FORWARD_OTLP_ENDPOINT": "http://x",
     }
 

@@ -59,7 +59,7 @@ def test_the_list_of_parts_is_valid_cyclonedx() -> None:
 
 def test_every_locked_python_package_is_listed_with_its_hashes() -> None:
     locks = [name for name in tracked() if name.endswith(".txt") and "--hash=sha256:" in (PROJECT / name).read_text()]
-    assert len(locks) == 5
+    assert len(locks) >= 5
     for lock in locks:
         found = RequirementsFile.from_file(str(PROJECT / lock)).requirements
         assert len(found) > 20

@@ -11,7 +11,7 @@ import pytest
 
 from payments.config import Settings as PaymentsSettings
 from shared.process.configuration import Settings, read, with_password
-from shared.process.secret import secret
+from shared.process.secret import main, secret
 from tests.conftest import ROOT
 
 URL = "postgresql://orders_user@127.0.0.1:5433/quickbite"
@@ -43,6 +43,21 @@ def test_the_command_makes_what_is_missing_for_containers_of_other_users(tmp_pat
     subprocess.run(command, check=True, cwd=ROOT)  # noqa: S603  # our own program
     assert (tmp_path / "a" / "one").read_text() == known
     assert stat.S_IMODE((tmp_path / "b" / "two").stat().st_mode) == 0o444
+
+
+def test_the_command_replaces_secrets_in_files_that_keep_their_modes(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "one"
+    main([str(tmp_path), "a/one"])
+    file.chmod(0o440)
+    first = file.read_text()
+    main(["renew", str(tmp_path), "a/one"])
+    second = file.read_text()
+    main(["overlap", str(tmp_path), "a/one"])
+    third, former = file.read_text().split()
+    main(["settle", str(tmp_path), "a/one"])
+    assert (former, file.read_text()) == (second, third)
+    assert len({first, second, third}) == 3
+    assert stat.S_IMODE(file.stat().st_mode) == 0o440
 
 
 @pytest.mark.parametrize("password", ["simple", "a:b", "p@ss/w?rd#%41&=+ \\'\"[]", "grüße"])
