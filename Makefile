@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs manifests site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,9 +95,13 @@ bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=na
 	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
 
-docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
+docs: ## Write what follows from the code in docs/, deploy/dashboards, deploy/kubernetes and .env.example
 	$(DEV)
 	@$(RUN) documents
+
+manifests: ## Check the manifests of Kubernetes; with KUBECONFIG also by that API server, without a change there
+	$(DEV)
+	@$(RUN) documents.kubernetes $(if $(KUBECONFIG),--server)
 
 site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
 	@NO_MKDOCS_2_WARNING=1 .local/site-tools/bin/mkdocs build --quiet

@@ -21,10 +21,10 @@ def files() -> dict[str, str]:
     base |= {
         "access": ("kafka", kafka.manifests()),
         "network": ("network", network.manifests()),
-        "alerts": ("alerts", alerts.manifests()),
     }
     made = {f"{BASE}/{name}{SUFFIX}": _text(*found) for name, found in base.items()}
-    return made | {f"{PRODUCTION}/scaling{SUFFIX}": _text("scaling", scaling.manifests())}
+    production = {"scaling": scaling.manifests(), "alerts": alerts.manifests()}
+    return made | {f"{PRODUCTION}/{name}{SUFFIX}": _text(name, found) for name, found in production.items()}
 
 
 def _text(source: str, manifests: Sequence[Manifest]) -> str:

@@ -38,7 +38,11 @@ PODS = {process.name: process.labels for process in all_processes()} | {
     "migrate": {NAME: "migrate"},
 }
 """The labels of each group of QuickBite's own pods."""
-ENGINES = {"postgres": {"cnpg.io/cluster": "postgres"}, "kafka": {"strimzi.io/name": "kafka-kafka"}}
+ENGINES = {
+    "postgres": {"cnpg.io/cluster": "postgres"},
+    "kafka": {"strimzi.io/cluster": "kafka", "strimzi.io/name": "kafka-kafka"},
+}
+"""The labels that the operators give to the pods of Postgres and of Kafka."""
 OUTSIDE = {"prometheus": "monitoring", "entry": "gateway-system"}
 """The namespaces from which others connect: Prometheus, and the pods behind the Gateway."""
 

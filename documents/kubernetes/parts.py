@@ -43,6 +43,11 @@ class Process:
         return {NAME: self.service, COMPONENT: self.component}
 
     @property
+    def pool_size(self) -> int:
+        """Only an API handles many requests at the same time."""
+        return 8 if self.is_api else 4
+
+    @property
     def is_api(self) -> bool:
         return self.component == "api"
 

@@ -7,15 +7,15 @@ than lanes, or more consumers than partitions, would be idle.
 from documents.kubernetes.parts import Manifest, Process, all_processes, metadata
 from shared.delivery.schema import LANES
 
-PARTITIONS = 12
-"""Of every topic in production; a test compares it with the overlay."""
 LEAST = 2
-APIS = 8
+APIS, ORDERS_APIS, CONSUMERS = 4, 8, 6
+"""The most pods. orders gets most requests. Each pod has connections, and Postgres can have only so many."""
 LATE_SECONDS = 5
 """More consumers or relays start when events are so late. The alert `EventsLate` comes at 15 s."""
 IN_FLIGHT = 32
 """Requests of one pod of an API at the same time."""
 PROMETHEUS = "http://prometheus-operated.monitoring:9090"
+_GROUP_COMMIT, _RELAY, _PROVIDER = 3, 2, 2
 _LATE = {"consumer": "consumer_lag_seconds", "relay": "outbox_oldest_unpublished_seconds"}
 
 
@@ -24,8 +24,15 @@ def manifests() -> list[Manifest]:
 
 
 def most(process: Process) -> int:
-    """The most pods that have something to do."""
-    return {"api": APIS, "relay": LANES, "consumer": PARTITIONS}[process.component]
+    if process.is_api:
+        return ORDERS_APIS if process.service == "orders" else APIS
+    return LANES if process.component == "relay" else CONSUMERS
+
+
+def connections(process: Process) -> int:
+    """The most connections that one process opens to Postgres: its pool, group commit, and those of the relay."""
+    more = _GROUP_COMMIT if process.name == "orders-api" else _RELAY if process.component == "relay" else 0
+    return process.pool_size + more + (_PROVIDER if process.name == "payments-relay" else 0)
 
 
 def _scaled(process: Process) -> Manifest:

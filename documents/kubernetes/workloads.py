@@ -121,7 +121,14 @@ def _container(process: Process) -> Manifest:
         "image": IMAGE,
         "command": ["python", "-m", process.service, "--only", ",".join(process.only)],
         "envFrom": [{"configMapRef": {"name": "settings"}}],
-        "env": [_variable("PORT", str(process.port)), *_database(process), *_kafka(process), *_provider(process)],
+        "env": [
+            _variable("PORT", str(process.port)),
+            _variable("POOL_SIZE", str(process.pool_size)),
+            *_database(process),
+            *_tokens(process),
+            *_kafka(process),
+            *_provider(process),
+        ],
         "ports": [{"name": "http", "containerPort": process.port}],
         "startupProbe": _probe("/livez", period=1, failures=60),
         "livenessProbe": _probe("/livez", period=10, failures=3),
@@ -158,6 +165,12 @@ def _database(process: Process) -> list[Manifest]:
 def database_url(role: str) -> str:
     """The address of the primary. `verify-full` also compares the name in its certificate."""
     return f"postgresql://{role}@postgres-rw:5432/quickbite?sslmode=verify-full&sslrootcert={_AUTHORITIES}/postgres.pem"
+
+
+def _tokens(process: Process) -> list[Manifest]:
+    """Only an API verifies tokens."""
+    found = f"http://auth:{SERVICES['auth']}/auth/jwks.json"
+    return [_variable("AUTH_JWKS_URL", found)] if process.is_api else []
 
 
 def _kafka(process: Process) -> list[Manifest]:
