@@ -12,7 +12,7 @@ DOCS = PROJECT / "docs"
 _WHOLE = (
     (f"docs/{events.SCHEMAS}", events.SUFFIX),
     (dashboards.FOLDER, dashboards.SUFFIX),
-    *((folder, kubernetes.SUFFIX) for folder in (kubernetes.BASE, kubernetes.PRODUCTION)),
+    *((folder, kubernetes.SUFFIX) for folder in (kubernetes.BASE, kubernetes.PRODUCTION, kubernetes.IMAGES)),
 )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import yaml
 
-from documents.kubernetes import alerts, kafka, network, scaling, workloads
+from documents.kubernetes import alerts, images, kafka, network, scaling, workloads
 from documents.kubernetes.parts import Manifest
 
 BASE, PRODUCTION = "deploy/kubernetes/base/generated", "deploy/kubernetes/overlays/production/generated"
+IMAGES = "deploy/kubernetes/images"
 SUFFIX = ".yaml"
 _HEAD = "# Written by `make docs` from documents/kubernetes/{source}.py. Change that file, not this one.\n"
 
@@ -24,7 +25,8 @@ def files() -> dict[str, str]:
     }
     made = {f"{BASE}/{name}{SUFFIX}": _text(*found) for name, found in base.items()}
     production = {"scaling": scaling.manifests(), "alerts": alerts.manifests()}
-    return made | {f"{PRODUCTION}/{name}{SUFFIX}": _text(name, found) for name, found in production.items()}
+    made |= {f"{PRODUCTION}/{name}{SUFFIX}": _text(name, found) for name, found in production.items()}
+    return made | {f"{IMAGES}/kustomization{SUFFIX}": _text("images", images.manifests())}
 
 
 def _text(source: str, manifests: Sequence[Manifest]) -> str:
