@@ -22,6 +22,7 @@ BENCHMARKS = {
     "overload": 4,
     "backlog": 4,
     "waiting": 4,
+    "footprint": 4,
 }
 
 
