@@ -1,5 +1,5 @@
 # One image for all processes of QuickBite. The command selects one: `python -m orders`, `python -m migrations up`.
-# Two builds of one commit have the same files (tests/builds.sh compares them).
+# Two builds of one commit have the same files: make same-image.
 # deploy/images.env has the digest of the base after `make images`.
 ARG PYTHON_IMAGE=python:3.13-slim
 

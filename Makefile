@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs manifests images image site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs manifests images image same-image site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,9 +108,12 @@ images: ## Write today's digest of every image of other people into deploy/image
 	@$(RUN) local.images && $(RUN) documents
 
 image: ## Build the image of this commit, for example with VERSION=0.1.0 SOURCE=https://… TAG=registry/quickbite:0.1.0
-	@docker build --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) --build-arg REVISION=$$(git rev-parse HEAD) \
+	@docker build $(MORE) --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$(VERSION) --build-arg SOURCE=$(SOURCE) \
 		--build-arg $$(grep ^PYTHON_IMAGE= deploy/images.env) --tag $(or $(TAG),quickbite) .
+
+same-image: ## Build the image of this commit twice, and compare all files of both
+	@$(PYTHON) -m tests.same_image
 
 site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
 	@NO_MKDOCS_2_WARNING=1 .local/site-tools/bin/mkdocs build --quiet

@@ -28,10 +28,12 @@ _NOT_YET = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError
 class Settings(BaseSettings):
     """The database as a service knows it."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, use_attribute_docstrings=True)
 
     database_url: str
+    """The database, with the role of a service whose schema must be new enough."""
     database_password: SecretStr = SecretStr("")
+    """The password of the role in `DATABASE_URL`, if that has none. It may have any character."""
 
     @property
     def database(self) -> str:

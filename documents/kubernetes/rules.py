@@ -70,8 +70,9 @@ def namespaces(cluster: Cluster) -> Iterator[str]:
     for one in cluster.manifests:
         if one["kind"] != "Namespace" and one["metadata"].get("namespace") != NAMESPACE:
             yield f"{one['kind']} {one['metadata']['name']} is not in {NAMESPACE}"
-        if one["metadata"].get("labels", {}).items() < PART_OF.items() and one["kind"] in {"Deployment", "Job"}:
-            yield f"{one['metadata']['name']} has no label {PART_OF}"
+    for workload in cluster.workloads:
+        if not PART_OF.items() <= workload.labels.items():
+            yield f"pods of {workload.name} have no label {PART_OF}"
 
 
 def images(cluster: Cluster) -> Iterator[str]:
