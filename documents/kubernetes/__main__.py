@@ -23,14 +23,14 @@ def main(*, server: Annotated[bool, typer.Option(help="Ask the API server of KUB
     for name in rendering.NAMES:
         manifests = rendering.manifests(rendering.OVERLAYS / name)
         wrong = rules.complaints(Cluster(manifests), production=name == "production")
-        wrong += _refused(name) if server else []
+        wrong += refused(name) if server else []
         typer.echo(f"{name}: {len(manifests)} manifests, {len(wrong)} complaints")
         found += [f"{name}: {one}" for one in wrong]
     typer.echo("\n".join(found), err=True)
     raise typer.Exit(1 if found else 0)
 
 
-def _refused(name: str) -> list[str]:
+def refused(name: str) -> list[str]:
     """What the API server answers to a dry run, line by line, except for manifests that it accepts."""
     order = [rendering.kubectl(), "apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-"]
     rendered = rendering.text(rendering.OVERLAYS / name)

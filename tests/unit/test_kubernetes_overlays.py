@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from documents.kubernetes import __main__ as commands
 from documents.kubernetes import rendering, rules
 from documents.kubernetes.cluster import Cluster
 
@@ -155,3 +156,15 @@ def test_nothing_else_is_wrong_with_that_overlay(complaints: list[str]) -> None:
 def test_an_overlay_that_cannot_be_rendered_is_no_empty_one(tmp_path: Path) -> None:
     with pytest.raises(rendering.NotRendered, match="no such file"):
         rendered(tmp_path, {"resources": ["nothing.yaml"]})
+
+
+def test_a_manifest_that_the_api_server_refuses_is_a_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kubectl itself is tried with a real API server; here only what is made of its answer."""
+    refused = "Error from server (BadRequest): no such field"
+    script = tmp_path / "kubectl"
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = kustomize ] && exit\necho "a (server dry run)"\necho "{refused}" >&2\nexit 1\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(rendering, "kubectl", lambda: str(script))
+    assert commands.refused("production") == [refused]
