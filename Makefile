@@ -127,16 +127,25 @@ release-notes: ## Print the notes of a release from CHANGELOG.md, if this folder
 	$(DEV)
 	@$(if $(VERSION),$(RUN) documents.release notes "$$VERSION" --image "$$IMAGE",$(error say which: make release-notes VERSION=0.2.0))
 
-BUILT := --label org.opencontainers.image.revision="$$(git rev-parse HEAD)" \
-	--label org.opencontainers.image.version="$$($(RUN) documents.release version)"
-image: ## Build the image for production: IMAGE=quickbite
+BUILD = --build-arg SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" --build-arg REVISION="$$(git rev-parse HEAD)" \
+	--build-arg VERSION="$$($(RUN) documents.release version)" --build-arg SOURCE="$$SOURCE" \
+	--build-arg "$$(grep ^PYTHON_IMAGE= deploy/images.env)"
+image: ## Build the image of this commit: TAG=quickbite:local; its label says where the code is with SOURCE=https://…
 	$(DEV)
-	@docker build $(BUILT) --tag "$${IMAGE:-quickbite}" .
+	@docker build $(MORE) $(BUILD) --tag $(or $(TAG),quickbite) .
+
+same-image: ## Build the image of this commit twice, and compare all files of both
+	$(DEV)
+	@$(RUN) tests.same_image
+
+images: ## Write today's digest of every image of other people into deploy/images.env
+	$(DEV)
+	@$(RUN) local.images && $(RUN) documents
 
 image-push: ## Build the image and push it, with its list of contents and how it was built: IMAGE=registry.example/quickbite
 	$(DEV)
 	@mkdir -p .local
-	@docker buildx build $(BUILT) --push --provenance=mode=max --sbom=true --metadata-file .local/image.json \
+	@docker buildx build $(BUILD) --push --provenance=mode=max --sbom=true --metadata-file .local/image.json \
 		--tag "$$IMAGE:$$($(RUN) documents.release version)" .
 
 image-outputs: ## Print the digest of the image that was pushed, for CI
@@ -158,9 +167,13 @@ rollback: ## Put the release before back on the cluster. The tables stay: the co
 	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
 
-docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
+docs: ## Write what follows from the code in docs/, deploy/dashboards, deploy/kubernetes and .env.example
 	$(DEV)
 	@$(RUN) documents
+
+manifests: ## Check the manifests of Kubernetes; with KUBECONFIG also by that API server, without a change there
+	$(DEV)
+	@$(RUN) documents.kubernetes $(if $(KUBECONFIG),--server)
 
 site: .local/site-tools ## Build the documents as a web site in .local/site, with an environment of its own
 	@NO_MKDOCS_2_WARNING=1 .local/site-tools/bin/mkdocs build --quiet

@@ -26,6 +26,7 @@ BENCHMARKS = {
     "scale": 4,
     "delay": 4,
     "rotation": 4,
+    "footprint": 4,
 }
 
 

@@ -17,7 +17,7 @@ import asyncpg
 import psutil
 import uvloop
 
-from bench import report, saga, servers, shop
+from bench import openloop, report, saga, servers, shop
 from bench.report import Rate
 from contracts import topics
 from shared.delivery.kafka import Brokers

@@ -3,19 +3,24 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from documents import dashboards, events, openapi, page, settings
+from documents import dashboards, events, kubernetes, openapi, page, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
 
 # Folders in which every file with the suffix is generated.
-_WHOLE = ((f"docs/{events.SCHEMAS}", events.SUFFIX), (dashboards.FOLDER, dashboards.SUFFIX))
+_WHOLE = (
+    (f"docs/{events.SCHEMAS}", events.SUFFIX),
+    (dashboards.FOLDER, dashboards.SUFFIX),
+    *((folder, kubernetes.SUFFIX) for folder in (kubernetes.BASE, kubernetes.PRODUCTION, kubernetes.IMAGES)),
+)
 
 
 def files() -> dict[str, str]:
     """All generated files, by their paths in the project."""
     documents = events.files() | page.files() | openapi.files()
-    return {f"docs/{path}": text for path, text in documents.items()} | dashboards.files() | settings.files()
+    others = dashboards.files() | settings.files() | kubernetes.files()
+    return {f"docs/{path}": text for path, text in documents.items()} | others
 
 
 def drift(project: Path) -> list[str]:

@@ -18,6 +18,7 @@ import contracts.topics
 import local.config
 import local.console
 import migrations.config
+import migrations.waiting
 import quickbite.config
 import storefront.config
 from documents.openapi import SERVICES
@@ -31,7 +32,11 @@ PARTS: Mapping[str, Sequence[tuple[str, Source]]] = {
     "Services": [(name, import_module(f"{name}.config").Settings) for name in SERVICES],
     "The console": [("console", console.config.Settings)],
     "The shop's page": [("storefront", storefront.config.Settings), ("storefront", KafkaSettings)],
-    "Jobs": [("migrate", migrations.config.Settings), ("topics", contracts.topics.Settings)],
+    "Jobs": [
+        ("migrate", migrations.config.Settings),
+        ("topics", contracts.topics.Settings),
+        ("`python -m migrations wait`", migrations.waiting.Settings),
+    ],
     "Commands": [("`python -m quickbite`", quickbite.config.Settings), ("`python -m quickbite`", KafkaSettings)],
 }
 """The classes of each table, with the processes that read them."""

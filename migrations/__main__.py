@@ -1,4 +1,7 @@
-"""`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock."""
+"""`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock.
+
+`python -m migrations wait orders` returns when the schema of orders is up to date, for a pod that starts a service.
+"""
 
 import asyncio
 import sys
@@ -10,8 +13,9 @@ import typer
 from alembic import command
 from alembic.config import Config
 
-from migrations import config, passwords
+from migrations import config, passwords, waiting
 from migrations import seed as seeds
+from shared.process import configuration
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
@@ -35,6 +39,16 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and
             asyncio.run(passwords.set_all(url, verifiers))
     if seed:
         asyncio.run(seeds.run(url))
+    asyncio.run(waiting.announce(url, [section for section in SECTIONS if section != "admin"]))
+
+
+@app.command()
+def wait(sections: list[str]) -> None:
+    """Return when the schemas of these sections are new enough for this code. DATABASE_URL says where they are."""
+    if unknown := set(sections).difference(SECTIONS[1:]):
+        sys.exit(f"no such section: {', '.join(sorted(unknown))}")
+    settings = configuration.load(waiting.Settings)
+    asyncio.run(waiting.wait(settings.database, waiting.scripts(str(INI), sections)))
 
 
 @app.command()

@@ -24,7 +24,7 @@ from local.console import Viewers
 from local.process import survivors
 from local.stack import KafkaOptions, Ports, Stack
 from shared.delivery.kafka import Brokers
-from tests import groups, leaks
+from tests import arrows, groups, leaks
 from tests.acceptance import checker, client
 from tests.acceptance.checker import Evidence, Poison
 from tests.acceptance.client import Client, History
@@ -70,6 +70,8 @@ class System:
     measured: dict[str, list[float]] = field(default_factory=dict)
     mint: Mint | None = None
     lag: Lag = field(default_factory=Lag)
+    connections: arrows.Seen = field(default_factory=set)
+    """Which programs of the stack have connected to which, since its start."""
     is_history_complete: bool = True
     """True if every order and restock was requested by one of `customers`."""
 
@@ -281,8 +283,8 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest, viewer
     stack.reset()
     stack.up()
     try:
-        with measured(programs(stack)) as lag:
-            system = System(stack, lag=lag)
+        with measured(programs(stack)) as lag, arrows.recorded(stack) as recorder:
+            system = System(stack, lag=lag, connections=recorder.seen)
             yield system
     finally:
         stack.down()
@@ -294,6 +296,8 @@ def _running(name: str, run_folder: Path, request: pytest.FixtureRequest, viewer
             stack.reset()
     assert not left, f"these processes outlived the stack: {left}"
     assert not leaked, f"secrets are in the logs: {leaked}"
+    forbidden = system.connections - arrows.allowed()
+    assert not forbidden, f"no NetworkPolicy allows these connections: {forbidden}"
 
 
 def programs(stack: Stack) -> Pids:

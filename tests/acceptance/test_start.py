@@ -5,16 +5,20 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from contracts.access import READER
 from local.console import Viewers
 from shared.process.lines import parse
+from tests import arrows
 from tests.acceptance.conftest import System, auth_mint, running_system
-from tests.acceptance.people import ADMIN_PASSWORD
+from tests.acceptance.people import ADMIN_PASSWORD, PASSWORD
+from tests.builders import eventually
 from tests.conftest import ROOT
 
 TROUBLE = {"warning", "error", "critical"}
@@ -76,6 +80,36 @@ async def test_a_restart_changes_the_settings_of_a_service(fresh: System, monkey
     await asyncio.to_thread(fresh.stack.restart, ["payments"])
     assert await an_order(fresh) == ("CONFIRMED", None)
     await fresh.settled()
+
+
+async def test_the_network_policies_have_exactly_the_connections_of_a_running_stack(fresh: System) -> None:
+    await use_everything(fresh)
+
+    async def is_complete() -> bool:
+        return fresh.connections >= arrows.allowed()
+
+    with suppress(TimeoutError):  # the difference says more
+        await eventually(is_complete, seconds=30)
+    assert fresh.connections == arrows.allowed()
+
+
+async def use_everything(system: System) -> None:
+    """Order at the shop's page, register, change a product, add stock, and read something of every other service."""
+    gateway = system.gateway_url
+    assert system.mint is not None
+    async with ClientSession(headers=system.mint.admin) as admin, ClientSession() as visitor:
+        login = {"username": "arrows", "password": PASSWORD}
+        order = {"product_id": "1", "quantity": "1"}
+        requests = [
+            admin.post(f"{gateway}/auth/register", json=login),
+            admin.patch(f"{gateway}/products/3", json={"name": "Fries"}),
+            admin.post(f"{gateway}/inventory/burger/restock", json={"quantity": 1}),
+            *(admin.get(f"{gateway}{path}") for path in ("/orders/1", "/users/1", "/payments/1", "/console/login")),
+            visitor.post(f"{gateway}/shop/orders", data=order, headers={"Origin": gateway}),
+        ]
+        for request in requests:
+            async with request as answer:
+                assert answer.status < 500, (answer.url, await answer.text())
 
 
 async def an_order(system: System) -> tuple[str, str | None]:

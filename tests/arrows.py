@@ -1,0 +1,119 @@
+"""Who connects to whom in a running stack, seen in /proc: to compare with the NetworkPolicies of the cluster.
+
+A connection that is shorter than the time between two samples may be missed. Those of the services are kept open: they
+have pools, consumers and keep-alive. Where there is no /proc, nothing is seen.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from documents.kubernetes import network
+from local.stack import Stack
+
+EVERY_SECONDS = 0.25
+_ESTABLISHED = "01"
+_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+
+Seen = set[tuple[str, str]]
+
+
+class Recorder:
+    """The pairs (program, program) that have or had a connection. `pids` says which programs run."""
+
+    def __init__(self, ports: Mapping[int, str], pids: Callable[[], Mapping[int, str]]) -> None:
+        self.seen: Seen = set()
+        self._ports, self._pids = ports, pids
+
+    def sample(self) -> None:
+        targets = {inode: name for port, inode in _established() if (name := self._ports.get(port))}
+        for pid, source in self._pids().items():
+            self.seen |= {(source, targets[inode]) for inode in _sockets(pid) if inode in targets}
+
+
+def _established() -> Iterator[tuple[int, str]]:
+    """The remote port and the inode of every connection of this machine."""
+    for table in _TABLES:
+        with suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                (
+                    _,
+                    _,
+                    remote,
+                    state,
+                    *_,
+                ) = fields = line.split()
+                if state == _ESTABLISHED:
+                    yield int(remote.rpartition(":")[2], 16), fields[9]
+
+
+def _sockets(pid: int) -> Iterator[str]:
+    """The inodes of the sockets of a process."""
+    with suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if (target := str(link.readlink())).startswith("socket:["):
+                    yield target[8:-1]
+
+
+@contextmanager
+def recorded(stack: Stack) -> Iterator[Recorder]:
+    """Record the connections of the stack's programs until the end of the block."""
+    ports = {port: name.removesuffix("_tls") for name, port in asdict(stack.ports).items()}
+    recorder, over = Recorder(ports, lambda: _programs(stack)), threading.Event()
+
+    def sample() -> None:
+        while not over.wait(EVERY_SECONDS):
+            recorder.sample()
+
+    thread = threading.Thread(target=sample, name="arrows", daemon=True)
+    thread.start()
+    try:
+        yield recorder
+    finally:
+        over.set()
+        thread.join()
+
+
+def _programs(stack: Stack) -> dict[int, str]:
+    """The names of the stack's programs by pid. nginx connects in its workers, all others in their main process."""
+    found: dict[int, str] = {}
+    with suppress(OSError, ValueError):
+        supervisord = int((stack.root / "supervisord.pid").read_text())
+        for pid in _children(supervisord):
+            name = _name(pid)
+            found |= dict.fromkeys(_children(pid) if name == "gateway" else [pid], name)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if entry.startswith(b"QUICKBITE_PROGRAM="):
+                return entry.partition(b"=")[2].decode()
+    return "unknown"
+
+
+def allowed() -> Seen:
+    """The arrows of the NetworkPolicies, between whole services. Here one process runs all parts of a service."""
+    found = {(_service(one.source), _service(one.target)) for one in network.arrows()}
+    of_cluster = {(source, target) for source, target in found if source in {*network.OUTSIDE, "migrate"}}
+    return found - of_cluster | ONLY_HERE
+
+
+ONLY_HERE = {
+    ("gateway", "console"),  # in a cluster the console is only inside
+    ("kafka", "kafka"),  # broker and controller; Strimzi makes the policy
+}
+
+
+def _service(group: str) -> str:
+    return group.partition("-")[0]
