@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench rollouts docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,10 @@ bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=na
 	@test -d .local/go || $(PYTHON) -m venv .local/go
 	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
+
+rollouts: ## Rehearse 20 rolling updates of all services under load, on a stack of its own
+	$(DEV)
+	@$(RUN) tests.acceptance.rollouts $(ARGS)
 
 docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
 	$(DEV)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
@@ -120,6 +121,12 @@ class Postgres:
     def remove(self) -> None:
         """Delete the data."""
         shelter.remove(self.home)
+
+    def set_aside(self) -> Path:
+        """Rename the data folder, so that the next `prepare` creates an empty one. The server must not run."""
+        aside = self._data.with_name(f"data-before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        self._data.rename(aside)
+        return aside
 
     def _socket_folder(self) -> str:
         # In quotes, because the setting is a list.

@@ -6,9 +6,17 @@ from pathlib import Path
 FILES = {
     "restarts": (
         *("test_rolling", "test_upgrade", "test_saga", "test_people", "test_access", "test_prices", "test_keys"),
-        "test_secrets",
+        *("test_secrets", "test_rollouts"),
     ),
-    "faults": ("test_kills", "test_scale", "test_freezes", "test_deadline", "test_provider", "test_poison"),
+    "faults": (
+        "test_kills",
+        "test_scale",
+        "test_freezes",
+        "test_deadline",
+        "test_provider",
+        "test_poison",
+        "test_operations",
+    ),
     "input": ("test_openapi", "test_corpus"),
     "browser": ("test_console_flows", "test_console_accessibility", "test_api_pages", "test_storefront_flows"),
 }

@@ -3,6 +3,7 @@
 from .access import Rule, allow
 from .brokers import Brokers
 from .clients import Interrupted, Partition, Rejected, TopicUnusable, Unavailable
+from .groups import read_since, skip
 from .publisher import Message, Publisher
 from .subscription import Batch, Subscription
 from .tail import Tail
@@ -25,4 +26,6 @@ __all__ = [
     "configure_topics",
     "create_offsets",
     "create_topics",
+    "read_since",
+    "skip",
 ]
