@@ -10,8 +10,12 @@ import typer
 from alembic import command
 from alembic.config import Config
 
-from migrations import config, passwords
+from migrations import config, growth, passwords
 from migrations import seed as seeds
+from shared.delivery import kafka
+from shared.delivery.kafka import Brokers
+from shared.process import configuration
+from shared.process.configuration import KafkaSettings
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
@@ -35,6 +39,24 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and
             asyncio.run(passwords.set_all(url, verifiers))
     if seed:
         asyncio.run(seeds.run(url))
+
+
+@app.command()
+def lanes(service: Annotated[str, typer.Argument(help="Such as orders.")], count: int) -> None:
+    """Give the outbox of a service more lanes, while it runs. See docs/operations.md first."""
+    asyncio.run(growth.add_lanes(config.Settings().admin_url, service, count))
+    typer.echo(f"The outbox of {service} has {count} lanes.")
+
+
+@app.command()
+def partitions(count: int) -> None:
+    """Give all topics more partitions, while the services run. Kafka is found as by `python -m contracts.topics`."""
+    brokers = Brokers.of(configuration.load(KafkaSettings))
+    try:
+        changed = asyncio.run(growth.add_partitions(config.Settings().admin_url, brokers, count))
+    except (growth.NotDrained, kafka.Unavailable) as error:
+        sys.exit(str(error))
+    typer.echo(f"{len(changed)} topics have {count} partitions now.")
 
 
 @app.command()

@@ -81,17 +81,15 @@ async def fleet(system: System, services: Sequence[str], pre_stop: float) -> Asy
     """Replace the supervised process of each service by two others, until the end of the block."""
     made = Fleet(system, pre_stop)
     try:
+        await asyncio.gather(*(made.start(service) for service in services for _ in range(REPLICAS)))
         for service in services:
-            for _ in range(REPLICAS):
-                await made.start(service)
             assert await system.stop(service) == 0
         yield made
     finally:
         for service in services:
             if not system.stack.supervisor.is_up(service):
                 await system.start(service)
-            while made.running.get(service):
-                await made.stop_oldest(service)
+        await asyncio.gather(*(made.stop_oldest(service) for service, some in made.running.items() for _ in some))
 
 
 async def expand(system: System, services: Iterable[str]) -> None:

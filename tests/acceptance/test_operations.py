@@ -1,4 +1,4 @@
-"""The rehearsed operations of docs/operations.md, on the whole system: what is lost is known, and nothing is doubled."""
+"""The rehearsed operations of docs/operations.md on the whole system: what is lost is known, nothing is doubled."""
 
 import asyncio
 import json

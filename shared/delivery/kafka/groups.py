@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -29,6 +29,33 @@ async def count_unread(brokers: Brokers | str, group: str, topics: Collection[st
     except (ValueError, struct.error) as error:  # a member that is not ours
         raise Unavailable(f"the assignment of a member cannot be read: {error!r}") from error
     return len(exist - {tuple(one) for partitions in assigned for one in partitions})
+
+
+async def count_unhandled(
+    brokers: Brokers | str, reads: Mapping[str, Collection[str]], topics: Collection[str]
+) -> dict[str, int]:
+    """By group, the number of records of the topics that it has not committed. Raises `Unavailable`.
+
+    `reads` are the groups that must have handled the topics that they name, also if they never began. Every other group
+    counts where it has committed an offset.
+    """
+    consumer = AIOKafkaConsumer(**options(brokers), enable_auto_commit=False)
+    try:
+        await bounded(consumer.start(), START_SECONDS)
+        parts = await bounded(_partitions(consumer, topics), START_SECONDS)
+        ends: dict[TopicPartition, int] = await bounded(consumer.end_offsets(parts), START_SECONDS)
+        firsts: dict[TopicPartition, int] = await bounded(consumer.beginning_offsets(parts), START_SECONDS)
+    finally:
+        await stop_consumer(consumer)
+    async with administering(brokers) as admin:
+        known = [group for group, *_ in await bounded(admin.list_consumer_groups(), START_SECONDS)]
+        left = {}
+        for group in {*known, *reads}:
+            offsets = await bounded(admin.list_consumer_group_offsets(group), START_SECONDS)
+            done = {tp: found.offset for tp, found in offsets.items() if found.offset >= 0}
+            due = {tp: firsts[tp] for tp in parts if tp.topic in reads.get(group, ())} | done
+            left[group] = sum(ends[tp] - offset for tp, offset in due.items() if tp in ends)
+    return left
 
 
 async def skip(brokers: Brokers | str, group: str, topics: Collection[str]) -> int:
