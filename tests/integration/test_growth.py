@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
 
 import asyncpg
 import pytest
@@ -33,7 +32,7 @@ class Flow:
     """Two relays publish what a writer appends; a slow consumer notes what it handles."""
 
     def __init__(self, database: Database, broker: str, orders: Pool, inventory: Pool) -> None:
-        self._orders, self.written = orders, 0
+        self._orders, self.written, self.slow_until = orders, 0, 0
         self.handled: dict[int, list[int]] = defaultdict(list)
         self._relays = [
             Relay(database.url_for("orders"), broker, service="orders", owner=f"relay-{n}", lease_seconds=1.0)
@@ -44,7 +43,7 @@ class Flow:
         self._consumer = Consumer(lambda: Subscription(broker, "inventory", [TOPIC], "", 60), handling)
 
     async def _handle(self, _: Connection, found: list[OrderConfirmed]) -> None:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.15 if found[0].version <= self.slow_until else 0.01)
         for event in found:
             self.handled[event.order_id].append(event.version)
 
@@ -56,6 +55,14 @@ class Flow:
                 await outbox.append(conn, [order_confirmed(key, version) for key in KEYS])
             self.written = version
             await asyncio.sleep(0.06)
+
+    async def fall_behind(self) -> None:
+        """Return when the consumer has for some seconds to do with what is in Kafka."""
+        self.slow_until = self.written + 15
+        await eventually(self._is_past, pause=0.1)
+
+    async def _is_past(self) -> bool:
+        return self.written > self.slow_until
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -103,16 +110,12 @@ async def flow(database: Database, kafka: str, open_pool: OpenPool, monkeypatch:
     return Flow(database, kafka, await open_pool("orders"), await open_pool("inventory"))
 
 
-async def lanes_of(records: Any) -> set[int]:
-    return {events.hash_of((record.key or b"").decode()) % AFTER for record in records}
-
-
 async def test_more_lanes_and_then_more_partitions_keep_the_order_of_each_key(
     database: Database, kafka: str, flow: Flow, pool: Pool
 ) -> None:
     async with flow.running():
         await growth.add_lanes(database.admin_url, "orders", AFTER)
-        await flow.flows()
+        await flow.fall_behind()
         changed = await growth.add_partitions(database.admin_url, kafka, AFTER)
         again = await growth.add_partitions(database.admin_url, kafka, AFTER)
     flow.check()
@@ -126,6 +129,29 @@ async def test_more_lanes_and_then_more_partitions_keep_the_order_of_each_key(
     latest = sorted(records, key=lambda record: record.timestamp_ms)
     last = {record.key: record.partition for record in latest}
     assert last == {str(key).encode(): events.hash_of(str(key)) % AFTER for key in KEYS}
+
+
+async def test_rows_that_are_not_published_move_to_the_lanes_of_today_in_their_order(
+    database: Database, kafka: str, pool: Pool
+) -> None:
+    await topics.create(kafka, BEFORE, 1)
+    relay = Relay(database.url_for("orders"), kafka, service="orders", owner="test")
+    for version in range(1, 4):
+        async with postgres.transaction(pool) as conn:
+            await outbox.append(conn, [order_confirmed(key, version) for key in KEYS])
+        if version == 1:
+            await relay.run_once()
+            await relay.close()
+    await growth.add_lanes(database.admin_url, "orders", AFTER)
+    async with postgres.transaction(pool) as conn:
+        await outbox.append(conn, [order_confirmed(key, 4) for key in KEYS])
+    waiting = await pool.fetch(
+        "select lane, hash, key, (convert_from(value, 'UTF8')::jsonb ->> 'version')::int as version "
+        "from outbox o join outbox_lanes l using (lane) where (o.xid, o.id) > (l.xid, l.id) order by o.xid, o.id"
+    )
+    assert {row["lane"] - row["hash"] % AFTER for row in waiting} == {0}
+    for key in KEYS:
+        assert [row["version"] for row in waiting if row["key"] == str(key)] == [2, 3, 4]
 
 
 async def test_no_partition_is_added_while_a_consumer_is_behind(
