@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,50 @@ import asyncpg
 
 from contracts.catalogue import TOPICS
 from local import backup, restore
+from local.stack import Stack
 from shared.delivery import events
 from tests.acceptance import client
-from tests.acceptance.checker import Poison, Reader
+from tests.acceptance.checker import PUBLISHERS, Poison, Reader
 from tests.acceptance.client import History, Load, ids, wrong_answers
 from tests.acceptance.conftest import System
+from tests.builders import eventually
+
+
+async def test_a_broker_that_lost_its_data_gets_all_events_again_and_nothing_is_doubled(system: System) -> None:
+    async with system.customers() as customers, Load(customers, 25, give_up=0.0):
+        await asyncio.sleep(1)
+        await asyncio.to_thread(lose_kafka, system.stack)
+        before = await rows(system, "select now()")
+        for service in PUBLISHERS:
+            await republish(system, service)
+        await asyncio.sleep(1)
+    evidence = await system.settled()
+    assert not wrong_answers(customers.history)
+    at = before[0][0].timestamp() * 1000
+    old = [order for order in evidence.orders.values() if order["created_at"] < before[0][0]]
+    assert len(old) > 20
+    assert min(record.timestamp_ms for record in evidence.records) > at - 60_000
+
+
+def lose_kafka(stack: Stack) -> None:
+    """What docs/operations.md says, after somebody lost the folder."""
+    stack.stop([stack.kafka.name])
+    shutil.rmtree(stack.kafka.root / "data")
+    stack.up([stack.kafka.name, "topics"])
+
+
+async def republish(system: System, service: str) -> None:
+    """Publish all that the outbox has, by the admin API, and wait until the cursors are back."""
+    wanted = {"since": "2026-01-01T00:00:00Z", "reason": "the broker lost its disk"}
+    async with system.customers(f"http://127.0.0.1:{system.stack.ports.services[service]}") as admin:
+        asked = await admin.administer("POST", "/admin/lanes/republish", wanted)
+        assert asked.status == 202, asked
+
+        async def ended() -> bool:
+            found = await admin.administer("GET", f"/admin/repairs/{asked.answer['repair']}")
+            return bool(found.answer.get("ended_at"))
+
+        await eventually(ended, seconds=60, pause=0.2)
 
 
 async def test_after_a_restore_all_services_are_as_they_were_at_the_backup(system: System, tmp_path: Path) -> None:
