@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench rollouts docs site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check former bench rollouts docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,16 @@ lint: ## Check format, style, types and imports between packages
 	@.venv/bin/lint-imports
 
 check: lint test ## Run everything that CI runs
+
+# The tests of a release that use its tables, but not those of its migrations.
+FORMER := tests/service/test_*_api.py tests/integration/test_*_handlers.py tests/integration/test_*_service.py \
+	tests/integration/test_shared_*.py tests/integration/test_payments_worker.py
+former: ## Run the tests of a former release on the schema of today: REF=v1.2.0
+	$(DEV)
+	@rm -rf .local/former && mkdir -p .local/former/.local .local/cache && ln -s ../../cache .local/former/.local/cache
+	@git archive $(or $(REF),$(error say which release: make former REF=v1.2.0)) | tar -x -C .local/former
+	@grep -q MIGRATE_IN .local/former/tests/conftest.py || (echo "$(REF) is older than this check"; exit 1)
+	@cd .local/former && MIGRATE_IN=$(CURDIR) $(CURDIR)/.venv/bin/python -m pytest $(PARALLEL) -m "not slow" $(FORMER)
 
 bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=name
 	$(DEV)
