@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check former bench rollouts docs site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline backup restore test test-unit test-fast lint check former bench rollouts docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ parked: ## List the events that could not be handled; python -m quickbite has mo
 timeline: ## Show all that happened to an order: ORDER=17
 	@$(if $(ORDER),$(ON_STACK),$(error say which order: make timeline ORDER=17))
 
+backup: ## Write a backup of the database into .local/backups, while the services run
+	@$(ON_STACK)
+
+restore: ## Replace the database by a backup: FROM=.local/backups/dev-20260131T120000Z
+	@$(if $(FROM),$(ON_STACK),$(error say which backup: make restore FROM=.local/backups/dev-20260131T120000Z))
+
 # Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group of files stays on one.
 PARALLEL := -n 3 -p tests.scheduling
 test: ## Run all tests, on their own stack; only some with ARGS="tests/unit -k word"
@@ -105,7 +111,7 @@ bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=na
 	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
 
-rollouts: ## Rehearse 20 rolling updates of all services under load, on a stack of its own
+rollouts: ## Rehearse 20 rolling updates under load, on a stack of its own
 	$(DEV)
 	@$(RUN) tests.acceptance.rollouts $(ARGS)
 
@@ -158,6 +164,8 @@ timeline-local = $(LOCAL) quickbite order timeline $(ORDER)
 rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
+backup-local = $(LOCAL) backup
+restore-local = $(LOCAL) restore $(FROM)
 
 define WELCOME
 
@@ -196,4 +204,7 @@ events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer
 	--command-config /run/secrets/reader.properties \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\
 	$(addsuffix =true,timestamp partition offset key headers))
+IN_DOCKER = $(error for Docker, docs/operations.md has the commands: see A restored database)
+backup-compose = $(IN_DOCKER)
+restore-compose = $(IN_DOCKER)
 psql-compose = docker compose exec --env PGOPTIONS=--search_path=orders db psql --username orders_user quickbite

@@ -1,7 +1,9 @@
 """`python -m migrations up` brings every schema up to date; `--seed` adds the example catalogue and its stock."""
 
 import asyncio
+import logging
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ import typer
 from alembic import command
 from alembic.config import Config
 
-from migrations import config, growth, passwords
+from migrations import config, growth, passwords, restored
 from migrations import seed as seeds
 from shared.delivery import kafka
 from shared.delivery.kafka import Brokers
@@ -57,6 +59,26 @@ def partitions(count: int) -> None:
     except (growth.NotDrained, kafka.Unavailable) as error:
         sys.exit(str(error))
     typer.echo(f"{len(changed)} topics have {count} partitions now.")
+
+
+@app.command(name="restored")
+def after_a_restore(
+    since: Annotated[str, typer.Argument(help="A time before the backup, with its zone: 2026-01-31T12:00:00Z.")],
+    lost: Annotated[Path, typer.Argument(help="The file for the events that are lost.")],
+    *,
+    reason: Annotated[str, typer.Option(help="For the list of repairs.")] = "restored",
+) -> None:
+    """Prepare a restored database before its services start. See docs/operations.md first."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    moment = datetime.fromisoformat(since)
+    if moment.tzinfo is None:
+        sys.exit(f"{since} has no zone: 2026-01-31T12:00:00Z has one")
+    brokers = Brokers.of(configuration.load(KafkaSettings))
+    try:
+        asyncio.run(restored.prepare(config.Settings().admin_url, brokers, moment, lost, reason))
+    except kafka.Unavailable as error:
+        sys.exit(f"Kafka does not answer, or a service runs: {error}")
 
 
 @app.command()

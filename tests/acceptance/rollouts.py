@@ -1,8 +1,8 @@
-"""`make rollouts`: rolling updates of all services under load, with the signals and times of a cluster.
+"""`make rollouts`: rolling updates under load, with the signals and times of a cluster.
 
-Two processes of each service run at one port, as two pods stand behind one Service. A rollout replaces each of them:
-the new process starts and becomes ready, the old one is left alone for `pre_stop` seconds, then it gets SIGTERM and
-must end with 0 within its grace period. What must stay true: every request of every client is answered as without a
+Two processes of each service run at one port, as two pods stand behind one Service. A rollout replaces both processes
+of one service: a new one starts and becomes ready, the oldest is left alone for `pre_stop` seconds, then it gets
+SIGTERM and must end with 0 within its grace period. What must stay true: every request of every client is answered as without a
 rollout. So the clients repeat nothing.
 """
 
@@ -15,16 +15,18 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle, islice
 
 import asyncpg
 
+from local.process import survivors
 from local.stack import HOME, Ports, Stack
 from tests.acceptance.checker import PUBLISHERS
 from tests.acceptance.client import History, Load, steadily, unexpected
 from tests.acceptance.conftest import DURABLE, Instance, System, auth_mint
 from tests.acceptance.people import ADMIN_PASSWORD
 from tests.acceptance.visitors import WORK
+from tests.lag import measured
 
 REPLICAS = 2
 PRE_STOP_SECONDS = 5.0
@@ -139,17 +141,20 @@ async def rehearse(
     services: Sequence[str] = PUBLISHERS,
     *,
     pre_stop: float = PRE_STOP_SECONDS,
-    done: Callable[[int, float], None] = lambda *_: None,
+    done: Callable[[str, float], None] = lambda *_: None,
 ) -> History:
-    """Make rollouts under load; the schema changes before the middle one. Returns every request with its end."""
+    """Make rollouts of the services in turn, under load. The schema of all changes before the middle one.
+
+    Returns every request with its end. `done` gets the name of each service, and the seconds of its rollout.
+    """
     async with fleet(system, services, pre_stop) as processes:
         async with load(system, services) as history:
-            for n in range(1, rollouts + 1):
+            for n, service in enumerate(islice(cycle(services), rollouts)):
                 started = time.monotonic()
-                if n == rollouts // 2 + 1:
-                    await expand(system, services)
-                await asyncio.gather(*map(processes.roll, services))
-                done(n, time.monotonic() - started)
+                if n == rollouts // 2:
+                    await expand(system, PUBLISHERS)
+                await processes.roll(service)
+                done(service, time.monotonic() - started)
         system.measured["stop one process"] = processes.stops
     await system.settled()
     return history
@@ -172,20 +177,21 @@ def report(system: System, history: History) -> list[str]:
 
 
 async def _main(stack: Stack, rollouts: int, pre_stop: float) -> int:
-    system = System(stack)
-    system.mint = await auth_mint(system.database_url)
+    with measured(lambda: [process.pid for _, process in survivors(stack.root)]) as lag:
+        system = System(stack, lag=lag)
+        system.mint = await auth_mint(system.database_url)
 
-    def say(n: int, seconds: float) -> None:
-        print(f"rollout {n:2} of {rollouts}: {seconds:.1f} s", flush=True)  # noqa: T201
+        def say(service: str, seconds: float) -> None:
+            print(f"{service}: {seconds:.1f} s", flush=True)  # noqa: T201
 
-    history = await rehearse(system, rollouts, pre_stop=pre_stop, done=say)
-    print("\n".join(report(system, history)))  # noqa: T201
-    return len(unexpected(history, *ANSWERS))
+        history = await rehearse(system, rollouts, pre_stop=pre_stop, done=say)
+        print("\n".join(report(system, history)))  # noqa: T201
+        return len(unexpected(history, *ANSWERS, lag=lag))
 
 
 def main() -> None:
-    """Rehearse on a stack of its own, which is deleted at the end. Exits with 1 if a request was lost."""
-    parser = ArgumentParser(description="Rolling updates of all services under load.")
+    """Rehearse on a stack of its own. Exits with 1 if a request was lost; otherwise the stack is deleted."""
+    parser = ArgumentParser(description="Rolling updates of the services in turn, under load.")
     parser.add_argument("--rollouts", type=int, default=20)
     parser.add_argument("--pre-stop", type=float, default=PRE_STOP_SECONDS, help="seconds before SIGTERM")
     wanted = parser.parse_args()
@@ -197,8 +203,9 @@ def main() -> None:
         lost = asyncio.run(_main(stack, wanted.rollouts, wanted.pre_stop))
     finally:
         stack.down()
+    if lost:
+        sys.exit(f"The logs are in {stack.root / 'logs'}.")
     stack.reset()
-    sys.exit(1 if lost else 0)
 
 
 if __name__ == "__main__":
