@@ -2,12 +2,13 @@
 
 Two processes of each service run at one port, as two pods stand behind one Service. A rollout replaces both processes
 of one service: a new one starts and becomes ready, the oldest is left alone for `pre_stop` seconds, then it gets
-SIGTERM and must end with 0 within its grace period. What must stay true: every request of every client is answered as without a
-rollout. So the clients repeat nothing.
+SIGTERM and must end with 0 within its grace period. What must stay true: every request of every client is answered as
+without a rollout. So the clients repeat nothing.
 """
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from argparse import ArgumentParser
@@ -16,14 +17,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice
+from pathlib import Path
 
 import asyncpg
 
-from local.process import survivors
 from local.stack import HOME, Ports, Stack
 from tests.acceptance.checker import PUBLISHERS
 from tests.acceptance.client import History, Load, steadily, unexpected
-from tests.acceptance.conftest import DURABLE, Instance, System, auth_mint
+from tests.acceptance.conftest import DURABLE, Instance, System, auth_mint, programs
 from tests.acceptance.people import ADMIN_PASSWORD
 from tests.acceptance.visitors import WORK
 from tests.lag import measured
@@ -177,7 +178,7 @@ def report(system: System, history: History) -> list[str]:
 
 
 async def _main(stack: Stack, rollouts: int, pre_stop: float) -> int:
-    with measured(lambda: [process.pid for _, process in survivors(stack.root)]) as lag:
+    with measured(lambda: [*programs(stack)(), *_own_children()]) as lag:
         system = System(stack, lag=lag)
         system.mint = await auth_mint(system.database_url)
 
@@ -187,6 +188,11 @@ async def _main(stack: Stack, rollouts: int, pre_stop: float) -> int:
         history = await rehearse(system, rollouts, pre_stop=pre_stop, done=say)
         print("\n".join(report(system, history)))  # noqa: T201
         return len(unexpected(history, *ANSWERS, lag=lag))
+
+
+def _own_children() -> list[int]:
+    """The processes of the fleet, which this process has started."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 def main() -> None:
