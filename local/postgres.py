@@ -146,9 +146,10 @@ class Postgres:
         shelter.remove(self.home)
 
     def set_aside(self) -> Path:
-        """Rename the data folder, so that the next `prepare` creates an empty one. The server must not run."""
+        """Rename the data folder, if there is one. The next `prepare` creates an empty one. The server must not run."""
         aside = self._data.with_name(f"data-before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-        self._data.rename(aside)
+        if self._data.exists():
+            self._data.rename(aside)
         return aside
 
     def _socket_folder(self) -> str:

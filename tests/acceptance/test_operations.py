@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ async def test_after_a_restore_all_services_are_as_they_were_at_the_backup(syste
         ended = history[-1].started
         await asyncio.sleep(2)
 
+    started = time.monotonic()
     file = await asyncio.to_thread(restore.restore, system.stack, made.folder)
+    system.measure("restore", time.monotonic() - started)
 
     kept, lost = await split(system, history)
     accepted = [call for call in history if call.kind == "place" and call.outcome == "ok"]
