@@ -85,7 +85,7 @@ async def read_since(brokers: Brokers | str, topics: Collection[str], since: dat
         parts = await bounded(_partitions(consumer, topics), START_SECONDS)
         consumer.assign(parts)
         ends = await bounded(consumer.end_offsets(parts), START_SECONDS)
-        times = dict.fromkeys(parts, round(since.timestamp() * 1000))
+        times = dict.fromkeys(parts, int(since.timestamp() * 1000))
         for part, found in (await bounded(consumer.offsets_for_times(times), START_SECONDS)).items():
             consumer.seek(part, found.offset if found else ends[part])
         while any([await bounded(consumer.position(part), START_SECONDS) < end for part, end in ends.items()]):
