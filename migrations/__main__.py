@@ -46,7 +46,10 @@ def up(*, seed: Annotated[bool, typer.Option(help="Add the example catalogue and
 @app.command()
 def lanes(service: Annotated[str, typer.Argument(help="Such as orders.")], count: int) -> None:
     """Give the outbox of a service more lanes, while it runs. See docs/operations.md first."""
-    asyncio.run(growth.add_lanes(config.Settings().admin_url, service, count))
+    try:
+        asyncio.run(growth.add_lanes(config.Settings().admin_url, service, count))
+    except asyncpg.PostgresError as error:  # such as an unknown service, a lock that is not free, or fewer lanes
+        sys.exit(f"nothing was changed: {error}")
     typer.echo(f"The outbox of {service} has {count} lanes.")
 
 
@@ -56,8 +59,10 @@ def partitions(count: int) -> None:
     brokers = Brokers.of(configuration.load(KafkaSettings))
     try:
         changed = asyncio.run(growth.add_partitions(config.Settings().admin_url, brokers, count))
-    except (growth.NotDrained, kafka.Unavailable) as error:
-        sys.exit(str(error))
+    except growth.NotDrained as error:
+        sys.exit(f"nothing was changed: {error}")
+    except kafka.Unavailable as error:
+        sys.exit(f"Kafka failed; repeat the command: {error}")
     typer.echo(f"{len(changed)} topics have {count} partitions now.")
 
 
