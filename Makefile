@@ -65,6 +65,12 @@ parked: ## List the events that could not be handled; python -m quickbite has mo
 timeline: ## Show all that happened to an order: ORDER=17
 	@$(if $(ORDER),$(ON_STACK),$(error say which order: make timeline ORDER=17))
 
+backup: ## Write a backup of the database into .local/backups, while the services run
+	@$(ON_STACK)
+
+restore: ## Replace the database by a backup: FROM=.local/backups/dev-20260131T120000Z
+	@$(if $(FROM),$(ON_STACK),$(error say which backup: make restore FROM=.local/backups/dev-20260131T120000Z))
+
 # Three workers keep two cores busy: tests wait often. Each worker has its own servers, and a group of files stays on one.
 PARALLEL := -n 3 -p tests.scheduling
 test: ## Run all tests, on their own stack; only some with ARGS="tests/unit -k word"
@@ -96,6 +102,16 @@ actionlint: .local/tools/actionlint ## Check the workflows of CI once more, with
 
 .local/tools/actionlint:
 	@GOBIN=$(CURDIR)/.local/tools go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
+# The tests of a release that use its tables, but not those of its migrations.
+FORMER := tests/service/test_*_api.py tests/integration/test_*_handlers.py tests/integration/test_*_service.py \
+	tests/integration/test_shared_*.py tests/integration/test_payments_worker.py
+former: ## Run the tests of a former release on the schema of today: REF=v1.2.0
+	$(DEV)
+	@rm -rf .local/former && mkdir -p .local/former/.local .local/cache && ln -s ../../cache .local/former/.local/cache
+	@git archive $(or $(REF),$(error say which release: make former REF=v1.2.0)) | tar -x -C .local/former
+	@grep -q MIGRATE_IN .local/former/tests/conftest.py || (echo "$(REF) is older than this check"; exit 1)
+	@cd .local/former && MIGRATE_IN=$(CURDIR) $(CURDIR)/.venv/bin/python -m pytest $(PARALLEL) -m "not slow" $(FORMER)
 
 audit: ## Ask an index for known weaknesses of the Python packages, if one answers
 	$(DEV)
@@ -167,6 +183,10 @@ rollback: ## Put the release before back on the cluster. The tables stay: the co
 	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
 
+rollouts: ## Rehearse 20 rolling updates under load, on a stack of its own
+	$(DEV)
+	@$(RUN) tests.acceptance.rollouts $(ARGS)
+
 docs: ## Write what follows from the code in docs/, deploy/dashboards, deploy/kubernetes and .env.example
 	$(DEV)
 	@$(RUN) documents
@@ -221,6 +241,8 @@ rotate-local = $(LOCAL) rotate $(NAME)
 rotate-keys-local = $(LOCAL) rotate-keys
 events-local = $(LOCAL) events
 psql-local = $(LOCAL) psql
+backup-local = $(LOCAL) backup
+restore-local = $(LOCAL) restore $(FROM)
 
 define WELCOME
 
@@ -274,4 +296,7 @@ events-compose = docker compose exec kafka /opt/kafka/bin/kafka-console-consumer
 	--command-config /run/secrets/reader.properties \
 	--include '.*\.events' --from-beginning $(addprefix --formatter-property print.,\
 	$(addsuffix =true,timestamp partition offset key headers))
+IN_DOCKER = $(error for Docker, docs/operations.md has the commands: see A restored database)
+backup-compose = $(IN_DOCKER)
+restore-compose = $(IN_DOCKER)
 psql-compose = docker compose exec --env PGOPTIONS=--search_path=orders db psql --username orders_user quickbite

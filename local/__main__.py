@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from contracts.access import READER
-from local import config, entry, env_file, nginx, rotation, services, stack
+from local import backup, config, entry, env_file, nginx, restore, rotation, services, stack
 from local.aspire import Aspire
 from local.console import Viewers
 from local.problem import Problem, disk_problem
@@ -73,6 +74,28 @@ def down() -> None:
 def reset() -> None:
     """Stop everything and delete the data."""
     _stack().reset()
+
+
+@app.command(name="backup")
+def make_backup(
+    folder: Annotated[Path | None, typer.Argument(help="A new folder. Default: one in .local/backups.")] = None,
+) -> None:
+    """Write a backup of the database while the services run. It has secrets: keep the folder closed."""
+    found = _running_stack()
+    named = stack.HOME / "backups" / f"{found.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    made = backup.make(found.database_url(), folder or named)
+    typer.echo(f"Backup of {made.began_at:%Y-%m-%dT%H:%M:%SZ}: make restore FROM={made.folder}")
+
+
+@app.command(name="restore")
+def restore_backup(
+    folder: Annotated[Path, typer.Argument(help="The folder of a backup.")],
+    *,
+    behind_hours: Annotated[float, typer.Option(help="How late consumers may have been when it was made.")] = 1.0,
+) -> None:
+    """Replace the database by a backup. What came after the backup is lost, and listed in a file beside it."""
+    lost = restore.restore(_running_stack(), folder, behind=timedelta(hours=behind_hours))
+    typer.echo(f"Restored. The events of what is lost: {lost}")
 
 
 @app.command()

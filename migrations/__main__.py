@@ -4,7 +4,9 @@
 """
 
 import asyncio
+import logging
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,12 @@ import typer
 from alembic import command
 from alembic.config import Config
 
-from migrations import config, passwords, waiting
+from migrations import config, growth, passwords, restored, waiting
 from migrations import seed as seeds
+from shared.delivery import kafka
+from shared.delivery.kafka import Brokers
 from shared.process import configuration
+from shared.process.configuration import KafkaSettings
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
@@ -66,6 +71,49 @@ def rotate(
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(config.ROLES)}")
     for name in sorted(names, key=lambda name: name == config.SUPERUSER):  # the superuser's own comes last
         asyncio.run(passwords.rotate(settings.admin_url, config.ROLES[name], Path(settings.secrets_folder, name)))
+
+
+@app.command()
+def lanes(service: Annotated[str, typer.Argument(help="Such as orders.")], count: int) -> None:
+    """Give the outbox of a service more lanes, while it runs. See docs/operations.md first."""
+    try:
+        asyncio.run(growth.add_lanes(config.Settings().admin_url, service, count))
+    except asyncpg.PostgresError as error:  # such as an unknown service, a lock that is not free, or fewer lanes
+        sys.exit(f"nothing was changed: {error}")
+    typer.echo(f"The outbox of {service} has {count} lanes.")
+
+
+@app.command()
+def partitions(count: int) -> None:
+    """Give all topics more partitions, while the services run. Kafka is found as by `python -m contracts.topics`."""
+    brokers = Brokers.of(configuration.load(KafkaSettings))
+    try:
+        changed = asyncio.run(growth.add_partitions(config.Settings().admin_url, brokers, count))
+    except growth.NotDrained as error:
+        sys.exit(f"nothing was changed: {error}")
+    except kafka.Unavailable as error:
+        sys.exit(f"Kafka failed; repeat the command: {error}")
+    typer.echo(f"{len(changed)} topics have {count} partitions now.")
+
+
+@app.command(name="restored")
+def after_a_restore(
+    since: Annotated[str, typer.Argument(help="A time before the backup, with its zone: 2026-01-31T12:00:00Z.")],
+    lost: Annotated[Path, typer.Argument(help="The file for the events that are lost.")],
+    *,
+    reason: Annotated[str, typer.Option(help="For the list of repairs.")] = "restored",
+) -> None:
+    """Prepare a restored database before its services start. See docs/operations.md first."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    moment = datetime.fromisoformat(since)
+    if moment.tzinfo is None:
+        sys.exit(f"{since} has no zone: 2026-01-31T12:00:00Z has one")
+    brokers = Brokers.of(configuration.load(KafkaSettings))
+    try:
+        asyncio.run(restored.prepare(config.Settings().admin_url, brokers, moment, lost, reason))
+    except kafka.Unavailable as error:
+        sys.exit(f"Kafka does not answer, or a service runs: {error}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 FILES = {
     "restarts": (
         *("test_rolling", "test_upgrade", "test_saga", "test_people", "test_access", "test_prices", "test_keys"),
-        *("test_secrets", "test_smoke", "test_rotation"),
+        *("test_secrets", "test_smoke", "test_rotation", "test_rollouts"),
     ),
     "faults": (
         "test_kills",
@@ -16,6 +16,7 @@ FILES = {
         "test_provider",
         "test_poison",
         "test_overload",
+        "test_operations",
     ),
     "input": ("test_openapi", "test_corpus"),
     "browser": (

@@ -180,6 +180,8 @@ class Relay:
                 self._sender.stopped = {(row["topic"], row["key"]) for row in await conn.fetch(_STOPPED)}
             metrics.OUTBOX_STOPPED_KEYS.set(len(self._sender.stopped))
         epochs = {lane: cursor.epoch for lane, cursor in self.lanes.held.items()}
+        if epochs != self._since_of:
+            self._sender.forget_partitions()  # partitions are added while no relay holds a lane
         if epochs != self._since_of or now >= self._since_until:  # in a new epoch, a cursor may have moved back
             self._since = await lanes.first_day(conn)
             self._since_of, self._since_until = epochs, now + _SINCE_SECONDS

@@ -99,6 +99,34 @@ def _first_id(moment: datetime) -> UUID:
     return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
+def more_lanes(lanes: int) -> Iterator[str]:
+    """Give the outbox of the current schema so many lanes, while services run; for the owner, in one transaction.
+
+    A key then belongs to another lane. So writers wait, and rows that are not published move to the lanes of today, in
+    their old order. A relay that sends at this moment can repeat rows, but can move no cursor. Rows that are published
+    stay where they are: do not publish them again from before the change.
+    """
+    yield "lock table outbox, outbox_lanes in exclusive mode"
+    yield f"""
+        do $$ begin
+          if exists (select from outbox_refused where resolved_at is null) then
+            raise exception 'Kafka refuses rows of this outbox: mend that first';
+          elsif {lanes} < (select count(*) from outbox_lanes) then
+            raise exception 'an outbox cannot have fewer lanes than before';
+          end if;
+        end $$"""
+    yield f"""
+        insert into outbox_lanes (lane, system_identifier)
+        select n, system_identifier from generate_series(0, {lanes - 1}) n, pg_control_system()
+        on conflict do nothing"""
+    yield f"""
+        with rest as (delete from outbox o using outbox_lanes l
+                       where o.lane = l.lane and (o.xid, o.id) > (l.xid, l.id) returning o.*)
+        insert into outbox (lane, hash, event_id, topic, key, type, head, value, occurred_at)
+        select hash % {lanes}, hash, event_id, topic, key, type, head, value, occurred_at from rest order by xid, id"""
+    yield "update outbox_lanes set owner = null, epoch = epoch + 1, lease_until = '-infinity'"
+
+
 def undo_version_1() -> Iterator[str]:
     """Drop everything that `version_1` creates, with all data."""
     for table in ("parked", "inbox", "outbox_refused", "outbox_relays", "outbox_lanes", "outbox"):

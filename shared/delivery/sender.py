@@ -152,6 +152,11 @@ class Sender:
                 await self.close()
         return refused
 
+    def forget_partitions(self) -> None:
+        """Find the partitions of each topic again. Two relays that count differently would break the order of a key."""
+        if self._publisher is not None:
+            self._publisher.forget_partitions()
+
     async def send_again(self, row: Row) -> bool:
         """Send a row that was set aside. Returns whether Kafka accepted it. Raises `kafka.Unavailable`."""
         topic = row[0]

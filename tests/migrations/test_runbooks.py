@@ -7,13 +7,16 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
+from local.__main__ import app as local
 from migrations.__main__ import SECTIONS
-from quickbite.__main__ import app
+from migrations.__main__ import app as migrations
+from quickbite.__main__ import app as quickbite
 from tests.conftest import ROOT, Database
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 SQL = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"python -m quickbite ([^`\n]+)", TEXT)))
+APPS = {"quickbite": quickbite, "migrations": migrations, "local": local}
+COMMANDS = sorted(set(re.findall(r"python -m (quickbite|migrations|local) ([a-z][^`\n;)]+)", TEXT)))
 
 
 def test_there_are_runbooks_with_sql_and_commands() -> None:
@@ -30,11 +33,11 @@ async def test_the_sql_of_a_runbook_runs(database: Database, sql: str) -> None:
     await conn.close()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_a_runbook_and_their_options_exist(command: str) -> None:
+@pytest.mark.parametrize(("program", "command"), COMMANDS)
+def test_the_commands_of_a_runbook_and_their_options_exist(program: str, command: str) -> None:
     words = shlex.split(command)
-    groups = [word for word in words[:2] if word.isidentifier()]
-    shown = CliRunner().invoke(app, [*groups, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    groups = [word for word in words[: 2 if program == "quickbite" else 1] if word.isidentifier()]
+    shown = CliRunner().invoke(APPS[program], [*groups, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert shown.exit_code == 0, shown.output
     for option in (word for word in words if word.startswith("--") and word != "--help"):
         assert option in shown.output

@@ -44,6 +44,7 @@ class Publisher:
             metadata_max_age_ms=30_000,
         )
         self._partitions: dict[str, int] = {}
+        self._is_stale = False
 
     async def start(self) -> None:
         """Connect. Raises `Unavailable`."""
@@ -56,7 +57,8 @@ class Publisher:
         """
         if topic not in self._partitions:
             client = self._producer.client
-            if client.cluster.partitions_for_topic(topic) is None:
+            if self._is_stale or client.cluster.partitions_for_topic(topic) is None:
+                self._is_stale = False
                 client.add_topic(topic)
                 if not await bounded(client.force_metadata_update(), START_SECONDS):
                     raise Unavailable("no broker answers")
@@ -66,6 +68,11 @@ class Publisher:
                 raise TopicUnusable(topic, "not allowed" if is_forbidden else "does not exist")
             self._partitions[topic] = len(found)
         return self._partitions[topic]
+
+    def forget_partitions(self) -> None:
+        """Ask the brokers again how many partitions each topic has: there may be more."""
+        self._partitions.clear()
+        self._is_stale = True
 
     async def send(self, batches: Mapping[Partition, Sequence[Message]], deadline_seconds: float) -> None:
         """Publish all messages, in order within each partition. Returns when the brokers have acknowledged all.

@@ -1,10 +1,11 @@
 """Creating topics. The brokers must not create any by themselves (`auto.create.topics.enable=false`)."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
@@ -56,6 +57,37 @@ async def configure_topics(
             if failed:
                 raise Unavailable(f"topics not configured: {failed}")
     return [resource.name for resource in changed]
+
+
+async def add_partitions(brokers: Brokers | str, topics: Iterable[str], partitions: int) -> list[str]:
+    """Give each topic so many partitions, where it has fewer. Returns the names of the changed. Raises `Unavailable`.
+
+    A key then belongs to another partition. So nothing may be sent meanwhile, and all that was sent must be handled.
+    """
+    async with administering(brokers) as admin:
+        described = await bounded(admin.describe_topics(list(topics)), START_SECONDS)
+        changed = [one["topic"] for one in described if len(one["partitions"]) < partitions]
+        wanted = {topic: NewPartitions(partitions) for topic in changed}
+        if wanted:
+            answer = await bounded(admin.create_partitions(wanted), START_SECONDS)
+            failed = {name: text for name, code, text in answer.topic_errors if code}
+            if failed:
+                raise Unavailable(f"partitions not added: {failed}")
+            await bounded(_wait_for(admin, changed, partitions), START_SECONDS)
+    return changed
+
+
+async def _wait_for(admin: AIOKafkaAdminClient, topics: list[str], partitions: int) -> None:
+    """Wait until every partition has a leader."""
+    while True:
+        described = await admin.describe_topics(topics)
+        if all(len(one["partitions"]) == partitions and _leads(one) for one in described):
+            return
+        await asyncio.sleep(0.1)
+
+
+def _leads(topic: dict[str, Any]) -> bool:
+    return not any(part["error_code"] for part in topic["partitions"])
 
 
 async def create_offsets(brokers: Brokers | str) -> None:
