@@ -3,13 +3,10 @@
 Tests compare it with the files, and ask the programs for their versions.
 """
 
-import re
 from dataclasses import dataclass
 
-import yaml
-
 from local import aspire
-from parts.locks import PROJECT
+from local import images as known
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +54,7 @@ PROGRAMS = {
 ARCHIVE = (f"pkg:npm/{aspire.PACKAGE.replace('@', '%40')}@{aspire.VERSION}", aspire.SHA512)
 """What `SEE=aspire make up` downloads: its purl, and its SHA-512 in base64."""
 
-OWN_IMAGE = "quickbite"
-
 
 def images() -> list[str]:
-    """The images that the stack in Docker uses, as `name:tag`."""
-    compose = yaml.safe_load((PROJECT / "compose.yaml").read_text())
-    used = {service["image"] for service in compose["services"].values()} - {OWN_IMAGE}
-    return sorted(used | set(re.findall(r"^FROM (\S+)", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)))
+    """The images of others, as `name:tag`."""
+    return sorted(image.partition("@")[0] for image in known.read().values())

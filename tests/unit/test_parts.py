@@ -62,7 +62,7 @@ def test_every_locked_python_package_is_listed_with_its_hashes() -> None:
     assert len(locks) >= 5
     for lock in locks:
         found = RequirementsFile.from_file(str(PROJECT / lock)).requirements
-        assert len(found) > 20
+        assert found
         for one in found:
             [version] = [specifier.version for specifier in one.specifier]
             component = BY_PURL[f"pkg:pypi/{one.name}@{version}"]
@@ -127,7 +127,7 @@ def printed(pattern: str, *command: str) -> str:
 
 def test_every_image_of_docker_is_listed() -> None:
     text = "\n".join((PROJECT / name).read_text() for name in ("compose.yaml", "Dockerfile"))
-    used = {image.replace(":", "@") for image in re.findall(r"(?:image: |FROM )(\S+:\S+)", text)}
+    used = {image.replace(":", "@") for image in re.findall(r"_IMAGE(?::-|=)([a-z/-]+:[^\s}]+)", text)}
     assert used == {purl.removeprefix("pkg:docker/") for purl in BY_PURL if purl.startswith("pkg:docker/")}
 
 
