@@ -4,8 +4,10 @@ What must stay true: each request has exactly one recorded end. If the generator
 """
 
 import json
+import os
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +59,7 @@ class Load(BaseModel):
     @property
     def is_void(self) -> bool:
         """True if the generator did not offer what was asked of it."""
-        return self.lag.p99 > _VOID_SECONDS
+        return self.lag.p99 > _VOID_SECONDS or any(end.endswith("not sent") for end in self.ends)
 
     @property
     def slowest(self) -> float:
@@ -75,5 +77,11 @@ def run(port: int, rate: float, seconds: float, *, follow: bool = False, header:
         raise SystemExit("the load generator is not built: use `make bench`")
     command = [str(_PROGRAM), "-address", f"127.0.0.1:{port}", "-rate", str(rate), "-seconds", str(seconds)]
     command += ["-follow"] * follow + ["-header", header] * bool(header)
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, preexec_fn=_go_first)
     return Load.model_validate(json.loads(done.stdout))
+
+
+def _go_first() -> None:
+    """Customers have machines of their own: the generator gets its CPU before what it measures, if that is allowed."""
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)

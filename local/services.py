@@ -132,14 +132,17 @@ def storefront(port: int, chosen: Mapping[str, int], kafka: int, secrets: Path, 
     return Service("storefront", port, {**own, **urls, **kafka_client(kafka, READER, secrets)})
 
 
-def wrong_settings(program: Program) -> list[str]:
+def wrong_settings(program: Program, admin_password: str) -> list[str]:
     """A sentence for each variable that a service or the console would refuse at its start.
 
-    It reads the settings as the program does: from its own environment, and from the one of this process.
+    It reads the settings as the program does: from its own environment, and from the one of this process. Before the
+    first start, the file with `admin_password` is not there yet.
     """
     settings, environment = _settings_of(program.name), program.environment
     own = {field: environment[name] for field, name in _variables(settings).items() if name in environment}
     folder = Path(environment.get("SECRETS_FOLDER", ""), "")
+    if "admin_password" in settings.model_fields:
+        own["admin_password"] = admin_password
     try:
         settings(_secrets_dir=folder if folder.is_dir() else None, **own)
     except ValidationError as error:

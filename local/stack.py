@@ -159,7 +159,7 @@ class Stack:
         chosen = [name for name in own if name in (names or own)]
         with locked(self.root / "lock"):
             self._make_secrets()
-            _refuse_wrong_settings([self._engines[name] for name in chosen])
+            self._refuse_wrong_settings([self._engines[name] for name in chosen])
             for job in self._jobs:
                 self._run(job)
             for name in chosen:
@@ -178,7 +178,7 @@ class Stack:
         _refuse_unknown(names, self._engines)
         with locked(self.root / "lock"):
             stopped = [name for name in names if not self.supervisor.is_up(name)]
-            _refuse_wrong_settings([self._engines[name] for name in stopped])
+            self._refuse_wrong_settings([self._engines[name] for name in stopped])
             for name in stopped:
                 self._start_and_wait(name)
 
@@ -288,6 +288,16 @@ class Stack:
         )
         return (*viewers.others, storefront, console)
 
+    def _wrong_settings(self, engines: Iterable[Engine]) -> list[str]:
+        """A sentence for each variable that one or more programs would refuse."""
+        own = [engine.program() for engine in engines if isinstance(engine, services.Service | Console)]
+        found = (line for program in own for line in services.wrong_settings(program, self._admin_password))
+        return list(dict.fromkeys(found))
+
+    def _refuse_wrong_settings(self, engines: Iterable[Engine]) -> None:
+        if found := self._wrong_settings(engines):
+            raise Problem("\n".join(found))
+
     def _up(self) -> set[str]:
         if not self.supervisor.is_running():
             return set()
@@ -304,10 +314,10 @@ class Stack:
         if not was_running:
             self._end_survivors()
         found = [line for engine in missing for line in ports.complaints(engine.name, engine.host, engine.ports)]
-        self._make_secrets()
-        found += _wrong_settings(missing)
+        found += self._wrong_settings(missing)
         if found:
             raise Problem("\n".join(found))
+        self._make_secrets()
         for engine in missing:
             engine.prepare()
         if not was_running:
@@ -365,17 +375,6 @@ class Stack:
         # A supervisord that does not answer is killed first. Otherwise it would restart the programs that stop here.
         supervisord = Program("supervisord", (), stop_signal=signal.SIGKILL)
         end_survivors(self.root, [supervisord, *(engine.program() for engine in reversed(self._engines.values()))])
-
-
-def _wrong_settings(engines: Iterable[Engine]) -> list[str]:
-    """A sentence for each variable that one or more programs would refuse."""
-    own = [engine.program() for engine in engines if isinstance(engine, services.Service | Console)]
-    return list(dict.fromkeys(line for program in own for line in services.wrong_settings(program)))
-
-
-def _refuse_wrong_settings(engines: Iterable[Engine]) -> None:
-    if found := _wrong_settings(engines):
-        raise Problem("\n".join(found))
 
 
 def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:

@@ -38,6 +38,7 @@ from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
 from .web import application, audit, connections, database, openapi, operations, tls, verification
+from .web.connections import Connections
 from .web.health import TASKS
 
 log = structlog.get_logger()
@@ -217,7 +218,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
     await runner.setup()
     try:
         server = cast("web.Server", runner.server)  # set up by the line above
-        made = connections.factory(server, app)
+        made = Connections(server, app)
         address = (settings.host, settings.port)
         listener = socket.create_server(address, backlog=connections.BACKLOG, reuse_port=True)
         listening = await connections.listen(listener.dup(), made)
@@ -227,7 +228,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
             log.info("draining")
         listening.close()
         await _serve_accepted(listener, made)
-        await _linger(server)
+        await _linger(made)
     finally:
         await runner.cleanup()
     log.info("stopped")
@@ -235,7 +236,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _serving_tls(tasks: Tasks, settings: Settings, made: connections.Factory) -> AsyncIterator[None]:
+async def _serving_tls(tasks: Tasks, settings: Settings, made: Connections) -> AsyncIterator[None]:
     """Serve the port of TLS too, if there is one."""
     if not settings.https_file:
         yield
@@ -251,17 +252,18 @@ async def _serving_tls(tasks: Tasks, settings: Settings, made: connections.Facto
         await stop()
 
 
-async def _linger(server: web.Server) -> None:
+async def _linger(made: Connections) -> None:
     """Wait until clients have closed their connections.
 
     While the process drains, each answer asks its client to close the connection (`web/application.py`).
     """
     until = time.monotonic() + LINGER_SECONDS
-    while server.connections and time.monotonic() < until:  # noqa: ASYNC110 - aiohttp has no event for it
+    while made.open and time.monotonic() < until:  # noqa: ASYNC110 - aiohttp has no event for it
         await asyncio.sleep(0.02)
+    made.close_fresh()
 
 
-async def _serve_accepted(listener: socket.socket, made: connections.Factory) -> None:
+async def _serve_accepted(listener: socket.socket, made: Connections) -> None:
     """Close the listener, but serve the connections that the kernel has accepted already.
 
     Otherwise the kernel would reset these connections.

@@ -18,6 +18,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -144,6 +145,9 @@ func (g *generator) ask(method, path, body string, limit time.Duration) (int, []
 }
 
 func failure(err error) string {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return "not sent" // this process has no file or port left
+	}
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
 		return "timed out"

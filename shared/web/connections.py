@@ -4,7 +4,6 @@ import asyncio
 import resource
 import socket
 import ssl
-from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
@@ -29,20 +28,40 @@ _REFUSED_AT_ONCE = 256
 _LINGER_SECONDS = 1.0
 
 
+class Connections:
+    """The connections of `server`, which runs `app`. An instance makes the protocol of each accepted connection."""
+
+    def __init__(self, server: web.Server, app: web.Application) -> None:
+        self.server, self.gate = server, Gate(app)
+        self.fresh: set[_Fresh] = set()
+        self.open = 0
+        self._most = min(MAX_OPEN, _allow_files(MAX_OPEN + _OWN_FILES) - _OWN_FILES)
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        if self.open >= self._most + RESERVED:
+            return _Full()
+        return _Fresh(self, _Handler if self.open < self._most else _Reserved)
+
+    def close_fresh(self) -> None:
+        """Close the connections of which aiohttp knows nothing. It closes the others."""
+        for one in list(self.fresh):
+            one.close()
+
+
 class _Handler(RequestHandler):
     """aiohttp's connection. Its time until the first request is shorter than that between two requests."""
 
-    __slots__ = ("_gate", "_is_plain")
+    __slots__ = ("_all", "_is_plain")
 
-    def __init__(self, server: web.Server, gate: Gate) -> None:
+    def __init__(self, all_: Connections) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
-        self._gate = gate
+        super().__init__(all_.server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
+        self._all = all_
         self._is_plain = True  # each chunk until now was exactly one request
 
     def data_received(self, data: bytes) -> None:
         self._is_plain = self._is_plain and gate.is_whole(data)
-        answer = self._gate.answer(data) if self._is_plain and self._is_idle() else None
+        answer = self._all.gate.answer(data) if self._is_plain and self._is_idle() else None
         if answer is None or self.transport is None:
             super().data_received(data)
             return
@@ -59,11 +78,60 @@ class _Handler(RequestHandler):
         super().connection_made(transport)
         self._keepalive_timeout = between
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._all.open -= 1
+        super().connection_lost(exc)
+
 
 class _Reserved(_Handler):
     """One of the last connections. It ends after its answer."""
 
     __slots__ = ()
+
+
+class _Fresh(asyncio.Protocol):
+    """A connection that has sent nothing yet, or only requests that were refused from their bytes.
+
+    It costs much less than aiohttp's. uvloop accepts all connections that wait before it reads from any. So if that
+    were slow, new connections could keep the process from answering those that it has.
+    """
+
+    __slots__ = ("_all", "_kind", "_timer", "_transport")
+
+    def __init__(self, all_: Connections, kind: type[_Handler]) -> None:
+        self._all, self._kind = all_, kind
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._all.open += 1
+        self._all.fresh.add(self)
+        self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self.close)
+
+    def data_received(self, data: bytes) -> None:
+        is_read = self._transport.get_write_buffer_size() == 0
+        answer = self._all.gate.answer(data) if is_read and gate.is_whole(data) else None
+        self._timer.cancel()
+        if answer is None:
+            self._hand_over(data)
+            return
+        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
+        self._transport.write(answer)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Let aiohttp go on with the connection."""
+        self._all.fresh.discard(self)
+        handler = self._kind(self._all)
+        self._transport.set_protocol(handler)
+        handler.connection_made(self._transport)
+        handler.data_received(data)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._timer.cancel()
+        self._all.fresh.discard(self)
+        self._all.open -= 1
 
 
 class _Full(asyncio.Protocol):
@@ -89,28 +157,13 @@ class _Full(asyncio.Protocol):
 
 _REFUSAL = gate.refusal("too many connections; nothing was done", 1, "Connection: close")
 
-Factory = Callable[[], asyncio.BaseProtocol]
-
-
-def factory(server: web.Server, app: web.Application) -> Factory:
-    """What an accepted connection of `server`, which runs `app`, becomes."""
-    most = min(MAX_OPEN, _allow_files(MAX_OPEN + _OWN_FILES) - _OWN_FILES)
-    doors = Gate(app)
-
-    def connection() -> asyncio.BaseProtocol:
-        if (open_ := len(server.connections)) >= most + RESERVED:
-            return _Full()
-        return _Handler(server, doors) if open_ < most else _Reserved(server, doors)
-
-    return connection
-
 
 def is_reserved(request: web.Request) -> bool:
     """True if the request came on one of the last connections."""
     return isinstance(request.protocol, _Reserved)
 
 
-async def listen(listener: socket.socket, made: Factory, tls: ssl.SSLContext | None = None) -> asyncio.Server:
+async def listen(listener: socket.socket, made: Connections, tls: ssl.SSLContext | None = None) -> asyncio.Server:
     """Accept connections until the server is closed."""
     return await asyncio.get_running_loop().create_server(made, sock=listener, backlog=BACKLOG, ssl=tls)
 

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from aiohttp import web
 
 from shared.web import connections
+from shared.web.connections import Connections
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
@@ -21,7 +22,7 @@ async def served(app: web.Application) -> AsyncIterator[Connect]:
     assert runner.server is not None
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    listening = await connections.listen(listener, connections.factory(runner.server, app))
+    listening = await connections.listen(listener, Connections(runner.server, app))
     async with AsyncExitStack() as stack:
 
         async def opened() -> Streams:

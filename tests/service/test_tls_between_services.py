@@ -15,7 +15,8 @@ from shared import service
 from shared.errors import Unavailable
 from shared.process import certificates
 from shared.process.tasks import Tasks
-from shared.web import application, connections, tls, verification
+from shared.web import application, tls, verification
+from shared.web.connections import Connections
 from tests.builders import eventually
 from tests.tokens import Mint
 
@@ -43,7 +44,7 @@ async def port(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[i
     assert runner.server is not None
     chosen = ports.free_block(1)
     settings: Any = SimpleNamespace(host="127.0.0.1", https_port=chosen, https_file=folder / "localhost" / "both.pem")
-    async with service._serving_tls(Tasks(), settings, connections.factory(runner.server)):
+    async with service._serving_tls(Tasks(), settings, Connections(runner.server, app)):
         yield chosen
     await runner.cleanup()
 
