@@ -1,7 +1,6 @@
 """More lanes and more partitions while events flow: each key stays in order, and nothing is lost or doubled."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -25,15 +24,16 @@ from tests.conftest import Database, OpenPool
 
 KEYS = range(1, 21)
 BEFORE, AFTER = 2, 8
+_NOTE = "insert into handled (key, version) select * from unnest($1::int[], $2::int[])"
+_HANDLED = "select key, array_agg(version order by n) as versions from handled group by key"
 REFUSED = "insert into outbox_refused (lane, xid, id, topic, key, reason) values (0, '1', 1, 't', 'k', 'too large')"
 
 
 class Flow:
-    """Two relays publish what a writer appends; a slow consumer notes what it handles."""
+    """Two relays publish what a writer appends; a slow consumer notes what it handles, in the same transaction."""
 
     def __init__(self, database: Database, broker: str, orders: Pool, inventory: Pool) -> None:
-        self._orders, self.written, self.slow_until = orders, 0, 0
-        self.handled: dict[int, list[int]] = defaultdict(list)
+        self._orders, self._inventory, self.written, self.slow_until = orders, inventory, 0, 0
         self._relays = [
             Relay(database.url_for("orders"), broker, service="orders", owner=f"relay-{n}", lease_seconds=1.0)
             for n in range(2)
@@ -42,10 +42,9 @@ class Flow:
         handling = Handling(inventory, "inventory", {OrderConfirmed: self._handle}, ignores=ignored)
         self._consumer = Consumer(lambda: Subscription(broker, "inventory", [TOPIC], "", 60), handling)
 
-    async def _handle(self, _: Connection, found: list[OrderConfirmed]) -> None:
+    async def _handle(self, conn: Connection, found: list[OrderConfirmed]) -> None:
         await asyncio.sleep(0.15 if found[0].version <= self.slow_until else 0.01)
-        for event in found:
-            self.handled[event.order_id].append(event.version)
+        await conn.execute(_NOTE, [event.order_id for event in found], [event.version for event in found])
 
     async def _write(self, stop: asyncio.Event) -> None:
         for version in count(1):
@@ -86,27 +85,34 @@ class Flow:
 
     async def flows(self, more: int = 200) -> None:
         """Wait until so many more events are handled."""
-        before = self._count()
+        before = await self._count()
 
         async def are_enough() -> bool:
-            return self._count() >= before + more
+            return await self._count() >= before + more
 
         await eventually(are_enough, seconds=60)
 
-    def _count(self) -> int:
-        return sum(map(len, self.handled.values()))
+    async def _count(self) -> int:
+        found: int = await self._inventory.fetchval("select count(*) from handled")
+        return found
 
     async def _all_is_handled(self) -> bool:
-        return self._count() >= self.written * len(KEYS)
+        return await self._count() >= self.written * len(KEYS)
 
-    def check(self) -> None:
-        assert self.handled == {key: list(range(1, self.written + 1)) for key in KEYS}
+    async def check(self) -> None:
+        handled = {row["key"]: row["versions"] for row in await self._inventory.fetch(_HANDLED)}
+        assert handled == {key: list(range(1, self.written + 1)) for key in KEYS}
 
 
 @pytest.fixture
 async def flow(database: Database, kafka: str, open_pool: OpenPool, monkeypatch: pytest.MonkeyPatch) -> Flow:
     await topics.create(kafka, BEFORE, 1)
     monkeypatch.setattr(growth, "READS", {"inventory": (TOPIC,)})
+    admin = await asyncpg.connect(database.admin_url)
+    await admin.execute("create table inventory.handled (n bigserial, key int, version int)")
+    await admin.execute("grant select, insert on inventory.handled to inventory_user")
+    await admin.execute("grant usage on sequence inventory.handled_n_seq to inventory_user")
+    await admin.close()
     return Flow(database, kafka, await open_pool("orders"), await open_pool("inventory"))
 
 
@@ -118,7 +124,7 @@ async def test_more_lanes_and_then_more_partitions_keep_the_order_of_each_key(
         await flow.fall_behind()
         changed = await growth.add_partitions(database.admin_url, kafka, AFTER)
         again = await growth.add_partitions(database.admin_url, kafka, AFTER)
-    flow.check()
+    await flow.check()
     assert TOPIC in changed
     assert again == []
     assert await pool.fetchval("select count(*) from outbox_lanes") == AFTER
