@@ -17,6 +17,7 @@ from auth.service import Logins
 from contracts.users import read_id
 from shared.errors import Unauthenticated
 from shared.web import database, deadline, requests, responses
+from shared.web.admission import ADMISSION
 from shared.web.audit import TRAIL
 from shared.web.fields import QUERY, Seconds, Text, answer_like, request_like
 from shared.web.operations import Access, caller, operation
@@ -312,7 +313,8 @@ async def keys(request: web.Request) -> web.Response:
 @operation(Access.SERVICES, {200: EndedSessions}, query=After)
 async def ended(request: web.Request, query: After) -> web.Response:
     """List the sessions that ended after the last answer, and wait until there are some."""
-    return responses.json(await request.app[ENDINGS].follow(query.after, query.wait))
+    with request.app[ADMISSION].resting():
+        return responses.json(await request.app[ENDINGS].follow(query.after, query.wait))
 
 
 def _tokens(tokens: service.Tokens) -> web.Response:

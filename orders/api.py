@@ -24,6 +24,7 @@ from orders.waiters import Waiters
 from shared import errors
 from shared.postgres import GroupCommit
 from shared.web import database, deadline, requests, responses
+from shared.web.admission import ADMISSION
 from shared.web.fields import (
     LENIENT_QUERY,
     MAX_ID,
@@ -385,7 +386,8 @@ async def _awaited(request: web.Request, seconds: float) -> domain.Order:
     until = time.monotonic() + seconds + deadline.seconds_left(request)
     order = _visible(request, await _read(request, order_id, deadline.seconds_left(request)))
     if seconds and order.status is Status.PENDING:
-        final = await request.app[BACKEND].waiters.wait(order_id, seconds)
+        with request.app[ADMISSION].resting():
+            final = await request.app[BACKEND].waiters.wait(order_id, seconds)
         order = final or await _read(request, order_id, until - time.monotonic())
     return order
 

@@ -5,7 +5,8 @@ but it must not stay late. Health checks, metrics, the admin API and operations 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import randint
 
 from aiohttp import web
@@ -23,7 +24,13 @@ LIMIT_SECONDS = 1.0
 MIN_IN_FLIGHT = 64
 """With fewer requests than this, something else makes the process late, and refusals would not help."""
 MAX_IN_FLIGHT = 16_384
-"""So many requests may wait for their answers, also those that wait for the end of an order."""
+"""So many requests may wait for their answers, also those that rest."""
+MAX_AT_WORK = 2048
+"""So many of them may be at work. The others rest: they wait for something that others do, as a long poll does.
+
+This bounds the work that a burst brings. Otherwise a process would admit thousands of requests before it is late,
+refuse all while it works them off, and then admit thousands again.
+"""
 _MEASURED_FROM = MIN_IN_FLIGHT // 2  # a long poll waits for seconds: few of them need no timer
 _TICK_SECONDS = 0.02
 ADMIN_PATH = "/admin/"
@@ -34,7 +41,7 @@ class Admission:
 
     def __init__(self) -> None:
         self._queues: dict[str, Callable[[], float]] = {}
-        self._in_flight = 0
+        self._in_flight = self._resting = self._handed = 0
         self._late_since: float | None = None
         self._lag = 0.0
         self._due: float | None = None  # when the next timer is due, if there is one
@@ -46,6 +53,8 @@ class Admission:
         """Why a request that comes now must be refused, or None."""
         if self._in_flight >= MAX_IN_FLIGHT:
             return "in flight"
+        if self._in_flight - self._resting + self._handed >= MAX_AT_WORK:
+            return "at work"
         if self._in_flight < MIN_IN_FLIGHT:
             self._late_since = None
             return None
@@ -70,6 +79,23 @@ class Admission:
 
     def leave(self) -> None:
         self._in_flight -= 1
+
+    def hand(self) -> None:
+        """A request came and was not refused. It counts as work until `begin`."""
+        self._handed += 1
+
+    def begin(self) -> None:
+        """The handler of a request that was handed has begun, or its connection is lost."""
+        self._handed -= 1
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Meanwhile a request that was admitted is not at work."""
+        self._resting += 1
+        try:
+            yield
+        finally:
+            self._resting -= 1
 
     def _delay_of_loop(self, now: float) -> float:
         """How late the last timer was, or how late the next one is already."""

@@ -75,6 +75,7 @@ async def _traced(span: tracing.Span, request: web.Request, handler: Handler) ->
 async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer within the deadline, or refuse at once."""
     deadline.start(request)
+    connections.begin(request)
     is_reserved = connections.is_reserved(request)
     response = admission.refusal(request, is_reserved=is_reserved) or await _handle(request, handler)
     is_last = request.app[TASKS].draining or is_reserved

@@ -11,6 +11,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from .. import metrics
 from . import gate
+from .admission import ADMISSION
 from .gate import Gate
 
 MAX_OPEN = 12_000
@@ -32,7 +33,7 @@ class Connections:
     """The connections of `server`, which runs `app`. An instance makes the protocol of each accepted connection."""
 
     def __init__(self, server: web.Server, app: web.Application) -> None:
-        self.server, self.gate = server, Gate(app)
+        self.server, self.gate, self.admission = server, Gate(app), app[ADMISSION]
         self.fresh: set[_Fresh] = set()
         self.open = 0
         self._most = min(MAX_OPEN, _allow_files(MAX_OPEN + _OWN_FILES) - _OWN_FILES)
@@ -51,22 +52,38 @@ class Connections:
 class _Handler(RequestHandler):
     """aiohttp's connection. Its time until the first request is shorter than that between two requests."""
 
-    __slots__ = ("_all", "_is_plain")
+    __slots__ = ("_all", "_is_handed", "_is_plain")
 
     def __init__(self, all_: Connections) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(all_.server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
         self._all = all_
         self._is_plain = True  # each chunk until now was exactly one request
+        self._is_handed = False
 
     def data_received(self, data: bytes) -> None:
         self._is_plain = self._is_plain and gate.is_whole(data)
-        answer = self._all.gate.answer(data) if self._is_plain and self._is_idle() else None
+        is_new = self._is_plain and self._is_idle()
+        answer = self._all.gate.answer(data) if is_new else None
         if answer is None or self.transport is None:
+            if is_new:
+                self.hand()
             super().data_received(data)
             return
         self._next_keepalive_close_time = asyncio.get_running_loop().time() + IDLE_SECONDS
         self.transport.write(answer)
+
+    def hand(self) -> None:
+        """The next chunk is a request that was not refused."""
+        if not self._is_handed:
+            self._is_handed = True
+            self._all.admission.hand()
+
+    def begin(self) -> None:
+        """Its handler has begun."""
+        if self._is_handed:
+            self._is_handed = False
+            self._all.admission.begin()
 
     def _is_idle(self) -> bool:
         """True if no request is under way, and if the client has read all answers."""
@@ -79,6 +96,7 @@ class _Handler(RequestHandler):
         self._keepalive_timeout = between
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self.begin()
         self._all.open -= 1
         super().connection_lost(exc)
 
@@ -123,6 +141,8 @@ class _Fresh(asyncio.Protocol):
         handler = self._kind(self._all)
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
+        if gate.is_whole(data):
+            handler.hand()
         handler.data_received(data)
 
     def close(self) -> None:
@@ -156,6 +176,12 @@ class _Full(asyncio.Protocol):
 
 
 _REFUSAL = gate.refusal("too many connections; nothing was done", 1, "Connection: close")
+
+
+def begin(request: web.Request) -> None:
+    """The handler of the request begins."""
+    if isinstance(request.protocol, _Handler):
+        request.protocol.begin()
 
 
 def is_reserved(request: web.Request) -> bool:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from shared.web import admission, application, operations
-from shared.web.admission import ADMISSION, MAX_IN_FLIGHT, MIN_IN_FLIGHT, Admission
+from shared.web.admission import ADMISSION, MAX_AT_WORK, MAX_IN_FLIGHT, MIN_IN_FLIGHT, Admission
 from tests.builders import eventually
 from tests.service.conftest import Client
 
@@ -90,13 +91,28 @@ def _block() -> None:
 
 async def test_the_number_of_requests_is_bounded() -> None:
     made = Admission()
-    for _ in range(MAX_IN_FLIGHT):
-        made.enter()
-    assert made.reason() == "in flight"
-    made.leave()
-    assert made.reason() is None
+    with ExitStack() as stack:
+        for _ in range(MAX_IN_FLIGHT):
+            made.enter()
+            stack.enter_context(made.resting())
+        assert made.reason() == "in flight"
+        made.leave()
+        assert made.reason() is None
     for _ in range(MAX_IN_FLIGHT - 1):
         made.leave()
+
+
+async def test_the_number_of_requests_at_work_is_bounded() -> None:
+    made = Admission()
+    for _ in range(MAX_AT_WORK - 1):
+        made.hand()
+    made.enter()
+    assert made.reason() == "at work"
+    with made.resting():
+        assert made.reason() is None
+    made.begin()
+    assert made.reason() is None
+    made.leave()
 
 
 async def test_a_late_service_refuses_before_it_reads_the_body_and_answers_what_it_always_must(orders: Client) -> None:

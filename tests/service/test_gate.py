@@ -7,8 +7,9 @@ import pytest
 from aiohttp import web
 
 from shared.web import application, gate
-from shared.web.admission import ADMISSION, MIN_IN_FLIGHT
+from shared.web.admission import ADMISSION, MIN_IN_FLIGHT, Admission
 from shared.web.operations import Access, operation
+from tests.builders import eventually
 from tests.service.raw import Connect, Streams, served
 
 HEAD = b"\r\nHost: localhost\r\n"
@@ -42,8 +43,14 @@ def late() -> Late:
 
 
 @pytest.fixture
-async def connect(late: Late) -> AsyncIterator[Connect]:
+def door() -> Admission:
+    return Admission()
+
+
+@pytest.fixture
+async def connect(late: Late, door: Admission) -> AsyncIterator[Connect]:
     app = application.create()
+    app[ADMISSION] = door
     app.router.add_post("/work", work)
     app.router.add_get("/work/{id}", work)
     app.router.add_get("/work/stop", stop)
@@ -131,6 +138,26 @@ async def test_a_body_that_looks_like_a_request_is_a_body(connect: Connect, late
 async def test_the_rest_of_a_header_that_looks_like_a_request_is_a_header(connect: Connect) -> None:
     status, head, _ = await ask(await connect(), b"GET /livez HTTP/1.1\r\nX-Odd: ", POST)
     assert (status, b"X-Request-Id" in head) == (200, True)
+
+
+async def test_every_request_that_was_handed_on_is_taken_back(connect: Connect, late: Late, door: Admission) -> None:
+    late.seconds = 0.0
+    for chunk in (
+        POST,
+        POST.replace(b"POST /work", b"POST /no where"),
+        POST.replace(b"HTTP/1.1", b"HTTP/9.9"),
+        POST[:-7],
+    ):
+        reader, writer = await connect()
+        for _ in range(3):
+            writer.write(chunk)
+        writer.write_eof()
+        await reader.read()
+
+    async def none_is_left() -> bool:
+        return door._handed == 0
+
+    await eventually(none_is_left)
 
 
 @pytest.mark.parametrize(
