@@ -55,7 +55,7 @@ async def prepare(url: str, brokers: Brokers | str, since: datetime, lost: Path,
             await conn.fetchval(_FORWARD, sequence, number, MARGIN)
         for group, topics in READS.items():
             await _skip(brokers, group, topics)
-        await _request_repairs(conn, since, reason)
+        await _resume(conn, since, reason)
     finally:
         await conn.close()
 
@@ -101,12 +101,12 @@ async def _skip(brokers: Brokers | str, group: str, topics: Collection[str]) -> 
             return
 
 
-async def _request_repairs(conn: postgres.Plain, since: datetime, reason: str) -> None:
-    """Store what `outbox rebase` and `outbox republish` store. The services do it when they start, in this order."""
+async def _resume(conn: postgres.Plain, since: datetime, reason: str) -> None:
+    """Make the outboxes continue under the transaction ids of this cluster."""
     now = await conn.fetchval("select clock_timestamp()")
     author = Author("migrations restored", reason)
     for service in WRITES:
         async with conn.transaction():
             await conn.execute(f"set local role {service}_owner; set local search_path = {service}")
-            await repairs.request(conn, "rebase", author, {"since": now.isoformat()})
-            await repairs.request(conn, "republish", author, {"since": since.isoformat()})
+            outcome = await repairs.resume_restored(conn, author, now, since)
+        logger.info("%s: %s", service, outcome)
