@@ -95,9 +95,9 @@ async def split(system: System, history: History) -> tuple[set[int], set[int]]:
 
 async def ghosts(system: System) -> list[Poison]:
     """The records in Kafka whose outbox row is gone. No service may handle them."""
-    known = {row[0] for topic in TOPICS for row in await rows(system, _outbox_of(topic))}
     async with Reader(system.kafka) as reader:
         found = await reader.everything(TOPICS)
+    known = {row[0] for topic in TOPICS for row in await rows(system, _outbox_of(topic))}  # read last: it grows
     return [Poison(record[:3], frozenset()) for record in found if events.id_of(record) not in known]
 
 
