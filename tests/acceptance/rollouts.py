@@ -168,13 +168,13 @@ def report(system: System, history: History) -> list[str]:
     ends = Counter(str(call.status or call.error) for call in history)
     lines = [f"{number:7} requests ended with {end}" for end, number in sorted(ends.items())]
     lost = unexpected(history, *ANSWERS, lag=system.lag)
-    starved = len(unexpected(history, *ANSWERS)) - len(lost)
+    odd = unexpected(history, *ANSWERS)
     stops = system.measured["stop one process"]
     return [
         *lines,
-        *(f"        {call.kind}: {call.status} {call.answer} {call.error}" for call in lost[:20]),
+        *(f"        {call.kind}: {call.status} {call.seconds:.1f} s {call.answer} {call.error}" for call in odd[:20]),
         f"{len(stops):7} processes stopped, after {min(stops):.1f} to {max(stops):.1f} s",
-        f"{starved:7} requests refused while this machine had no core for them",
+        f"{len(odd) - len(lost):7} requests refused while this machine had no core for them",
         f"{len(lost):7} requests lost, of {len(history)}",
     ]
 
