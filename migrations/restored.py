@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from contracts import orders, products, users
 from contracts.access import READS, WRITES
 from contracts.catalogue import TOPICS
 from shared import postgres
-from shared.delivery import events, kafka, repairs
+from shared.delivery import events, inbox, kafka, repairs
 from shared.delivery.events import Record
 from shared.delivery.kafka import Brokers
 from shared.delivery.repairs import Author
@@ -36,6 +36,8 @@ NUMBERS = {
     "auth.credentials_user_id_seq": (users.AUTH_TOPIC, "user_id"),
 }
 """Numbers that people see: the sequence, and where events have them."""
+OLDEST = inbox.RETENTION - timedelta(days=1)
+"""Older events are not published again: consumers would park them, because inboxes have forgotten which they handled."""
 _READ_SECONDS = 600.0
 _LEAVING_SECONDS = 30.0
 
@@ -48,6 +50,7 @@ async def prepare(url: str, brokers: Brokers | str, since: datetime, lost: Path,
     `since` is before the backup, by as long as a consumer may have been late then. The events that are lost are written
     to the file `lost`. Raises `kafka.Unavailable`, also if a consumer runs.
     """
+    since = max(since, datetime.now(UTC) - OLDEST)
     conn = await postgres.connect(url, statement_timeout="0", lock_timeout="10s")
     try:
         highest = await _write_lost(conn, brokers, since, lost)
