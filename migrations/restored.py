@@ -37,7 +37,7 @@ NUMBERS = {
 }
 """Numbers that people see: the sequence, and where events have them."""
 OLDEST = inbox.RETENTION - timedelta(days=1)
-"""Older events are not published again: consumers would park them, because inboxes have forgotten which they handled."""
+"""Older events are not published again. Consumers would park them: inboxes have forgotten which they handled."""
 _READ_SECONDS = 600.0
 _LEAVING_SECONDS = 30.0
 
