@@ -3,12 +3,10 @@
 `migrations/restored.py` says what must stay true.
 """
 
-import asyncio
 import logging
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,13 +15,11 @@ from local import backup, services
 from local.backup import Backup
 from local.problem import Problem
 from local.stack import Stack
-from shared import postgres
 
 logger = logging.getLogger(__name__)
 
 BEHIND = timedelta(hours=1)
 """So late may a consumer have been at the moment of the backup."""
-_REPAIR_SECONDS = 120.0
 _PREPARE_SECONDS = 900.0
 
 
@@ -41,7 +37,6 @@ def restore(stack: Stack, folder: Path, *, behind: timedelta = BEHIND) -> Path:
     lost = folder.resolve() / f"lost-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl"
     _prepare(stack, made.began_at - behind, lost, f"restored from {folder.name}")
     stack.up(list(WRITES))
-    asyncio.run(_until_repaired(stack.database_url()))
     return lost
 
 
@@ -54,20 +49,3 @@ def _prepare(stack: Stack, since: datetime, lost: Path, reason: str) -> None:
     )
     if done.returncode:
         raise Problem("The services were not started: repeat `make restore` when the cause is mended.")
-
-
-async def _until_repaired(url: str) -> None:
-    """Wait until the services have done their repairs. Raises `Problem`."""
-    until = time.monotonic() + _REPAIR_SECONDS
-    conn = await postgres.connect(url)
-    try:
-        for service in WRITES:
-            while await conn.fetchval(f"select count(*) from {service}.repairs where ended_at is null"):
-                if time.monotonic() > until:
-                    raise Problem(f"{service} has not repaired its outbox: see its log.")
-                await asyncio.sleep(0.2)
-            for row in await conn.fetch(f"select action, outcome from {service}.repairs order by id desc limit 2"):
-                if row["outcome"].startswith("failed"):
-                    raise Problem(f"{service}: {row['action']} {row['outcome']}")
-    finally:
-        await conn.close()

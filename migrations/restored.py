@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from contracts import orders, products, users
 from contracts.access import READS, WRITES
 from contracts.catalogue import TOPICS
 from shared import postgres
-from shared.delivery import events, kafka, repairs
+from shared.delivery import events, inbox, kafka, repairs
 from shared.delivery.events import Record
 from shared.delivery.kafka import Brokers
 from shared.delivery.repairs import Author
@@ -36,6 +36,8 @@ NUMBERS = {
     "auth.credentials_user_id_seq": (users.AUTH_TOPIC, "user_id"),
 }
 """Numbers that people see: the sequence, and where events have them."""
+OLDEST = inbox.RETENTION - timedelta(days=1)
+"""Older events are not published again. Consumers would park them: inboxes have forgotten which they handled."""
 _READ_SECONDS = 600.0
 _LEAVING_SECONDS = 30.0
 
@@ -48,6 +50,7 @@ async def prepare(url: str, brokers: Brokers | str, since: datetime, lost: Path,
     `since` is before the backup, by as long as a consumer may have been late then. The events that are lost are written
     to the file `lost`. Raises `kafka.Unavailable`, also if a consumer runs.
     """
+    since = max(since, datetime.now(UTC) - OLDEST)
     conn = await postgres.connect(url, statement_timeout="0", lock_timeout="10s")
     try:
         highest = await _write_lost(conn, brokers, since, lost)
@@ -55,7 +58,7 @@ async def prepare(url: str, brokers: Brokers | str, since: datetime, lost: Path,
             await conn.fetchval(_FORWARD, sequence, number, MARGIN)
         for group, topics in READS.items():
             await _skip(brokers, group, topics)
-        await _request_repairs(conn, since, reason)
+        await _resume(conn, since, reason)
     finally:
         await conn.close()
 
@@ -101,12 +104,12 @@ async def _skip(brokers: Brokers | str, group: str, topics: Collection[str]) -> 
             return
 
 
-async def _request_repairs(conn: postgres.Plain, since: datetime, reason: str) -> None:
-    """Store what `outbox rebase` and `outbox republish` store. The services do it when they start, in this order."""
+async def _resume(conn: postgres.Plain, since: datetime, reason: str) -> None:
+    """Make the outboxes continue under the transaction ids of this cluster."""
     now = await conn.fetchval("select clock_timestamp()")
     author = Author("migrations restored", reason)
     for service in WRITES:
         async with conn.transaction():
             await conn.execute(f"set local role {service}_owner; set local search_path = {service}")
-            await repairs.request(conn, "rebase", author, {"since": now.isoformat()})
-            await repairs.request(conn, "republish", author, {"since": since.isoformat()})
+            outcome = await repairs.resume_restored(conn, author, now, since)
+        logger.info("%s: %s", service, outcome)

@@ -157,6 +157,22 @@ async def request(
     return repair_id
 
 
+async def resume_restored(
+    conn: Connection, author: Author, restored_at: datetime, since: datetime, seconds: float = _REBASE_SECONDS
+) -> str:
+    """Rebase the outbox, and publish again what was written since a time, in the caller's transaction. Returns both.
+
+    It is for the owner of the tables, while no service runs. Two repairs would not do: a relay could publish a newer
+    event of a key between them.
+    """
+    rows = await conn.fetchval("select rebase_outbox($1)", restored_at, timeout=seconds)
+    lanes = (await conn.execute(_REWIND, since, timeout=seconds)).split()[-1]
+    outcome = f"{rows} rows were not published, {lanes} lanes moved back"
+    what = {"since": restored_at.isoformat(), "republished_since": since.isoformat()}
+    await conn.execute(_END, await request(conn, "rebase", author, what), outcome)
+    return outcome
+
+
 async def progress(conn: Connection, repair_id: int | None = None) -> list[dict[str, Any]]:
     """One repair, or the last fifty: who asked for it and why, and how many of its events had which outcome."""
     return [dict(row) for row in await conn.fetch(_PROGRESS, repair_id)]

@@ -35,12 +35,13 @@ ORDERS_PER_SECOND, OTHERS_PER_SECOND = 20, 4
 ANSWERS = (200, 201, 202, 204, 409)
 """409 is for the cancellation of an order that has just become final."""
 
-# Every table gets a column, as the first part of "expand, migrate, contract". The code of before must not notice.
+# Every table gets a column, and loses it at the end, as in "expand, migrate, contract". Running code must not notice.
 _TABLES = """
 select format('%I.%I', nspname, relname) from pg_class join pg_namespace n on n.oid = relnamespace
  where nspname = $1 and relkind in ('r', 'p') and not relispartition
 """
-_EXPAND = "alter table {} add column if not exists added_by_a_rollout text default 'old'"
+EXPAND = "alter table {} add column if not exists added_by_a_rollout text default 'old'"
+CONTRACT = "alter table {} drop column if exists added_by_a_rollout"
 _TRIES = 20
 
 
@@ -95,14 +96,14 @@ async def fleet(system: System, services: Sequence[str], pre_stop: float) -> Asy
         await asyncio.gather(*(made.stop_oldest(service) for service, some in made.running.items() for _ in some))
 
 
-async def expand(system: System, services: Iterable[str]) -> None:
-    """Change the schema while the services run, as a migration does: each statement waits 3 s at most for its lock."""
+async def change(system: System, statement: str, services: Iterable[str] = PUBLISHERS) -> None:
+    """Change every table while the services run, as a migration does: each statement waits 3 s at most for its lock."""
     conn = await asyncpg.connect(system.database_url)
     try:
         for service in services:
             await conn.execute(f"set role {service}_owner; set lock_timeout = '3s'")
             for [table] in await conn.fetch(_TABLES, service):
-                await _patiently(conn, _EXPAND.format(table))
+                await _patiently(conn, statement.format(table))
             await conn.execute("reset role")
     finally:
         await conn.close()
@@ -144,7 +145,7 @@ async def rehearse(
     pre_stop: float = PRE_STOP_SECONDS,
     done: Callable[[str, float], None] = lambda *_: None,
 ) -> History:
-    """Make rollouts of the services in turn, under load. The schema of all changes before the middle one.
+    """Make rollouts of the services in turn, under load. All tables change before the middle one, and at the end.
 
     Returns every request with its end. `done` gets the name of each service, and the seconds of its rollout.
     """
@@ -153,9 +154,10 @@ async def rehearse(
             for n, service in enumerate(islice(cycle(services), rollouts)):
                 started = time.monotonic()
                 if n == rollouts // 2:
-                    await expand(system, PUBLISHERS)
+                    await change(system, EXPAND)
                 await processes.roll(service)
                 done(service, time.monotonic() - started)
+            await change(system, CONTRACT)
         system.measured["stop one process"] = processes.stops
     await system.settled()
     return history
@@ -166,13 +168,13 @@ def report(system: System, history: History) -> list[str]:
     ends = Counter(str(call.status or call.error) for call in history)
     lines = [f"{number:7} requests ended with {end}" for end, number in sorted(ends.items())]
     lost = unexpected(history, *ANSWERS, lag=system.lag)
-    starved = len(unexpected(history, *ANSWERS)) - len(lost)
+    odd = unexpected(history, *ANSWERS)
     stops = system.measured["stop one process"]
     return [
         *lines,
-        *(f"        {call.kind}: {call.status} {call.answer} {call.error}" for call in lost[:20]),
+        *(f"        {call.kind}: {call.status} {call.seconds:.1f} s {call.answer} {call.error}" for call in odd[:20]),
         f"{len(stops):7} processes stopped, after {min(stops):.1f} to {max(stops):.1f} s",
-        f"{starved:7} requests refused while this machine had no core for them",
+        f"{len(odd) - len(lost):7} requests refused while this machine had no core for them",
         f"{len(lost):7} requests lost, of {len(history)}",
     ]
 

@@ -23,28 +23,28 @@ from tests.builders import eventually
 async def test_a_broker_that_lost_its_data_gets_all_events_again_and_nothing_is_doubled(system: System) -> None:
     async with system.customers() as customers, Load(customers, 25, give_up=0.0):
         await asyncio.sleep(1)
-        await asyncio.to_thread(lose_kafka, system.stack)
         before = await rows(system, "select now()")
+        await asyncio.to_thread(lose_kafka, system.stack)
         for service in PUBLISHERS:
             await republish(system, service)
+        await asyncio.to_thread(system.stack.up, ["kafka", "topics"])
         await asyncio.sleep(1)
     evidence = await system.settled()
     assert not wrong_answers(customers.history)
-    at = before[0][0].timestamp() * 1000
-    old = [order for order in evidence.orders.values() if order["created_at"] < before[0][0]]
-    assert len(old) > 20
-    assert min(record.timestamp_ms for record in evidence.records) > at - 60_000
+    assert len([order for order in evidence.orders.values() if order["created_at"] < before[0][0]]) > 20
+    assert min(record.timestamp_ms for record in evidence.records) > before[0][0].timestamp() * 1000
 
 
 def lose_kafka(stack: Stack) -> None:
-    """What docs/operations.md says, after somebody lost the folder."""
     stack.stop([stack.kafka.name])
     shutil.rmtree(stack.kafka.root / "data")
-    stack.up([stack.kafka.name, "topics"])
 
 
 async def republish(system: System, service: str) -> None:
-    """Publish all that the outbox has, by the admin API, and wait until the cursors are back."""
+    """Move the cursors back, by the admin API, before Kafka has topics.
+
+    Otherwise a relay would publish newer events of a key first.
+    """
     wanted = {"since": "2026-01-01T00:00:00Z", "reason": "the broker lost its disk"}
     async with system.customers(f"http://127.0.0.1:{system.stack.ports.services[service]}") as admin:
         asked = await admin.administer("POST", "/admin/lanes/republish", wanted)
@@ -95,9 +95,9 @@ async def split(system: System, history: History) -> tuple[set[int], set[int]]:
 
 async def ghosts(system: System) -> list[Poison]:
     """The records in Kafka whose outbox row is gone. No service may handle them."""
-    known = {row[0] for topic in TOPICS for row in await rows(system, _outbox_of(topic))}
     async with Reader(system.kafka) as reader:
         found = await reader.everything(TOPICS)
+    known = {row[0] for topic in TOPICS for row in await rows(system, _outbox_of(topic))}  # read last: it grows
     return [Poison(record[:3], frozenset()) for record in found if events.id_of(record) not in known]
 
 

@@ -18,7 +18,7 @@ from shared.delivery.handling import Handling
 from shared.delivery.parking import Parked
 from shared.delivery.repairs import Author, Repairs, Selection
 from shared.errors import NotFound
-from shared.postgres import Connection
+from shared.postgres import Connection, connections
 from tests.builders import eventually, id_at, order_confirmed, record, with_header
 from tests.conftest import create_table
 
@@ -375,6 +375,29 @@ async def test_a_restored_outbox_continues_with_what_was_not_published(pool: Poo
     assert [row["key"] for row in keys] == ["4", "5", "6"]
     here = await pool.fetchval("select system_identifier from pg_control_system()")
     assert await pool.fetchval("select distinct system_identifier from outbox_lanes") == here
+
+
+async def test_a_restored_outbox_also_publishes_again_what_was_written_since_a_time(pool: Pool, owner: Pool) -> None:
+    for n in range(6):
+        async with postgres.transaction(pool) as conn:
+            await outbox.append(conn, [order_confirmed(1, n + 1)])
+    await owner.execute("update outbox set occurred_at = now() - interval '2 hours' where id <= 2")
+    await owner.execute(
+        "update outbox_lanes l set xid = o.xid, id = o.id from outbox o where o.lane = l.lane and o.id = 4"
+    )
+    await owner.execute("update outbox_lanes set system_identifier = 1, owner = 'x'")
+    async with owner.acquire() as conn, conn.transaction():
+        await connections._prepare(conn)
+        now = await conn.fetchval("select clock_timestamp()")
+        outcome = await repairs.resume_restored(conn, WHO, now, now - timedelta(hours=1))
+    assert outcome == "2 rows were not published, 4 lanes moved back"
+    waiting = await pool.fetch(
+        "select convert_from(value, 'UTF8')::jsonb ->> 'version' as version "
+        "from outbox o join outbox_lanes l using (lane) where (o.xid, o.id) > (l.xid, l.id) order by o.xid, o.id"
+    )
+    assert [row["version"] for row in waiting] == ["3", "4", "5", "6"]
+    assert await pool.fetchval("select outcome from repairs where ended_at is not null") == outcome
+    assert not await Repairs(pool).run_once(asyncio.Event())
 
 
 async def test_a_repair_that_does_not_exist_is_not_found(pool: Pool) -> None:
