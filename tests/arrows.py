@@ -17,6 +17,9 @@ EVERY_SECONDS = 0.25
 _ESTABLISHED = "01"
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
+_TO_ITSELF = {("kafka", "kafka")}
+"""Broker and controller; in a cluster, Strimzi makes the policy."""
+
 Seen = set[tuple[str, str]]
 
 
@@ -30,7 +33,7 @@ class Recorder:
     def sample(self) -> None:
         targets = {inode: name for port, inode in _established() if (name := self._ports.get(port))}
         for pid, source in self._pids().items():
-            self.seen |= {(source, targets[inode]) for inode in _sockets(pid) if inode in targets}
+            self.seen |= {(source, targets[inode]) for inode in _sockets(pid) if inode in targets} - _TO_ITSELF
 
 
 def _established() -> Iterator[tuple[int, str]]:
@@ -109,10 +112,8 @@ def allowed() -> Seen:
     return found - of_cluster | ONLY_HERE
 
 
-ONLY_HERE = {
-    ("gateway", "console"),  # in a cluster the console is only inside
-    ("kafka", "kafka"),  # broker and controller; Strimzi makes the policy
-}
+ONLY_HERE = {("gateway", "console")}
+"""In a cluster the console is only inside."""
 
 
 def _service(group: str) -> str:
