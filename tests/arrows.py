@@ -13,7 +13,7 @@ from pathlib import Path
 from documents.kubernetes import network
 from local.stack import Stack
 
-EVERY_SECONDS = 0.25
+EVERY_SECONDS = 0.5
 _ESTABLISHED = "01"
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
@@ -41,15 +41,9 @@ def _established() -> Iterator[tuple[int, str]]:
     for table in _TABLES:
         with suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
-                (
-                    _,
-                    _,
-                    remote,
-                    state,
-                    *_,
-                ) = fields = line.split()
-                if state == _ESTABLISHED:
-                    yield int(remote.rpartition(":")[2], 16), fields[9]
+                fields = line.split(maxsplit=10)
+                if fields[3] == _ESTABLISHED:
+                    yield int(fields[2].rpartition(":")[2], 16), fields[9]
 
 
 def _sockets(pid: int) -> Iterator[str]:
