@@ -92,7 +92,10 @@ def _children(pid: int) -> list[int]:
 
 
 def _name(pid: int) -> str:
+    """From the mark in its environment. nginx writes its title over that."""
     with suppress(OSError):
+        if Path(f"/proc/{pid}/comm").read_text() == "nginx\n":
+            return "gateway"
         for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if entry.startswith(b"QUICKBITE_PROGRAM="):
                 return entry.partition(b"=")[2].decode()
