@@ -1,7 +1,10 @@
 """What is written by hand in `deploy/kubernetes/base/` has the settings of the other stacks."""
 
+import os
 import re
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import yaml
 
 from documents.kubernetes import network, workloads
 from documents.kubernetes.parts import SERVICES, all_processes, processes
-from local import config, distribution
+from local import config, distribution, nginx
 from migrations import config as migrations
 from orders.config import Settings
 from shared.process import configuration
@@ -41,13 +44,20 @@ def test_the_gateway_sets_all_variables_of_the_template_and_has_the_limits_of_co
         assert GATEWAY[f"{name.upper()}_UPSTREAM"] == f"{name}:{port}"
 
 
-def test_the_gateway_gets_its_files_from_the_image() -> None:
+def test_the_gateway_gets_its_files_from_the_image_also_when_it_starts_again(tmp_path: Path) -> None:
     *_, last = yaml.safe_load_all((BASE / "gateway.yaml").read_text())
     (copying,) = last["spec"]["template"]["spec"]["initContainers"]
-    copied = re.findall(r"^cp (?:-r )?(\S+) ", copying["command"][2], re.MULTILINE)
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert [path for path in copied if not (ROOT / path).exists()] == []
-    assert {path.split("/")[0] for path in copied} <= {path.split("/")[0] for path in allowed}
+    script = copying["command"][2].replace("/files", str(tmp_path))
+    for _ in range(2):
+        subprocess.run(["sh", "-ec", script], cwd=ROOT, check=True)  # noqa: S603, S607
+    assert (tmp_path / "templates" / "nginx.conf.template").read_text() == nginx.TEMPLATE.read_text()
+    assert os.access(tmp_path / "values.envsh", os.X_OK)
+    assert (tmp_path / "docs" / "index.html").exists()
+    assert (tmp_path / "events" / "asyncapi.json").exists()
+    assert (tmp_path / "events" / "events" / "index.html").exists()
+    copied = re.findall(r"^cp (?:-rT )?(\S+) ", script, re.MULTILINE)
+    allowed = {line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
+    assert {path.split("/")[0] for path in copied} <= allowed
 
 
 @pytest.mark.parametrize("name", ["console", "storefront"])
