@@ -18,7 +18,10 @@ def test_a_connection_is_seen_from_the_side_that_opened_it() -> None:
         assert recorder.seen == set()
         with socket.create_connection(server.getsockname()):
             recorder.sample()
+            by_user = arrows.Recorder(names, dict, {os.geteuid(): "a user"})
+            by_user.sample()
         assert recorder.seen == {("gateway", "orders")}
+        assert by_user.seen == {("a user", "orders")}
         recorder = arrows.Recorder(names, lambda: {1: "storefront"})
         recorder.sample()
         assert recorder.seen == set()
