@@ -57,7 +57,7 @@ def test_kafka_has_the_same_version_everywhere() -> None:
     assert kafka["kafka"]["version"] == embedded
 
 
-# crane prints the digest alone, buildx prints JSON. Some releases of buildx ignore the format, and print a block of text.
+# crane prints the digest alone, buildx prints JSON. Some releases of buildx ignore the format, and print a text.
 ANSWERS = {
     "crane": DIGEST,
     "docker": f'"{DIGEST}"',
