@@ -39,7 +39,7 @@ def digest(image: str) -> str:
     asking = (
         [crane, "digest"]
         if crane
-        else ["docker", "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}"]
+        else ["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Manifest.Digest}}"]
     )
     done = subprocess.run([*asking, image], capture_output=True, text=True, check=False)
     found = _DIGEST.search(done.stdout)

@@ -4,6 +4,8 @@ A connection that is shorter than the time between two samples may be missed. Th
 have pools, consumers and keep-alive. Where there is no /proc, nothing is seen.
 """
 
+import os
+import pwd
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,40 +15,47 @@ from pathlib import Path
 from documents.kubernetes import network
 from local.stack import Stack
 
-EVERY_SECONDS = 0.25
+EVERY_SECONDS = 0.5
 _ESTABLISHED = "01"
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+
+_NOBODY: Mapping[int, str] = {}
+_TO_ITSELF = {("kafka", "kafka")}
+"""Broker and controller; in a cluster, Strimzi makes the policy."""
 
 Seen = set[tuple[str, str]]
 
 
 class Recorder:
-    """The pairs (program, program) that have or had a connection. `pids` says which programs run."""
+    """The pairs (program, program) that have or had a connection.
 
-    def __init__(self, ports: Mapping[int, str], pids: Callable[[], Mapping[int, str]]) -> None:
+    `pids` says which programs run, and `users` which program has a user of its own: its sockets are known by the user.
+    """
+
+    def __init__(
+        self, ports: Mapping[int, str], pids: Callable[[], Mapping[int, str]], users: Mapping[int, str] = _NOBODY
+    ) -> None:
         self.seen: Seen = set()
-        self._ports, self._pids = ports, pids
+        self._ports, self._pids, self._users = ports, pids, users
 
     def sample(self) -> None:
-        targets = {inode: name for port, inode in _established() if (name := self._ports.get(port))}
+        targets = {}
+        for port, inode, user in _established():
+            if (name := self._ports.get(port)) is not None:
+                targets[inode] = name
+                self.seen |= {(self._users[user], name)} if user in self._users else set()
         for pid, source in self._pids().items():
-            self.seen |= {(source, targets[inode]) for inode in _sockets(pid) if inode in targets}
+            self.seen |= {(source, targets[inode]) for inode in _sockets(pid) if inode in targets} - _TO_ITSELF
 
 
-def _established() -> Iterator[tuple[int, str]]:
-    """The remote port and the inode of every connection of this machine."""
+def _established() -> Iterator[tuple[int, str, int]]:
+    """The remote port, the inode and the user of every connection of this machine."""
     for table in _TABLES:
         with suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
-                (
-                    _,
-                    _,
-                    remote,
-                    state,
-                    *_,
-                ) = fields = line.split()
-                if state == _ESTABLISHED:
-                    yield int(remote.rpartition(":")[2], 16), fields[9]
+                fields = line.split(maxsplit=10)
+                if fields[3] == _ESTABLISHED:
+                    yield int(fields[2].rpartition(":")[2], 16), fields[9], int(fields[7])
 
 
 def _sockets(pid: int) -> Iterator[str]:
@@ -62,7 +71,8 @@ def _sockets(pid: int) -> Iterator[str]:
 def recorded(stack: Stack) -> Iterator[Recorder]:
     """Record the connections of the stack's programs until the end of the block."""
     ports = {port: name.removesuffix("_tls") for name, port in asdict(stack.ports).items()}
-    recorder, over = Recorder(ports, lambda: _programs(stack)), threading.Event()
+    users = {pwd.getpwnam("daemon").pw_uid: "gateway"} if os.geteuid() == 0 else {}
+    recorder, over = Recorder(ports, lambda: _programs(stack), users), threading.Event()
 
     def sample() -> None:
         while not over.wait(EVERY_SECONDS):
@@ -95,7 +105,13 @@ def _children(pid: int) -> list[int]:
 
 
 def _name(pid: int) -> str:
+    """From the mark in its environment. nginx writes its title over that.
+
+    Started by root, nginx has a user of its own. Not even root can list its files without a further capability.
+    """
     with suppress(OSError):
+        if Path(f"/proc/{pid}/comm").read_text() == "nginx\n":
+            return "gateway"
         for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if entry.startswith(b"QUICKBITE_PROGRAM="):
                 return entry.partition(b"=")[2].decode()
@@ -109,10 +125,8 @@ def allowed() -> Seen:
     return found - of_cluster | ONLY_HERE
 
 
-ONLY_HERE = {
-    ("gateway", "console"),  # in a cluster the console is only inside
-    ("kafka", "kafka"),  # broker and controller; Strimzi makes the policy
-}
+ONLY_HERE = {("gateway", "console")}
+"""In a cluster the console is only inside."""
 
 
 def _service(group: str) -> str:

@@ -43,7 +43,7 @@ ENGINES = {
     "kafka": {"strimzi.io/cluster": "kafka", "strimzi.io/name": "kafka-kafka"},
 }
 """The labels that the operators give to the pods of Postgres and of Kafka."""
-OUTSIDE = {"prometheus": "monitoring", "entry": "gateway-system"}
+OUTSIDE = {"prometheus": "monitoring", "entry": "envoy-gateway-system"}
 """The namespaces from which others connect: Prometheus, and the pods behind the Gateway."""
 
 

@@ -260,6 +260,18 @@ def connections(cluster: Cluster) -> Iterator[str]:
             yield f"Postgres accepts {most}, and the pods may need {needed}"
 
 
+def disk(cluster: Cluster) -> Iterator[str]:
+    """New orders are refused before the disk of Postgres is full."""
+    limits = [
+        float(one["data"].get("MAX_DATABASE_GIGABYTES", 0)) for one in cluster.of_kind("ConfigMap") if one["data"]
+    ]
+    limit = max(limits, default=0.0)
+    for one in cluster.of_kind("Cluster"):
+        size = float(one["spec"]["storage"]["size"].removesuffix("Gi")) * 2**30 / 1e9
+        if not 0 < limit <= 0.8 * size:
+            yield f"orders may fill {limit:g} GB, and Postgres has {size:.1f} GB"
+
+
 def budgets(cluster: Cluster) -> Iterator[str]:
     """A node that is emptied never ends all pods of a Deployment at once."""
     for workload in cluster.workloads:
@@ -314,6 +326,6 @@ def at_least_two(cluster: Cluster) -> Iterator[str]:
 
 EVERYWHERE: list[Rule] = [
     *(schemas, namespaces, images, restricted_pods, resources, probes, grace, services, arrows, outside),
-    *(access_to_kafka, secrets, scaled, connections),
+    *(access_to_kafka, secrets, scaled, connections, disk),
 ]
 IN_PRODUCTION: list[Rule] = [copies, no_passwords, at_least_two, budgets]

@@ -12,6 +12,8 @@ APIS, ORDERS_APIS, CONSUMERS = 4, 8, 6
 """The most pods. orders gets most requests. Each pod has connections, and Postgres can have only so many."""
 LATE_SECONDS = 5
 """More consumers or relays start when events are so late. The alert `EventsLate` comes at 15 s."""
+CPU_PERCENT = "500"
+"""Of the CPU that an API requests: half a core. One process can use one core."""
 IN_FLIGHT = 32
 """Requests of one pod of an API at the same time."""
 PROMETHEUS = "http://prometheus-operated.monitoring:9090"
@@ -32,7 +34,7 @@ def most(process: Process) -> int:
 def connections(process: Process) -> int:
     """The most connections that one process opens to Postgres: its pool, group commit, and those of the relay."""
     more = _GROUP_COMMIT if process.name == "orders-api" else _RELAY if process.component == "relay" else 0
-    return process.pool_size + more + (_PROVIDER if process.name == "payments-relay" else 0)
+    return process.pool_size + more + (_PROVIDER if process.name == "payments-consumer" else 0)
 
 
 def _scaled(process: Process) -> Manifest:
@@ -65,7 +67,7 @@ def _triggers(process: Process) -> list[Manifest]:
         # The sum of all durations grows by the number of requests in flight in each second (Little's law).
         seconds = f'http_server_request_duration_seconds_sum{{service="{process.service}"}}'
         return [
-            {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "200"}},
+            {"type": "cpu", "metricType": "Utilization", "metadata": {"value": CPU_PERCENT}},
             _prometheus(f"sum(rate({seconds}[1m]))", IN_FLIGHT, "AverageValue"),
         ]
     query = f'max({_LATE[process.component]}{{service="{process.service}"}})'

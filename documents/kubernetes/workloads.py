@@ -187,7 +187,11 @@ KAFKA = [
 
 
 def _provider(process: Process) -> list[Manifest]:
-    return [_variable("PROVIDER_DATABASE_URL", database_url("provider_user"))] if process.service == "payments" else []
+    return [_variable("PROVIDER_DATABASE_URL", database_url("provider_user"))] if _calls_provider(process) else []
+
+
+def _calls_provider(process: Process) -> bool:
+    return process.service == "payments" and "worker" in process.only
 
 
 def _mounts() -> list[Manifest]:
@@ -202,9 +206,9 @@ def _secrets(process: Process) -> Manifest:
     found = [_file(f"database-{process.service}", "password", "database_password")]
     if not process.is_api:
         found.append(_file(f"kafka-{process.service}", "password", "kafka_password"))
-    if process.service == "payments":
+    if _calls_provider(process):
         found.append(_file("database-provider", "password", "provider_database_password"))
-    if process.service == "auth":
+    if process.service == "auth":  # every part of auth wants this setting
         found.append(_file("admin", "password", "admin_password"))
     return {"name": "secrets", "projected": {"defaultMode": 0o440, "sources": found}}
 

@@ -57,10 +57,18 @@ def test_kafka_has_the_same_version_everywhere() -> None:
     assert kafka["kafka"]["version"] == embedded
 
 
-# How the registry tools answer was recorded from crane 0.22 and buildx 0.30, with a registry on this machine.
-@pytest.mark.parametrize("tool", ["crane", "docker"])
-def test_digests_are_renewed(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / tool).write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\necho {DIGEST}\n")
+# crane prints the digest alone, buildx prints JSON. Some releases of buildx ignore the format, and print a text.
+ANSWERS = {
+    "crane": DIGEST,
+    "docker": f'"{DIGEST}"',
+    "docker, old": f"Name: a:1\nDigest: {DIGEST}\n\nManifests: sha256:0",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_digests_are_renewed(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = answer.partition(",")[0]
+    (tmp_path / tool).write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\necho '{ANSWERS[answer]}'\n")
     (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     file = tmp_path / "images.env"

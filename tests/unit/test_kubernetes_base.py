@@ -1,17 +1,20 @@
 """What is written by hand in `deploy/kubernetes/base/` has the settings of the other stacks."""
 
+import os
 import re
+import subprocess
 from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from documents.kubernetes import network, workloads
-from documents.kubernetes.parts import SERVICES, all_processes, processes
-from local import config, distribution
+from documents.kubernetes.parts import SERVICES, Process, all_processes, processes
+from local import config, distribution, nginx
 from migrations import config as migrations
-from orders.config import Settings
 from shared.process import configuration
 from tests.unit.test_compose import CONTAINERS, ROOT, default, environment, made_values, template_names
 
@@ -41,13 +44,20 @@ def test_the_gateway_sets_all_variables_of_the_template_and_has_the_limits_of_co
         assert GATEWAY[f"{name.upper()}_UPSTREAM"] == f"{name}:{port}"
 
 
-def test_the_gateway_gets_its_files_from_the_image() -> None:
+def test_the_gateway_gets_its_files_from_the_image_also_when_it_starts_again(tmp_path: Path) -> None:
     *_, last = yaml.safe_load_all((BASE / "gateway.yaml").read_text())
     (copying,) = last["spec"]["template"]["spec"]["initContainers"]
-    copied = re.findall(r"^cp (?:-r )?(\S+) ", copying["command"][2], re.MULTILINE)
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert [path for path in copied if not (ROOT / path).exists()] == []
-    assert {path.split("/")[0] for path in copied} <= {path.split("/")[0] for path in allowed}
+    script = copying["command"][2].replace("/files", str(tmp_path))
+    for _ in range(2):
+        subprocess.run(["sh", "-ec", script], cwd=ROOT, check=True)  # noqa: S603, S607
+    assert (tmp_path / "templates" / "nginx.conf.template").read_text() == nginx.TEMPLATE.read_text()
+    assert os.access(tmp_path / "values.envsh", os.X_OK)
+    assert (tmp_path / "docs" / "index.html").exists()
+    assert (tmp_path / "events" / "asyncapi.json").exists()
+    assert (tmp_path / "events" / "events" / "index.html").exists()
+    copied = re.findall(r"^cp (?:-rT )?(\S+) ", script, re.MULTILINE)
+    allowed = {line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
+    assert {path.split("/")[0] for path in copied} <= allowed
 
 
 @pytest.mark.parametrize("name", ["console", "storefront"])
@@ -93,21 +103,27 @@ def test_every_part_of_every_service_runs_once() -> None:
 
 
 @pytest.mark.parametrize("process", all_processes(), ids=lambda process: process.name)
-def test_a_process_starts_with_its_settings(process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of the manifest are settings of the service, and it accepts them."""
-    (own,) = [one for one in workloads.manifests()[process.service] if one["metadata"]["name"] == process.name][:1]
-    found = own["spec"]["template"]["spec"]["containers"][0]
+def test_a_process_starts_with_its_settings(process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the manifest are settings of the service, and it accepts them. It has every password it needs."""
+    settings = import_module(f"{process.service}.config").Settings
+    own = next(one for one in workloads.manifests()[process.service] if one["metadata"]["name"] == process.name)
+    pod = own["spec"]["template"]["spec"]
+    found = pod["containers"][0]
     for one in found["env"]:
-        known = {name.upper() for name in configuration.Settings.model_fields} | {"PROVIDER_DATABASE_URL"}
-        assert one["name"] in known
+        assert one["name"].lower() in settings.model_fields
         monkeypatch.setenv(one["name"], one["value"])
-    monkeypatch.delenv("SECRETS_FOLDER")
     monkeypatch.delenv("KAFKA_CA_FILE", raising=False)  # a file of the pod
+    for source in pod["volumes"][0]["projected"]["sources"]:
+        for item in source["secret"]["items"]:
+            (tmp_path / item["path"]).write_text("a password from a file")
+    monkeypatch.setenv("SECRETS_FOLDER", str(tmp_path))
     for line in (BASE / "settings.env").read_text().splitlines():
         monkeypatch.setenv(*line.split("=", 1))
-    read = configuration.read(Settings, process.service, found["command"][3:])
+    read = configuration.read(settings, process.service, found["command"][3:])
     assert tuple(read.only) == process.only
     assert (read.port, read.pool_size, read.host) == (process.port, process.pool_size, "0.0.0.0")  # noqa: S104
+    assert "a%20password%20from%20a%20file@postgres-rw:5432" in read.database
+    assert bool(read.kafka_password.get_secret_value()) == (not process.is_api)
 
 
 def test_a_name_of_an_arrow_is_a_group_of_pods() -> None:

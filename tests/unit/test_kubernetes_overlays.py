@@ -114,6 +114,10 @@ WRONG = {
         patch("Cluster", "postgres", "replace", "/spec/postgresql/parameters/max_connections", "200"),
         "connections: Postgres accepts 200, and the pods may need ",
     ),
+    "a disk that is full before orders are refused": (
+        patch("Cluster", "postgres", "replace", "/spec/storage/size", "50Gi"),
+        "disk: orders may fill 80 GB, and Postgres has 53.7 GB",
+    ),
     "a Secret that nobody makes": (
         patch(
             "Deployment", "auth-api", "replace", "/spec/template/spec/volumes/0/projected/sources/0/secret/name", "x"
