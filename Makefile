@@ -276,11 +276,13 @@ logs-compose = if [ -t 1 ] && [ "$(FORMAT)" != json ]; \
 ROTATE = $(TOOLS) -T rotate
 RELOAD_GATEWAY = docker compose exec gateway sh -c '. /docker-entrypoint.d/15-values.envsh && \
 	/docker-entrypoint.d/20-envsubst-on-templates.sh >/dev/null && kill -HUP 1'
+ROTATE_KAFKA = $(ROTATE) sh -ec 'python -m shared.process.secret renew /secrets $(1); \
+	python -m contracts.access /secrets' && docker compose restart kafka
 rotate-compose = case $(NAME) in \
-	all) for name in $$($(ROTATE) python -m migrations rotate) $$($(ROTATE) python -m contracts.access --list) \
-		loopback/secret gateway/certificate signing-key; do $(MAKE) --no-print-directory rotate STACK=compose NAME=$$name || exit 1; done ;; \
-	*/kafka_password) $(ROTATE) sh -ec 'python -m shared.process.secret renew /secrets $(NAME); \
-		python -m contracts.access /secrets' && docker compose restart kafka ;; \
+	all) $(ROTATE) sh -ec 'python -m migrations rotate $$(python -m migrations rotate)' && \
+		$(call ROTATE_KAFKA,$$(python -m contracts.access --list)) && \
+		for name in loopback/secret gateway/certificate signing-key; do $(MAKE) -s rotate STACK=compose NAME=$$name || exit 1; done ;; \
+	*/kafka_password) $(call ROTATE_KAFKA,$(NAME)) ;; \
 	loopback/secret) $(ROTATE) python -m shared.process.secret overlap /secrets $(NAME) && sleep 1 && $(RELOAD_GATEWAY) && \
 		sleep 5 && $(ROTATE) python -m shared.process.secret settle /secrets $(NAME) ;; \
 	gateway/certificate) docker compose exec gateway touch -d @0 /tmp/certificate.pem && $(RELOAD_GATEWAY) ;; \

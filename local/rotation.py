@@ -41,7 +41,7 @@ def rotate(stack: Stack, chosen: Collection[str], admin_password: str = "") -> N
     if ADMIN in chosen and admin_password in ("", stack.secret(ADMIN)):
         raise Problem(f"ADMIN_PASSWORD=... make rotate NAME={ADMIN}: say the new password")
     with locked(stack.root / "lock"):
-        if databases := [name for name in chosen if name.endswith(("/database_password", "postgres_password"))]:
+        if databases := [name for name in chosen if name.endswith(("database_password", "postgres_password"))]:
             environment = stack.environment("migrate")
             _run(python("rotate", ["migrations", "rotate", *databases], environment))
         if users := [name for name in chosen if name.endswith("/kafka_password")]:

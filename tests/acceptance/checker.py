@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -108,6 +108,7 @@ class Evidence:
 def i1_accepted_orders_exist(evidence: Evidence) -> list[str]:
     """A key that was accepted has one order, with the requested body. A key that was only refused has no order."""
     found = []
+    deleted = {id_ for id_, name in evidence.copies.get("user", ({}, {}))[1].items() if name is None}
     by_key = defaultdict(list)
     for row in evidence.orders.values():
         by_key[row["idempotency_key"]].append(row)
@@ -124,7 +125,9 @@ def i1_accepted_orders_exist(evidence: Evidence) -> list[str]:
         if stored and all(call.outcome == "failed" for call in tries):
             found.append(f"I1: key {key} was refused each time, but order {stored[0]['id']} exists")
         found += [
-            f"I1: order {row['id']} is {dict(row)}, not {tries[0].body}" for row in stored if _differs(row, tries[0])
+            f"I1: order {row['id']} is {dict(row)}, not {tries[0].body}"
+            for row in stored
+            if _differs(row, tries[0], deleted)
         ]
     unrequested = [row["id"] for key, rows in by_key.items() if key not in calls for row in rows]
     if not evidence.is_history_complete:
@@ -132,9 +135,10 @@ def i1_accepted_orders_exist(evidence: Evidence) -> list[str]:
     return found + [f"I1: no client requested order {id_}" for id_ in unrequested]
 
 
-def _differs(row: Row, call: Call) -> bool:
+def _differs(row: Row, call: Call, deleted: Collection[str]) -> bool:
     body = call.body or {}
-    requested = (body["userId"], body["sku"], body["quantity"], body.get("note", ""))
+    note = row["note"] if row["user_id"] in deleted and not row["note"] else body.get("note", "")
+    requested = (body["userId"], body["sku"], body["quantity"], note)
     return requested != (row["user_id"], row["sku"], row["quantity"], row["note"])
 
 

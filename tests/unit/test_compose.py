@@ -19,6 +19,7 @@ from local import config, distribution, nginx, postgres, postgres_start, service
 from local.console import Console, places
 from local.entry import Entry
 from local.stack import Ports, Stack
+from migrations import config as config_of_migrations
 from quickbite.config import Settings
 from shared.process import secret
 
@@ -357,6 +358,38 @@ def test_both_stacks_have_all_commands_and_those_of_docker_need_no_python_here()
     only_if_there = r"\$\(if \s*\$\(shell command -v \$\(PYTHON\)\),[^,)]*\([^)]*\)[^)]*\)"
     made = {name: re.sub(only_if_there, "", text) for name, text in recipes("compose").items()}
     assert [name for name, text in made.items() if needs.search(text)] == []
+
+
+def test_every_secret_of_docker_has_its_command(tmp_path: Path) -> None:
+    docker, log = tmp_path / "docker", tmp_path / "log"
+    docker.write_text(f'#!/bin/sh\necho "$*" >>{log}\n')
+    docker.chmod(0o755)
+    (tmp_path / "sleep").symlink_to("/bin/true")
+    secrets = {*services.SECRETS, "loopback/secret", "gateway/certificate", "signing-key", "auth/admin_password"}
+    seen = dict.fromkeys(secrets, "")
+    for name in secrets:
+        log.write_text("")
+        command = ["make", "-s", "-C", str(ROOT), "rotate", "STACK=compose", f"NAME={name}"]
+        environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        subprocess.run(command, env=environment, check=True, capture_output=True)  # noqa: S603
+        seen[name] = log.read_text()
+    databases = {name for name in secrets if name.endswith(("database_password", "postgres_password"))}
+    users = {name for name in secrets if name.endswith("kafka_password")}
+    run = "compose run --rm --no-deps -T rotate"
+    for name in databases:
+        assert seen[name] == f"{run} python -m migrations rotate {name}\n"
+    for name in users:
+        assert f"renew /secrets {name}; " in seen[name]
+        assert seen[name].endswith("compose restart kafka\n")
+    assert [word for word in ("overlap", "HUP", "settle") if word in seen["loopback/secret"]] == [
+        "overlap",
+        "HUP",
+        "settle",
+    ]
+    assert "/tmp/certificate.pem" in seen["gateway/certificate"]  # noqa: S108 - in the container
+    assert seen["signing-key"] == "compose exec auth python -m auth rotate-keys\n"
+    assert seen["auth/admin_password"] == "compose exec --env ADMIN_PASSWORD auth python -m auth set-admin-password\n"
+    assert set(config_of_migrations.ROLES) == databases
 
 
 def test_a_command_in_a_container_finds_all_services(monkeypatch: pytest.MonkeyPatch) -> None:
