@@ -51,4 +51,5 @@ def kind(schema: Json) -> str:
 
 def text(written: str) -> Markup:
     """The HTML of a description: what is between backticks is code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(written)))  # noqa: S704  # it is escaped
+    # str: Python 3.11 lets the type of its last argument join the parts, and Markup escapes them again.
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(written))))  # noqa: S704  # it is escaped

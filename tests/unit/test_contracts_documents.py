@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from contracts import topics
 from contracts.catalogue import EVENTS, TOPICS
 from contracts.orders import OrderConfirmed
-from documents import folder
+from documents import folder, page
 from documents.__main__ import app
 from documents.events import schema
 from shared.delivery import events
@@ -208,3 +208,7 @@ def test_every_message_is_on_a_channel() -> None:
     assert all(
         message_["contentType"] == "application/json" for message_ in ASYNCAPI["components"]["messages"].values()
     )
+
+
+def test_code_in_a_description_is_code_on_the_page_and_all_else_is_escaped() -> None:
+    assert page.text("`a` < b") == "<code>a</code> &lt; b"
