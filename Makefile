@@ -15,7 +15,7 @@ endif
 ON_STACK = $(or $($@-$(STACK)),$(error STACK is local or compose))
 
 .DEFAULT_GOAL := help
-.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast lint check bench docs site screenshots lock format
+.PHONY: help up restart stop start down reset ps logs demo rotate-keys events psql parked timeline test test-unit test-fast test-long lint actionlint check smoke bench bench-history version release-notes image image-push image-outputs deploy rollback docs site screenshots lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,18 +76,70 @@ test-fast: ## Run the tests that need no whole stack and kill no server
 	$(DEV)
 	@$(RUN) pytest $(PARALLEL) -m "not slow" tests/unit tests/migrations tests/integration tests/service
 
-lint: ## Check format, style, types and imports between packages
+test-long: ## Run the tests of crashes, freezes, upgrades and load again and again: ROUNDS=10
+	$(DEV)
+	@for round in $$(seq $(or $(ROUNDS),10)); do echo "round $$round"; $(RUN) pytest $(PARALLEL) tests/acceptance || exit 1; done
+
+lint: ## Check format, style, types, imports between packages, and the workflows of CI
 	$(DEV)
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/zizmor --offline --quiet .github
+
+actionlint: .local/tools/actionlint ## Check the workflows of CI once more, with a tool that Go builds
+	@.local/tools/actionlint
+
+.local/tools/actionlint:
+	@GOBIN=$(CURDIR)/.local/tools go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 check: lint test ## Run everything that CI runs
 
-bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=name
+smoke: ## Let some customers shop through the gateway of any stack: URL=https://shop.example
 	$(DEV)
-	@$(RUN) bench $(ARGS)
+	@$(if $(URL),$(RUN) tests.acceptance.smoke "$$URL",$(error say where: make smoke URL=http://127.0.0.1:8000))
+
+bench: .local/bench-tools/generator ## Run all benchmarks; only one with ARGS=name; the figures into a file with RESULTS=results.json
+	$(DEV)
+	@$(RUN) bench $(if $(RESULTS),--results $(RESULTS) --version "$$($(RUN) documents.release version)") $(ARGS)
+
+bench-history: ## Add RESULTS to the benchmarks in the folder HISTORY, and draw them
+	$(DEV)
+	@$(RUN) bench.history $(or $(RESULTS),results.json) $(or $(HISTORY),.local/history)
+
+version: ## Print the version of this folder, from the last tag
+	$(DEV)
+	@$(RUN) documents.release version
+
+release-notes: ## Print the notes of a release from CHANGELOG.md, if this folder is that release: VERSION=0.2.0
+	$(DEV)
+	@$(if $(VERSION),$(RUN) documents.release notes "$$VERSION" --image "$$IMAGE",$(error say which: make release-notes VERSION=0.2.0))
+
+BUILT := --label org.opencontainers.image.revision="$$(git rev-parse HEAD)" \
+	--label org.opencontainers.image.version="$$($(RUN) documents.release version)"
+image: ## Build the image for production: IMAGE=quickbite
+	$(DEV)
+	@docker build $(BUILT) --tag "$${IMAGE:-quickbite}" .
+
+image-push: ## Build the image and push it, with its list of contents and how it was built: IMAGE=registry.example/quickbite
+	$(DEV)
+	@mkdir -p .local
+	@docker buildx build $(BUILT) --push --provenance=mode=max --sbom=true --metadata-file .local/image.json \
+		--tag "$$IMAGE:$$($(RUN) documents.release version)" .
+
+image-outputs: ## Print the digest of the image that was pushed, for CI
+	@$(RUN) documents.release outputs .local/image.json "$$IMAGE"
+
+deploy: ## Put an image on the cluster that kubectl knows: OVERLAY=local IMAGE=registry.example/quickbite@sha256:…
+	$(DEV)
+	@$(RUN) documents.release overlay .local/deploy "$$OVERLAY" "$$IMAGE"
+	@kubectl apply -k .local/deploy
+	@kubectl rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
+
+rollback: ## Put the release before back on the cluster. The tables stay: the code before runs on them
+	@kubectl rollout undo deployments --selector app.kubernetes.io/part-of=quickbite
+	@kubectl rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
 
 # The load generator, compiled with the Go of an environment of its own.
 .local/bench-tools/generator: requirements/bench.txt bench/generator/main.go bench/generator/go.mod

@@ -1,11 +1,12 @@
 """`python -m bench` runs all benchmarks, `python -m bench relay saga` only these two; each has its own servers."""
 
 import importlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import servers
+from bench import report, servers
 
 # benchmark: partitions of each topic. The shop runs with 4, like the local stack.
 BENCHMARKS = {
@@ -27,14 +28,19 @@ BENCHMARKS = {
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. Default: all.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Write the figures into this file, as JSON.")] = None,
+    version: Annotated[str, typer.Option(help="The version of the code, for this file.")] = "",
 ) -> None:
     """Run benchmarks one after the other. Nothing else should run on the machine."""
     unknown = set(names or ()) - BENCHMARKS.keys()
     if unknown:
         raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
     for name in names or BENCHMARKS:
+        report.begin(name)
         with servers.running(BENCHMARKS[name]) as run:
             importlib.import_module(f"bench.{name}").main(run)
+    if results:
+        report.write(results, version)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""`python -m documents.release`: the version of this folder, and the notes of a release from CHANGELOG.md.
+"""`python -m documents.release`: what the Makefile needs to make a release and to bring it to a cluster.
 
 What must stay true: a tag, pyproject.toml and CHANGELOG.md name the same version, or there is no release.
 """
 
+import json
+import os
 import re
 import subprocess
 import tomllib
@@ -10,10 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from documents.folder import PROJECT
 
 app = typer.Typer(add_completion=False)
+OVERLAYS = "deploy/kubernetes/overlays"
+_IMAGE = re.compile(r"([^@\s]+)@(sha256:[0-9a-f]{64})")
 _VERSION = re.compile(r"v?(\d+\.\d+\.\d+)")
 
 
@@ -33,6 +38,40 @@ def notes(
         typer.echo("\n".join(found), err=True)
         raise typer.Exit(1)
     typer.echo(text(PROJECT, tag, image), nl=False)
+
+
+@app.command()
+def outputs(metadata: Path, image: str) -> None:
+    """Print the digest of a pushed image, and the image by digest, as lines for CI."""
+    digest = json.loads(metadata.read_text())["containerimage.digest"]
+    typer.echo(f"digest={digest}\nimage={image}@{digest}")
+
+
+@app.command()
+def overlay(folder: Path, name: str, image: str) -> None:
+    """Write a Kustomize folder: the overlay `name` with the image of a release."""
+    try:
+        made = kustomization(PROJECT, folder.resolve(), name, image)
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kustomization.yaml").write_text(made)
+
+
+def kustomization(project: Path, folder: Path, name: str, image: str) -> str:
+    """The overlay `name`, with an image by digest: a tag may move. Raises `ValueError`."""
+    chosen, found = project / OVERLAYS / name, _IMAGE.fullmatch(image)
+    if not name or not chosen.is_dir():
+        raise ValueError(f"There is no {OVERLAYS}/{name}: make deploy OVERLAY=local IMAGE=…")
+    if not found:
+        raise ValueError(
+            f"{image!r} is not an image by digest, such as registry.example/quickbite@sha256:… (64 digits)."
+        )
+    resource = os.path.relpath(chosen, folder)
+    return yaml.safe_dump(
+        {"resources": [resource], "images": [{"name": "quickbite", "newName": found[1], "digest": found[2]}]}
+    )
 
 
 def described(project: Path) -> str:

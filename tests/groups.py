@@ -7,6 +7,7 @@ FILES = {
     "restarts": (
         *("test_rolling", "test_upgrade", "test_saga", "test_people", "test_access", "test_prices", "test_keys"),
         "test_secrets",
+        "test_smoke",
     ),
     "faults": ("test_kills", "test_scale", "test_freezes", "test_deadline", "test_provider", "test_poison"),
     "input": ("test_openapi", "test_corpus"),

@@ -1,6 +1,8 @@
 """Rows, search words and queues of the console's store."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -36,10 +38,10 @@ HOSTILE = [
 
 
 @pytest.fixture
-def index() -> sqlite3.Connection:
-    conn = sqlite3.connect(":memory:")
-    conn.execute("create virtual table words using fts5 (body, content='', columnsize=0)")
-    return conn
+def index() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as conn:
+        conn.execute("create virtual table words using fts5 (body, content='', columnsize=0)")
+        yield conn
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -118,8 +120,8 @@ def test_a_hostile_span_is_cut_to_a_row_that_sqlite_takes() -> None:
     )
     assert row is not None
     assert row.size < 400_000
-    conn = sqlite3.connect(":memory:")
-    assert conn.execute("select ?, ?", (row.name, row.end_ns)).fetchone()[1] == 2**63 - 1
+    with closing(sqlite3.connect(":memory:")) as conn:
+        assert conn.execute("select ?, ?", (row.name, row.end_ns)).fetchone()[1] == 2**63 - 1
     assert rows.to_span(tuple(row)).name.startswith("a\ufffdb?")
 
 

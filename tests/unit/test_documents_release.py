@@ -5,8 +5,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from documents import release
+from documents.folder import PROJECT
 
 CHANGES = """# Changes
 
@@ -87,5 +90,38 @@ def test_the_version_comes_from_the_last_tag(project: Path) -> None:
 
 
 def test_the_version_of_this_project_has_notes() -> None:
-    own = tomllib.loads((release.PROJECT / "pyproject.toml").read_text())["project"]["version"]
-    assert release.problems(release.PROJECT, own) == []
+    own = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    assert release.problems(PROJECT, own) == []
+
+
+DIGEST = "sha256:" + 64 * "a"
+
+
+def test_a_deploy_uses_the_overlay_with_the_image_by_digest(project: Path) -> None:
+    (project / release.OVERLAYS / "staging").mkdir(parents=True)
+    made = release.kustomization(project, project / ".local" / "deploy", "staging", f"registry.example/shop@{DIGEST}")
+    assert yaml.safe_load(made) == {
+        "resources": ["../../deploy/kubernetes/overlays/staging"],
+        "images": [{"name": "quickbite", "newName": "registry.example/shop", "digest": DIGEST}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "sentence"),
+    [
+        ("absent", f"shop@{DIGEST}", "There is no deploy/kubernetes/overlays/absent"),
+        ("", f"shop@{DIGEST}", "There is no deploy/kubernetes/overlays/"),
+        ("staging", "shop:latest", "'shop:latest' is not an image by digest"),
+        ("staging", "", "'' is not an image by digest"),
+    ],
+)
+def test_a_deploy_without_overlay_or_digest_is_refused(project: Path, name: str, image: str, sentence: str) -> None:
+    (project / release.OVERLAYS / "staging").mkdir(parents=True)
+    with pytest.raises(ValueError, match=sentence):
+        release.kustomization(project, project, name, image)
+
+
+def test_the_outputs_of_a_pushed_image_are_its_digest_and_its_name(tmp_path: Path) -> None:
+    (tmp_path / "image.json").write_text(f'{{"containerimage.digest": "{DIGEST}", "image.name": "shop:1"}}')
+    done = CliRunner().invoke(release.app, ["outputs", str(tmp_path / "image.json"), "shop"])
+    assert done.output == f"digest={DIGEST}\nimage=shop@{DIGEST}\n"
