@@ -23,6 +23,8 @@ BENCHMARKS = {
     "overload": 4,
     "backlog": 4,
     "waiting": 4,
+    "scale": 4,
+    "delay": 4,
 }
 
 

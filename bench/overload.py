@@ -60,7 +60,7 @@ def main(run: servers.Servers) -> None:
 def _overload(run: servers.Servers, *, apart: bool) -> None:
     print(f"\noverload, the API of orders {'apart from the rest' if apart else 'in one process with the rest'}")
     asyncio.run(run.migrate("bench_overload"))
-    with shop.running(run, "bench_overload", apart=apart) as made:
+    with shop.running(run, "bench_overload", layout=shop.APART if apart else shop.WHOLE) as made:
         done = asyncio.run(saga.finish(made, _BEST_ORDERS))
         best = _BEST_ORDERS / done.seconds
         print(f"more than two cores can do, generator included. The best rate is {best:,.0f} a second")

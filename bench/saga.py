@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import uvloop
@@ -18,11 +19,11 @@ CLIENTS = 64
 LIMIT_SECONDS = 55.0  # below the orders' deadline
 
 
-async def place(port: int, orders: int, clients: int) -> None:
-    """Place `orders` orders. Each client sends one order at a time."""
+async def place(ports: Sequence[int], orders: int, clients: int) -> None:
+    """Place `orders` orders. Each client sends one order at a time, always to the same port."""
     left = iter(range(orders))
 
-    async def client() -> None:
+    async def client(port: int) -> None:
         connection = await Connection.open(port)
         for number in left:
             order = {"userId": f"u{number % 1000}", "sku": ("burger", "pizza", "fries")[number % 3], "quantity": 1}
@@ -31,7 +32,7 @@ async def place(port: int, orders: int, clients: int) -> None:
                 raise SystemExit(f"{status} {answer!r}")
         connection.close()
 
-    await asyncio.gather(*[client() for _ in range(clients)])
+    await asyncio.gather(*[client(ports[n % len(ports)]) for n in range(clients)])
 
 
 async def all_final(made: shop.Shop, orders: int) -> dict[str, int]:
@@ -57,10 +58,10 @@ class Sagas:
 
 async def finish(made: shop.Shop, orders: int) -> Sagas:
     """Place orders as fast as possible, until the last is CONFIRMED. A few come before, to warm up."""
-    await place(made.port, WARM_UP, 8)
+    await place(made.ports, WARM_UP, 8)
     await all_final(made, WARM_UP)
     before, started = made.cpu(), time.perf_counter()
-    await place(made.port, orders, CLIENTS)
+    await place(made.ports, orders, CLIENTS)
     accepted = time.perf_counter() - started
     found = await all_final(made, orders + WARM_UP)
     done = Sagas(accepted, time.perf_counter() - started, made.cpu() - before, found)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from secrets import token_urlsafe
 from typing import Any
 
@@ -13,9 +12,6 @@ from bench import report, saga, servers, shop
 from bench.report import Rate
 from contracts import topics
 from contracts.access import ADMIN, USERS
-from local import ports
-from local.kafka import Kafka
-from local.process import Server
 
 ORDERS, ROUNDS = 15_000, 5
 PARTITIONS = 4
@@ -25,14 +21,7 @@ PARTITIONS = 4
 def _guarded(run: servers.Servers) -> Iterator[tuple[servers.Servers, Mapping[str, str]]]:
     """A second Kafka, and the passwords of its users."""
     passwords = {user: token_urlsafe(32) for user in (ADMIN, *USERS)}
-    port = ports.free_block(2)
-    engine = Kafka(
-        servers.FOLDER / f"kafka-{port}", port, cache=servers.ROOT / ".local" / "cache", passwords=lambda: passwords
-    )
-    server = Server(engine, servers.FOLDER / "kafka-guarded")
-    try:
-        server.start()
-        made = replace(run, kafka_port=port, broker=engine, pids={**run.pids, "kafka": server.pid})
+    with servers.another_broker(run, passwords=passwords) as made:
         wanted = topics.Settings(
             **_client(made, ADMIN, passwords),
             topic_partitions=PARTITIONS,
@@ -40,8 +29,6 @@ def _guarded(run: servers.Servers) -> Iterator[tuple[servers.Servers, Mapping[st
         )
         asyncio.run(topics.main(wanted))
         yield made, passwords
-    finally:
-        server.stop()
 
 
 def _client(run: servers.Servers, user: str, passwords: Mapping[str, str]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -72,3 +72,20 @@ def running(partitions: int = PARTITIONS) -> Iterator[Servers]:
         for server in reversed(servers):
             server.stop()
         engine.remove()
+
+
+@contextmanager
+def another_broker(
+    run: Servers, *, passwords: Mapping[str, str] | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[Servers]:
+    """The servers with a second, empty Kafka, without topics. It stops at the end of the block."""
+    port = ports.free_block(2)
+    chosen = None if passwords is None else lambda: passwords
+    cache = ROOT / ".local" / "cache"
+    engine = Kafka(FOLDER / f"kafka-{port}", port, cache=cache, settings=settings, passwords=chosen)
+    server = Server(engine, FOLDER / f"kafka-server-{port}")
+    try:
+        server.start()
+        yield replace(run, kafka_port=port, broker=engine, pids={**run.pids, "kafka": server.pid})
+    finally:
+        server.stop()

@@ -1,7 +1,7 @@
 """The whole shop for a benchmark: three services, a Postgres and a Kafka, and the CPU that they use together."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,35 @@ from bench.servers import Servers
 from local import ports
 
 SERVICES = ("orders", "inventory", "payments")
-_BEHIND = "relay,consumer,worker"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process of a service. `only` are its parts, separated by commas; "" stands for all of them."""
+
+    service: str
+    only: str = ""
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        copy = "" if self.number == 1 else f" {self.number}"
+        return f"{self.service} {self.only}".strip() + copy
+
+    @property
+    def takes_orders(self) -> bool:
+        return self.service == "orders" and (not self.only or "api" in self.only)
+
+
+WHOLE = [Part(service) for service in SERVICES]
+APART = [Part("orders", "api"), Part("orders", "relay,consumer,worker"), *WHOLE[1:]]
+"""The API of orders in a process of its own."""
+PARTS = [
+    *(Part("orders", only) for only in ("api", "relay", "consumer", "worker")),
+    *(Part("inventory", only) for only in ("relay", "consumer")),
+    *(Part("payments", only) for only in ("relay", "consumer", "worker")),
+]
+"""Each part in a process of its own, without the APIs that no order needs."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +49,13 @@ class Shop:
     """A running shop. `processes` are its services and servers, without the load generator."""
 
     url: str
-    port: int
+    ports: Sequence[int]
+    """Where orders are placed."""
     processes: Mapping[str, psutil.Process]
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
 
     def cpu(self) -> Counter[str]:
         """CPU seconds used so far, by each service, Postgres and Kafka."""
@@ -44,30 +77,27 @@ def running(
     run: Servers,
     database: str,
     environment: Callable[[str], Mapping[str, str]] = lambda _: {},
-    *,
-    apart: bool = False,
+    layout: Sequence[Part] = WHOLE,
 ) -> Iterator[Shop]:
-    """Start the services on a migrated database. They stop at the end of the block.
+    """Start the processes of `layout` on a migrated database. They stop at the end of the block.
 
-    `environment` returns further variables of a service. If `apart` is true, the API of orders is a process of its own.
+    `environment` returns further variables of a service.
     """
-    parts: list[tuple[str, str, tuple[str, ...]]] = [(service, service, ()) for service in SERVICES]
-    if apart:
-        parts[:1] = [("orders", "orders", ("--only", "api")), ("orders", "orders behind", ("--only", _BEHIND))]
     with ExitStack() as stack:
         started = {name: psutil.Process(pid) for name, pid in run.pids.items()}
-        orders_port = 0
-        for service, name, arguments in parts:
+        where = []
+        for part in layout:
             port = ports.free_block(1)
-            orders_port = orders_port or port
+            where += [port] if part.takes_orders else []
             variables = {
-                "DATABASE_URL": run.service_url(database, service),
+                "DATABASE_URL": run.service_url(database, part.service),
                 "PROVIDER_DATABASE_URL": run.service_url(database, "provider"),
                 "KAFKA_BOOTSTRAP_SERVERS": run.bootstrap,
-                "INSTANCE_ID": f"{name.replace(' ', '-')}-bench",
+                "INSTANCE_ID": f"{part.name.replace(' ', '-')}-bench",
                 "REQUIRE_TOKEN": "false",
-                **environment(service),
+                **environment(part.service),
             }
-            process = processes.running(name, service, *arguments, port=port, environment=variables)
-            started[name] = stack.enter_context(process)
-        yield Shop(run.url(database), orders_port, started)
+            only = ["--only", part.only] if part.only else []
+            process = processes.running(part.name, part.service, *only, port=port, environment=variables)
+            started[part.name] = stack.enter_context(process)
+        yield Shop(run.url(database), where, started)

@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -42,7 +42,7 @@ PUBLISHERS = (*CONSUMERS, "products")
 START = {sku: units for _, sku, _, _, units in CATALOGUE}
 QUIET_SECONDS = 60.0
 
-Row: TypeAlias = Mapping[str, Any]
+Row: TypeAlias = Any
 Position: TypeAlias = tuple[str, int, int]
 """Topic, partition and offset of a record."""
 
@@ -144,7 +144,7 @@ def i2_orders_are_final(evidence: Evidence) -> list[str]:
     return [f"I2: order {id_} is {row['status']}" for id_, row in evidence.orders.items() if row["status"] not in final]
 
 
-_LEDGER_OF = {
+_LEDGER_OF: dict[tuple[Any, Any], set[Any]] = {
     ("SUCCEEDED", None): {("capture",)},
     ("REFUNDED", None): {("capture", "refund")},
     ("FAILED", "payment_declined"): {("decline",)},

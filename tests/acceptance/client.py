@@ -89,7 +89,7 @@ class Client:
 
     async def place(self, body: dict[str, Any], key: str | None = None) -> Call:
         user_id = body["userId"]
-        about = {"kind": "place", "caller": user_id, "body": body, "key": key or uuid4().hex}
+        about: dict[str, Any] = {"kind": "place", "caller": user_id, "body": body, "key": key or uuid4().hex}
         return await self.send("POST", "/v1/orders", self._tokens(user_id), body, **about)
 
     async def place_with_retries(
@@ -117,7 +117,8 @@ class Client:
 
     async def restock(self, sku: str, quantity: int, key: str | None = None) -> Call:
         """Add units, always with a key: the checker compares the keys."""
-        about = {"kind": "restock", "body": {"sku": sku, "quantity": quantity}, "key": key or uuid4().hex}
+        body = {"sku": sku, "quantity": quantity}
+        about: dict[str, Any] = {"kind": "restock", "body": body, "key": key or uuid4().hex}
         return await self.send("POST", f"/inventory/{sku}/restock", self._tokens(None), {"quantity": quantity}, **about)
 
     async def ask(self, path: str) -> Call:

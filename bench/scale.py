@@ -1,0 +1,187 @@
+"""The CPU of an order, part by part; and one, two and four processes of everything, after which the checker runs.
+
+The processes share the cores of one machine, so more of them are not faster here. What must stay true with more of them
+is every invariant of `tests/acceptance/checker.py`. The measured points go into `.local/bench/scale.json`:
+`bench/measured.json` is a copy, with which `bench/simulation.py` is compared.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import asyncpg
+import psutil
+import uvloop
+
+from bench import report, saga, servers, shop
+from bench.openloop import Generator
+from bench.report import Rate
+from contracts import topics
+from shared.delivery.kafka import Brokers
+from tests.acceptance import checker
+
+RATES = (100, 500)
+SECONDS = 15.0
+ORDERS = 20_000
+COPIES = (1, 2, 4)
+COPIED_ORDERS = 10_000
+IDLE_SECONDS = 5.0
+FILE = servers.FOLDER / "scale.json"
+
+_CLIENTS = "select pid, client_port from pg_stat_activity where client_port > 0"
+
+
+@dataclass(frozen=True)
+class Point:
+    """CPU microseconds per order at a rate: of each process, and of the Postgres backends that work for it."""
+
+    per_second: float
+    own_us: dict[str, float]
+    postgres_us: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total_us(self) -> float:
+        return sum(self.own_us.values())
+
+
+async def _backends(made: shop.Shop) -> dict[int, str]:
+    """The processes of Postgres that serve a part, by pid."""
+    conn = await asyncpg.connect(made.url)
+    rows = await conn.fetch(_CLIENTS)
+    await conn.close()
+    owners = {
+        connection.laddr.port: name
+        for name, process in made.processes.items()
+        if name not in {"postgres", "kafka"}
+        for connection in process.net_connections("tcp")
+    }
+    return {row["pid"]: owners[row["client_port"]] for row in rows if row["client_port"] in owners}
+
+
+async def _postgres_cpu(made: shop.Shop) -> dict[str, float]:
+    """CPU seconds of Postgres so far, by the part that it works for. The rest is its own: log, checkpoints, vacuum."""
+    owners: dict[int, str] = await _backends(made)
+    found: dict[str, float] = defaultdict(float)
+    for child in made.processes["postgres"].children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        found[owners.get(child.pid, "postgres itself")] += times.user + times.system
+    return found
+
+
+async def _used(made: shop.Shop) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    return made.cpu(), await _postgres_cpu(made)
+
+
+def _per_order(before: Mapping[str, float], after: Mapping[str, float], orders: int) -> dict[str, float]:
+    return {name: round((seconds - before.get(name, 0.0)) / orders * 1e6, 1) for name, seconds in after.items()}
+
+
+async def _open_loop(made: shop.Shop, rate: int, placed: int) -> tuple[Point, int]:
+    """Place orders on schedule; returns the point, and how many orders are there now."""
+    generator = Generator(made.port, follow=False)
+    before = await _used(made)
+    started = time.perf_counter()
+    await generator.run(rate, SECONDS)
+    count = len(generator.finished)
+    await saga.all_final(made, placed + count)
+    seconds = time.perf_counter() - started
+    after = await _used(made)
+    own, behind = (_per_order(*pair, count) for pair in zip(before, after, strict=True))
+    return Point(round(count / seconds, 1), own, behind), placed + count
+
+
+async def _saturated(made: shop.Shop, placed: int) -> tuple[Point, int]:
+    before, started = await _used(made), time.perf_counter()
+    await saga.place(made.ports, ORDERS, saga.CLIENTS)
+    await saga.all_final(made, placed + ORDERS)
+    seconds = time.perf_counter() - started
+    own, behind = (_per_order(*pair, ORDERS) for pair in zip(before, await _used(made), strict=True))
+    return Point(round(ORDERS / seconds, 1), own, behind), placed + ORDERS
+
+
+async def _idle(made: shop.Shop) -> dict[str, float]:
+    """The share of a core that each process uses while nobody orders."""
+    await asyncio.sleep(2)
+    before = made.cpu()
+    await asyncio.sleep(IDLE_SECONDS)
+    return {name: round((used - before[name]) / IDLE_SECONDS, 4) for name, used in made.cpu().items()}
+
+
+async def _parts(made: shop.Shop) -> tuple[list[Point], dict[str, float]]:
+    await saga.place(made.ports, saga.WARM_UP, 8)
+    await saga.all_final(made, saga.WARM_UP)
+    placed, points, idle = saga.WARM_UP, [], await _idle(made)
+    for rate in RATES:
+        point, placed = await _open_loop(made, rate, placed)
+        points.append(point)
+    point, placed = await _saturated(made, placed)
+    return [*points, point], idle
+
+
+def _show(points: list[Point], idle: dict[str, float]) -> None:
+    print("\nscale: CPU us per order of each part, and of Postgres for it")
+    print(f"  {'':<24}" + "".join(f"{point.per_second:>16,.0f} /s" for point in points) + "     idle, of a core")
+    names = {name: None for point in points for name in (*point.own_us, *point.postgres_us)}
+    for name in names:
+        cells = "".join(
+            f"{point.own_us.get(name, 0):>9,.0f} + {point.postgres_us.get(name, 0):>7,.0f}" for point in points
+        )
+        print(f"  {name:<24}{cells}{idle.get(name, 0) * 100:>12.1f} %")
+    print(f"  {'all':<24}" + "".join(f"{point.total_us:>19,.0f}" for point in points))
+
+
+async def _copied(made: shop.Shop, brokers: Brokers, copies: int) -> Rate:
+    """Place orders at all APIs as fast as possible, and check every invariant."""
+    await saga.place(made.ports, saga.WARM_UP, 8)
+    await saga.all_final(made, saga.WARM_UP)
+    cpu, started = made.cpu(), time.perf_counter()
+    await saga.place(made.ports, COPIED_ORDERS, saga.CLIENTS)
+    await saga.all_final(made, COPIED_ORDERS + saga.WARM_UP)
+    seconds = time.perf_counter() - started
+    used = (made.cpu() - cpu).total()
+    await checker.quiet(made.url, brokers)
+    evidence = await checker.gather(made.url, brokers)
+    evidence.is_history_complete = False  # the load generator keeps no history
+    if found := checker.complaints(evidence):
+        raise SystemExit(f"{copies} of everything: {len(found)} complaints: {found[:10]}")
+    report.audit(f"{copies} of everything: orders = checked", COPIED_ORDERS + saga.WARM_UP, len(evidence.orders))
+    return Rate(f"{copies} of everything", COPIED_ORDERS, seconds, cpu_seconds=used)
+
+
+def _with_copies(run: servers.Servers, copies: int) -> Rate:
+    database = f"bench_scale_{copies}"
+    layout = [shop.Part(service, number=n) for service in shop.SERVICES for n in range(1, copies + 1)]
+    with servers.another_broker(run) as fresh:
+        asyncio.run(topics.create(fresh.bootstrap, max(COPIES), 1))
+        asyncio.run(fresh.migrate(database))
+        with shop.running(fresh, database, layout=layout) as made:
+            return uvloop.run(_copied(made, Brokers(fresh.bootstrap), copies))
+
+
+def main(run: servers.Servers) -> None:
+    asyncio.run(run.migrate("bench_parts"))
+    with shop.running(run, "bench_parts", layout=shop.PARTS) as made:
+        points, idle = uvloop.run(_parts(made))
+    _show(points, idle)
+    rates = [_with_copies(run, copies) for copies in COPIES]
+    report.show("scale: everything once, twice, four times, on the same cores", *rates)
+    report.most(
+        "CPU of an order with four of everything, compared with one",
+        (rates[-1].cpu_seconds / rates[-1].count) / (rates[0].cpu_seconds / rates[0].count),
+        "times",
+        3,
+        1.5,
+    )
+    copies = {
+        str(n): {"per_second": rate.per_second, "us": rate.cpu_seconds / rate.count * 1e6}
+        for n, rate in zip(COPIES, rates, strict=True)
+    }
+    found = {"cores": os.cpu_count(), "parts": [asdict(point) for point in points], "idle": idle, "copies": copies}
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
