@@ -37,7 +37,10 @@ _CLIENTS = "select pid, client_port from pg_stat_activity where client_port > 0"
 
 @dataclass(frozen=True)
 class Point:
-    """CPU microseconds per order at a rate: of each process, and of the Postgres backends that work for it."""
+    """CPU microseconds per order at a rate: of each process, and of the Postgres backends that work for it.
+
+    The process `generator` is the load itself, and `postgres itself` what no backend does.
+    """
 
     per_second: float
     own_us: dict[str, float]
@@ -45,7 +48,7 @@ class Point:
 
     @property
     def total_us(self) -> float:
-        return sum(self.own_us.values())
+        return sum(used for name, used in self.own_us.items() if name != "generator")
 
 
 async def _backends(made: shop.Shop) -> dict[int, str]:
@@ -76,7 +79,7 @@ async def _postgres_cpu(made: shop.Shop) -> dict[str, float]:
 
 
 async def _used(made: shop.Shop) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    return made.cpu(), await _postgres_cpu(made)
+    return {**made.cpu(), "generator": time.process_time()}, await _postgres_cpu(made)
 
 
 def _per_order(before: Mapping[str, float], after: Mapping[str, float], orders: int) -> dict[str, float]:
@@ -106,35 +109,50 @@ async def _saturated(made: shop.Shop, placed: int) -> tuple[Point, int]:
     return Point(round(ORDERS / seconds, 1), own, behind), placed + ORDERS
 
 
-async def _idle(made: shop.Shop) -> dict[str, float]:
-    """The share of a core that each process uses while nobody orders."""
+async def _idle(made: shop.Shop) -> Point:
+    """CPU microseconds a second of each process while nobody orders."""
     await asyncio.sleep(2)
-    before = made.cpu()
+    before = await _used(made)
     await asyncio.sleep(IDLE_SECONDS)
-    return {name: round((used - before[name]) / IDLE_SECONDS, 4) for name, used in made.cpu().items()}
+    after = await _used(made)
+    own, behind = (
+        {name: round((used - old.get(name, 0.0)) / IDLE_SECONDS * 1e6, 1) for name, used in new.items()}
+        for old, new in zip(before, after, strict=True)
+    )
+    return Point(0.0, own, behind)
 
 
-async def _parts(made: shop.Shop) -> tuple[list[Point], dict[str, float]]:
+async def _commit_ms(made: shop.Shop) -> float:
+    """How long a COMMIT of one row takes, in the middle."""
+    conn, times = await asyncpg.connect(made.url), []
+    await conn.execute("create table bench_commits (n int)")
+    for n in range(200):
+        started = time.perf_counter()
+        await conn.execute("insert into bench_commits values ($1)", n)
+        times.append(time.perf_counter() - started)
+    await conn.close()
+    return round(report.percentile(times, 50) * 1e3, 2)
+
+
+async def _parts(made: shop.Shop) -> tuple[list[Point], float]:
     await saga.place(made.ports, saga.WARM_UP, 8)
     await saga.all_final(made, saga.WARM_UP)
-    placed, points, idle = saga.WARM_UP, [], await _idle(made)
+    placed, points, commit_ms = saga.WARM_UP, [await _idle(made)], await _commit_ms(made)
     for rate in RATES:
         point, placed = await _open_loop(made, rate, placed)
         points.append(point)
     point, placed = await _saturated(made, placed)
-    return [*points, point], idle
+    return [*points, point], commit_ms
 
 
-def _show(points: list[Point], idle: dict[str, float]) -> None:
-    print("\nscale: CPU us per order of each part, and of Postgres for it")
-    print(f"  {'':<24}" + "".join(f"{point.per_second:>16,.0f} /s" for point in points) + "     idle, of a core")
-    names = {name: None for point in points for name in (*point.own_us, *point.postgres_us)}
-    for name in names:
-        cells = "".join(
-            f"{point.own_us.get(name, 0):>9,.0f} + {point.postgres_us.get(name, 0):>7,.0f}" for point in points
-        )
-        print(f"  {name:<24}{cells}{idle.get(name, 0) * 100:>12.1f} %")
-    print(f"  {'all':<24}" + "".join(f"{point.total_us:>19,.0f}" for point in points))
+def _show(points: list[Point], commit_ms: float) -> None:
+    print("\nscale: CPU us per order of each part, and of Postgres for it; idle: us a second")
+    print(f"  {'':<24}" + "".join(f"{point.per_second:>14,.0f} /s  " for point in points))
+    for name in {name: None for point in points for name in (*point.own_us, *point.postgres_us)}:
+        cells = [f"{point.own_us.get(name, 0):>9,.0f} + {point.postgres_us.get(name, 0):>7,.0f}" for point in points]
+        print(f"  {name:<24}{''.join(cells)}")
+    print(f"  {'all without generator':<24}" + "".join(f"{point.total_us:>19,.0f}" for point in points))
+    print(f"  a COMMIT takes {commit_ms} ms")
 
 
 async def _copied(made: shop.Shop, brokers: Brokers, copies: int) -> Rate:
@@ -168,8 +186,8 @@ def _with_copies(run: servers.Servers, copies: int) -> Rate:
 def main(run: servers.Servers) -> None:
     asyncio.run(run.migrate("bench_parts"))
     with shop.running(run, "bench_parts", layout=shop.PARTS) as made:
-        points, idle = uvloop.run(_parts(made))
-    _show(points, idle)
+        points, commit_ms = uvloop.run(_parts(made))
+    _show(points, commit_ms)
     rates = [_with_copies(run, copies) for copies in COPIES]
     report.show("scale: everything once, twice, four times, on the same cores", *rates)
     report.most(
@@ -183,5 +201,10 @@ def main(run: servers.Servers) -> None:
         str(n): {"per_second": rate.per_second, "us": rate.cpu_seconds / rate.count * 1e6}
         for n, rate in zip(COPIES, rates, strict=True)
     }
-    found = {"cores": os.cpu_count(), "parts": [asdict(point) for point in points], "idle": idle, "copies": copies}
+    found = {
+        "cores": os.cpu_count(),
+        "commit_ms": commit_ms,
+        "parts": [asdict(point) for point in points],
+        "copies": copies,
+    }
     FILE.write_text(json.dumps(found, indent=1) + "\n")

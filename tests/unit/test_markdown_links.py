@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from posixpath import normpath
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -47,6 +49,26 @@ def test_every_decision_is_listed() -> None:
     folder = DOCS / "decisions"
     listed = set(links(PARSER.parse((folder / "README.md").read_text())))
     assert {path.name for path in folder.glob("0*.md")} - listed == set()
+
+
+def test_every_page_is_in_the_book_and_on_the_site_in_the_same_order() -> None:
+    own = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    pages = {name for name in own if not name.startswith("decisions/0")}
+    chapters = links(PARSER.parse((DOCS / "contents.md").read_text()))
+    book = [normpath(f"docs/{link}").removeprefix("docs/") for link in chapters]
+    assert pages - {"contents.md"} <= set(book)
+    assert book == [page for page in on_the_site() if page != "contents.md"][: len(book)]
+    assert pages <= set(on_the_site())
+
+
+def on_the_site() -> list[str]:
+    """The pages of the site, in the order of its navigation."""
+    text = (PROJECT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    return [page for entry in yaml.safe_load(text) for page in names(next(iter(entry.values())))]
+
+
+def names(entry: str | list[dict[str, str]]) -> list[str]:
+    return [entry] if isinstance(entry, str) else [page for one in entry for page in one.values()]
 
 
 def broken(file: Path) -> list[str]:
