@@ -31,6 +31,7 @@ BENCHMARKS = {
 def main(
     names: Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. Default: all.")] = None,
     results: Annotated[Path | None, typer.Option(help="Write the figures into this file, as JSON.")] = None,
+    partitions: Annotated[int, typer.Option(help="Partitions of each topic, if not the benchmark's own.")] = 0,
     version: Annotated[str, typer.Option(help="The version of the code, for this file.")] = "",
 ) -> None:
     """Run benchmarks one after the other. Nothing else should run on the machine."""
@@ -39,7 +40,7 @@ def main(
         raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
     for name in names or BENCHMARKS:
         report.begin(name)
-        with servers.running(BENCHMARKS[name]) as run:
+        with servers.running(partitions or BENCHMARKS[name]) as run:
             importlib.import_module(f"bench.{name}").main(run)
     if results:
         report.write(results, version)
