@@ -31,6 +31,8 @@ VISITS = {part: SAGA.count(part) for part in PARTS}
 KAFKA = [part for part in PARTS if part.endswith(("relay", "consumer"))]
 FULL = 0.85
 """A machine that is busier than this is what its processes wait for."""
+STOCK_LOCK = "stock lock"
+"""Transactions of inventory take turns, in all of its processes (`inventory/consumer.py`)."""
 PACE_SECONDS = {"relay": 0.005, "consumer": 0.002, "worker": 0.02, "api": 0.0}
 """The least time between two turns, as in the settings."""
 BATCH = {"relay": 2000, "consumer": 500, "worker": 256, "api": 128}
@@ -120,7 +122,8 @@ class Simulation:
         self._costs, self._cluster = found, cluster
         self._env = simpy.Environment()
         self._cores = {name: simpy.Resource(self._env, count) for name, count in cluster.cores.items()}
-        self._used: dict[str, float] = dict.fromkeys((*cluster.cores, *PARTS), 0.0)
+        self._used: dict[str, float] = dict.fromkeys((*cluster.cores, *PARTS, STOCK_LOCK), 0.0)
+        self._stock = simpy.Resource(self._env, 1)
         self._waiting: dict[str, list[tuple[int, int]]] = {part: [] for part in PARTS}
         self._wake: dict[str, list[simpy.Event]] = {part: [] for part in PARTS}
         self._backlog = dict.fromkeys(PARTS, 0)
@@ -165,6 +168,7 @@ class Simulation:
         done = max(1, len(self._ended))
         times = [ended - self._began[number] for number, ended in self._ended.items()]
         cpu = sum(self._used[name] for name in cluster.cores) / done - self._costs.generator
+        busy[STOCK_LOCK] = self._used[STOCK_LOCK] / seconds
         return Outcome(len(self._ended) / seconds, times, cpu, busy, self._narrow(busy))
 
     def _narrow(self, busy: Mapping[str, float]) -> str:
@@ -173,6 +177,8 @@ class Simulation:
         machines = {
             self._cluster.where(name) for name in (part, f"{service} postgres", *(["kafka"] if part in KAFKA else []))
         }
+        if part == "inventory consumer":
+            machines.add(STOCK_LOCK)
         worst = max(machines, key=lambda name: busy[name])
         return worst if busy[worst] > FULL else part
 
@@ -226,14 +232,25 @@ class Simulation:
             started, most = self._env.now, BATCH[kind]
             batch, self._waiting[part] = self._waiting[part][:most], self._waiting[part][most:]
             yield from self._use(self._cluster.where(part), own.of(len(batch)))
-            yield from self._use(self._cluster.where(f"{service} postgres"), behind.of(len(batch)))
+            transaction = self._transaction(f"{service} postgres", behind.of(len(batch)), commits=kind != "relay")
+            yield from self._in_turn(transaction) if part == "inventory consumer" else transaction
             if kind in {"relay", "consumer"}:
                 yield from self._use(self._cluster.where("kafka"), self._costs.kafka.of(len(batch)))
-            if kind != "relay":
-                yield self._env.timeout(self._costs.commit)
             self._used[part] += self._env.now - started
             self._finish(batch)
             yield self._env.timeout(max(0.0, started + PACE_SECONDS[kind] - self._env.now))
+
+    def _transaction(self, postgres: str, seconds: float, *, commits: bool) -> Process:
+        yield from self._use(self._cluster.where(postgres), seconds)
+        if commits:
+            yield self._env.timeout(self._costs.commit)
+
+    def _in_turn(self, transaction: Process) -> Process:
+        with self._stock.request() as lock:
+            yield lock
+            started = self._env.now
+            yield from transaction
+            self._used[STOCK_LOCK] += self._env.now - started
 
     def _finish(self, batch: list[tuple[int, int]]) -> None:
         for step in sorted({step for step, _ in batch}):
@@ -273,7 +290,9 @@ def spread(nodes: int = 4, postgres: int = 8, kafka: int = 4) -> Cluster:
 
 
 def relieved(cluster: Cluster, narrow: str) -> tuple[str, Cluster]:
-    """What to do about the narrowest place, and the cluster after it."""
+    """What to do about the narrowest place, and the cluster after it. The same cluster, if nothing in it helps."""
+    if narrow == STOCK_LOCK:
+        return "several clusters, each with some of the users and of the stock", cluster
     if narrow == "postgres":
         own = {f"{service} postgres": f"postgres of {service}" for service in SERVICES}
         each = dict.fromkeys(own.values(), cluster.cores["postgres"])
@@ -281,7 +300,7 @@ def relieved(cluster: Cluster, narrow: str) -> tuple[str, Cluster]:
         return "a Postgres for each service", replace(cluster, cores=cores | each, machine={**cluster.machine, **own})
     if narrow in cluster.cores:
         count = cluster.cores[narrow] * 2
-        what = "orders sharded by user, or a larger machine" if narrow.startswith("postgres") else "more machines"
+        what = "a larger machine" if narrow.startswith("postgres") else "more machines"
         return f"{what}: {count} cores", replace(cluster, cores={**cluster.cores, narrow: count})
     count = cluster.copies.get(narrow, 1) * 2
     return f"{count} processes", replace(cluster, copies={**cluster.copies, narrow: count})
@@ -294,6 +313,8 @@ def ladder(found: Costs, cluster: Cluster, steps: int, clients: int, seconds: fl
         outcome = Simulation(found, cluster).saturated(clients, seconds)
         what, cluster = relieved(cluster, outcome.narrow)
         rungs.append((outcome, outcome.narrow, what))
+        if outcome.narrow == STOCK_LOCK:
+            break
     return rungs
 
 
@@ -317,7 +338,7 @@ def main() -> None:
     for name, real, simulated in checked(measured):
         print(f"  {name:<36} {real:8,.0f} measured  {simulated:8,.0f} simulated  ({simulated / real - 1:+.0%})")
     print("\nwhat gives way: a machine of 4 cores for each service, 8 for Postgres, 4 for Kafka")
-    for outcome, narrow, what in ladder(costs(measured), spread(), 10, 2000, 2.0):
+    for outcome, narrow, what in ladder(costs(measured), spread(), 20, 2000, 2.0):
         p50 = statistics.median(outcome.latencies) * 1e3 if outcome.latencies else math.nan
         rate = f"{outcome.per_second:8,.0f} a second, p50 {p50:7,.0f} ms"
         print(f"  {rate}: {narrow} ({outcome.busy[narrow]:.0%}) -> {what}")

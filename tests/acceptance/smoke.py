@@ -65,7 +65,7 @@ async def _shop(client: Client, product_id: int, sku: str, seconds: float) -> fl
         again = await one.order(product_id, sku, key=f"smoke-{one.id}")
         expect("the same order again", again.answer.get("id"), placed.answer["id"])
         path = f"/orders/{placed.answer['id']}"
-        ended = await one.send("GET", f"{path}?wait={seconds:g}")
+        ended = await client.send("GET", f"{path}?wait={seconds:g}", one.headers, wait=seconds)
         took = time.monotonic() - started
         expect(f"the order after {took:.1f} s", _seen(ended.answer), ("CONFIRMED", None))
         mine = await one.send("GET", "/orders/")

@@ -69,3 +69,12 @@ def test_the_costs_of_the_last_point_are_those_that_were_measured() -> None:
         assert found.own[part].order * simulation.VISITS[part] * 1e6 == pytest.approx(many["own_us"][part])
     kafka = found.kafka.order * sum(simulation.VISITS[part] for part in KAFKA)
     assert kafka * 1e6 == pytest.approx(many["own_us"]["kafka"])
+
+
+def test_more_processes_do_not_help_where_transactions_take_turns() -> None:
+    slow = replace(ONLY_OWN, postgres={**ONLY_OWN.postgres, "inventory consumer": Cost(0.0, 0.01)})
+    cluster = Cluster({"all": 64}, copies={"inventory consumer": 4})
+    outcome = Simulation(slow, cluster).saturated(100, 3)
+    assert outcome.narrow == simulation.STOCK_LOCK
+    assert simulation.relieved(cluster, outcome.narrow)[1] == cluster
+    assert outcome.per_second < 1 / 0.01
