@@ -1,22 +1,32 @@
-"""`python -m bench.proxy 7000 5432 0.002`: a TCP proxy on loopback that delivers every byte later.
+"""`python -m bench.proxy 7000 5432`: a TCP proxy on loopback that delivers every byte later.
 
-What must stay true: all bytes arrive, in order, each after the delay. The loop's timers may add up to a millisecond, so
-`bench/delay.py` measures how much later they really are.
+A line on its standard input is the delay in seconds from now on, at first 0. What must stay true: all bytes arrive, in
+order, each after the delay. The loop's timers may add up to a millisecond, so `bench/delay.py` measures how much later
+they really are.
 """
 
 import asyncio
-from typing import Annotated, cast
+import sys
+from dataclasses import dataclass
+from typing import cast
 
 import typer
 
 from local import ports
 
 
+@dataclass
+class Delay:
+    """The delay of all connections of a proxy, in each direction."""
+
+    seconds: float = 0.0
+
+
 class _Side(asyncio.Protocol):
     """One of the two connections. What it receives, `other` sends after the delay."""
 
-    def __init__(self, delay_seconds: float) -> None:
-        self._delay, self._last = delay_seconds, 0.0
+    def __init__(self, delay: Delay) -> None:
+        self._delay, self._last = delay, 0.0
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
@@ -29,13 +39,13 @@ class _Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.other is None:
             self._early.append(data)
-        elif self._delay:
+        elif self._is_late():
             self._loop.call_at(self._due(), self._send, data)
         else:
             self._send(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._delay:
+        if self._is_late():
             self._loop.call_at(self._due(), self.close_other)
         else:
             self.close_other()
@@ -49,9 +59,13 @@ class _Side(asyncio.Protocol):
         if self.other and self.other.transport:
             self.other.transport.close()
 
+    def _is_late(self) -> bool:
+        """True if there is a delay, or bytes of a longer one are still on their way."""
+        return self._delay.seconds > 0 or self._last > self._loop.time()
+
     def _due(self) -> float:
         """The time of delivery. Two of them are never the same, because timers of one time have no order."""
-        self._last = max(self._loop.time() + self._delay, self._last + 1e-6)
+        self._last = max(self._loop.time() + self._delay.seconds, self._last + 1e-6)
         return self._last
 
     def _send(self, data: bytes) -> None:
@@ -62,8 +76,8 @@ class _Side(asyncio.Protocol):
 class _Accepted(_Side):
     """The connection of a client; it opens the one to the server."""
 
-    def __init__(self, delay_seconds: float, target: int) -> None:
-        super().__init__(delay_seconds)
+    def __init__(self, delay: Delay, target: int) -> None:
+        super().__init__(delay)
         self._target = target
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -80,24 +94,26 @@ class _Accepted(_Side):
         self.join(server)
 
 
-async def serve(port: int, target: int, delay_seconds: float) -> asyncio.Server:
+async def serve(port: int, target: int, delay: Delay) -> asyncio.Server:
     """Listen on `port`, and connect each client to `target`. Each byte waits for the delay, in both directions."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Accepted(delay_seconds, target), ports.LOOPBACK, port)
+    return await loop.create_server(lambda: _Accepted(delay, target), ports.LOOPBACK, port)
 
 
-async def _run(port: int, target: int, delay_seconds: float) -> None:
-    server = await serve(port, target, delay_seconds)
+async def _run(port: int, target: int) -> None:
+    delay = Delay()
+    server = await serve(port, target, delay)
+
+    def change() -> None:
+        delay.seconds = float(sys.stdin.readline())
+
+    asyncio.get_running_loop().add_reader(sys.stdin, change)
     await server.serve_forever()
 
 
-def main(
-    port: int,
-    target: int,
-    delay_seconds: Annotated[float, typer.Argument(help="In each direction.")],
-) -> None:
+def main(port: int, target: int) -> None:
     """Run the proxy until it is killed."""
-    asyncio.run(_run(port, target, delay_seconds))
+    asyncio.run(_run(port, target))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import asyncpg
 import psutil
@@ -24,8 +24,8 @@ from contracts import topics
 from shared.delivery.kafka import Brokers
 from tests.acceptance import checker
 
-RATES = (100, 500)
-SECONDS = 15.0
+RATES = (100, 200, 500, 1000)
+SECONDS = 12.0
 ORDERS = 20_000
 COPIES = (1, 2, 4)
 COPIED_ORDERS = 10_000
@@ -44,7 +44,9 @@ class Point:
 
     per_second: float
     own_us: dict[str, float]
-    postgres_us: dict[str, float] = field(default_factory=dict)
+    postgres_us: dict[str, float]
+    others: float
+    """Cores that other programs of this machine used at the same time."""
 
     @property
     def total_us(self) -> float:
@@ -78,35 +80,52 @@ async def _postgres_cpu(made: shop.Shop) -> dict[str, float]:
     return found
 
 
-async def _used(made: shop.Shop) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    return {**made.cpu(), "generator": time.process_time()}, await _postgres_cpu(made)
+@dataclass(frozen=True)
+class Used:
+    """CPU seconds so far: of each process, of Postgres by part, and of the whole machine; and the time."""
+
+    own: Mapping[str, float]
+    postgres: Mapping[str, float]
+    machine: float
+    at: float
 
 
-def _per_order(before: Mapping[str, float], after: Mapping[str, float], orders: int) -> dict[str, float]:
-    return {name: round((seconds - before.get(name, 0.0)) / orders * 1e6, 1) for name, seconds in after.items()}
+async def _used(made: shop.Shop) -> Used:
+    machine = psutil.cpu_times()
+    own = {**made.cpu(), "generator": time.process_time()}
+    busy = sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice
+    return Used(own, await _postgres_cpu(made), busy, time.perf_counter())
+
+
+def _point(before: Used, after: Used, count: int, *, idle: bool = False) -> Point:
+    """The CPU for each of `count` orders, or, if it was idle, for each second."""
+    seconds = after.at - before.at
+
+    def each(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
+        per = seconds if idle else count
+        return {name: round((used - old.get(name, 0.0)) / per * 1e6, 1) for name, used in new.items()}
+
+    ours = sum(after.own.values()) - sum(before.own.values())
+    others = round(max(0.0, (after.machine - before.machine - ours) / seconds), 2)
+    rate = 0.0 if idle else round(count / seconds, 1)
+    return Point(rate, each(before.own, after.own), each(before.postgres, after.postgres), others)
 
 
 async def _open_loop(made: shop.Shop, rate: int, placed: int) -> tuple[Point, int]:
     """Place orders on schedule; returns the point, and how many orders are there now."""
     generator = Generator(made.port, follow=False)
     before = await _used(made)
-    started = time.perf_counter()
     await generator.run(rate, SECONDS)
     count = len(generator.finished)
     await saga.all_final(made, placed + count)
-    seconds = time.perf_counter() - started
-    after = await _used(made)
-    own, behind = (_per_order(*pair, count) for pair in zip(before, after, strict=True))
-    return Point(round(count / seconds, 1), own, behind), placed + count
+    return _point(before, await _used(made), count), placed + count
 
 
 async def _saturated(made: shop.Shop, placed: int) -> tuple[Point, int]:
-    before, started = await _used(made), time.perf_counter()
+    before = await _used(made)
     await saga.place(made.ports, ORDERS, saga.CLIENTS)
     await saga.all_final(made, placed + ORDERS)
-    seconds = time.perf_counter() - started
-    own, behind = (_per_order(*pair, ORDERS) for pair in zip(before, await _used(made), strict=True))
-    return Point(round(ORDERS / seconds, 1), own, behind), placed + ORDERS
+    return _point(before, await _used(made), ORDERS), placed + ORDERS
 
 
 async def _idle(made: shop.Shop) -> Point:
@@ -114,12 +133,7 @@ async def _idle(made: shop.Shop) -> Point:
     await asyncio.sleep(2)
     before = await _used(made)
     await asyncio.sleep(IDLE_SECONDS)
-    after = await _used(made)
-    own, behind = (
-        {name: round((used - old.get(name, 0.0)) / IDLE_SECONDS * 1e6, 1) for name, used in new.items()}
-        for old, new in zip(before, after, strict=True)
-    )
-    return Point(0.0, own, behind)
+    return _point(before, await _used(made), 0, idle=True)
 
 
 async def _commit_ms(made: shop.Shop) -> float:
@@ -152,6 +166,7 @@ def _show(points: list[Point], commit_ms: float) -> None:
         cells = [f"{point.own_us.get(name, 0):>9,.0f} + {point.postgres_us.get(name, 0):>7,.0f}" for point in points]
         print(f"  {name:<24}{''.join(cells)}")
     print(f"  {'all without generator':<24}" + "".join(f"{point.total_us:>19,.0f}" for point in points))
+    print(f"  {'cores of other programs':<24}" + "".join(f"{point.others:>19.2f}" for point in points))
     print(f"  a COMMIT takes {commit_ms} ms")
 
 

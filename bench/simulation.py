@@ -1,9 +1,9 @@
 """`python -m bench.simulation`: what a cluster could do, and what gives way first, from the costs measured on 2 cores.
 
 A discrete-event simulation of one saga: each part takes what waits, up to a batch, and uses a core of its machine, then
-one of Postgres and one of Kafka. A turn costs a fixed time and a time for each order; both follow from two measured
-points (few orders a second, and as many as go). `tests/unit/test_bench_simulation.py` compares it with points that it
-was not made from.
+one of Postgres and one of Kafka. A turn costs a fixed time and a time for each order, and comes no sooner than a pause
+after the last. The three follow from three measured points: 100 and 500 orders a second, and as many as go.
+`tests/unit/test_bench_simulation.py` compares the simulation with points that it was not made from.
 
 What it assumes, and cannot be measured on one machine: that Postgres and Kafka use more cores as well as these two,
 that the network takes no time (see `bench/delay.py`), and that orders are of many products.
@@ -33,8 +33,8 @@ FULL = 0.85
 """A machine that is busier than this is what its processes wait for."""
 STOCK_LOCK = "stock lock"
 """Transactions of inventory take turns, in all of its processes (`inventory/consumer.py`)."""
-PACE_SECONDS = {"relay": 0.005, "consumer": 0.002, "worker": 0.02, "api": 0.0}
-"""The least time between two turns, as in the settings."""
+PACE_SECONDS = {"relay": 0.005, "consumer": 0.002, "worker": 0.02, "api": 0.001}
+"""The least time between two turns in the settings, and for an API that of a turn. What was measured may be more."""
 BATCH = {"relay": 2000, "consumer": 500, "worker": 256, "api": 128}
 Process = Generator[simpy.Event, Any, None]
 
@@ -59,6 +59,8 @@ class Costs:
     kafka: Cost
     generator: float
     """CPU seconds of the load generator per order."""
+    pace: Mapping[str, float]
+    """Seconds between two turns of a part, at least."""
     commit: float
     """Seconds until a transaction is on disk."""
     idle: float
@@ -87,29 +89,48 @@ class Outcome:
     busy: Mapping[str, float]
     """The busy share of each machine, and of the processes of each part."""
     narrow: str
-    """The part in front of which most orders wait, or the machine for which it waits itself."""
+    """The part whose processes are busiest, or what these wait for: a machine, or the lock of the stock."""
 
 
 def costs(measured: Mapping[str, Any]) -> Costs:
-    """The costs that follow from the measured points: idle, few orders a second, … , as many as go."""
-    idle, few, *_, many = measured["parts"]
+    """The costs that follow from the measured points: idle, 100 a second, 200, 500, 1000, and as many as go."""
+    idle, few, _, middle, _, many = measured["parts"]
 
-    def cost(kind: str, name: str, visits: int, share: float = 1.0) -> Cost:
-        rest = idle[kind].get(name, 0.0) / few["per_second"]
-        low, high = max(0.0, few[kind].get(name, 0.0) - rest), many[kind].get(name, 0.0)
-        return Cost(max(0.0, low - high) * share / visits / 1e6, high * share / visits / 1e6)
+    def us(point: Mapping[str, Any], kind: str, name: str) -> float:
+        """CPU microseconds per order, without those of an idle process."""
+        rest = float(idle[kind].get(name, 0.0)) / float(point["per_second"])
+        return max(0.0, float(point[kind].get(name, 0.0)) - rest)
 
-    share = 1 / sum(VISITS.values())
-    common = cost("postgres_us", "postgres itself", 1, share)
+    def cost(kind: str, name: str, visits: float, turns: float) -> Cost:
+        """`turns` are those of one order when there are few. When there are many, an order costs no turn."""
+        low, high = us(few, kind, name), us(many, kind, name)
+        return Cost(max(0.0, low - high) / turns / 1e6, high / visits / 1e6)
+
+    def turns(part: str) -> float:
+        """The turns of a part for one order when there are few: one for each visit, or as many as its pause allows."""
+        rate: float = few["per_second"]
+        return min(VISITS[part], 1 / PACE_SECONDS[part.split()[1]] / rate)
+
+    def pace(part: str) -> float:
+        """The pause that explains how much less the turns cost at 500 orders a second."""
+        low, mean, high = (us(point, "own_us", part) for point in (few, middle, many))
+        setting = PACE_SECONDS[part.split()[1]]
+        if not high < mean < low or turns(part) < VISITS[part]:
+            return setting
+        return max(setting, (low - high) / (mean - high) / VISITS[part] / float(middle["per_second"]))
+
+    records = sum(VISITS[part] for part in KAFKA)
+    common = cost("postgres_us", "postgres itself", sum(VISITS.values()), sum(VISITS.values()))
     behind = {}
     for part in PARTS:
-        own = cost("postgres_us", part, VISITS[part])
+        own = cost("postgres_us", part, VISITS[part], turns(part))
         behind[part] = Cost(own.turn + common.turn, own.order + common.order)
     return Costs(
-        own={part: cost("own_us", part, VISITS[part]) for part in PARTS},
+        own={part: cost("own_us", part, VISITS[part], turns(part)) for part in PARTS},
         postgres=behind,
-        kafka=cost("own_us", "kafka", sum(VISITS[part] for part in KAFKA)),
-        generator=many["own_us"]["generator"] / 1e6,
+        kafka=cost("own_us", "kafka", records, records),
+        generator=us(many, "own_us", "generator") / 1e6,
+        pace={part: pace(part) for part in PARTS},
         commit=measured["commit_ms"] / 1e3,
         idle=sum(used for name, used in idle["own_us"].items() if name != "generator") / 1e6,
     )
@@ -118,7 +139,7 @@ def costs(measured: Mapping[str, Any]) -> Costs:
 class Simulation:
     """One run. Orders are numbers; a queue in front of each step of the saga holds those that wait for it."""
 
-    def __init__(self, found: Costs, cluster: Cluster) -> None:
+    def __init__(self, found: Costs, cluster: Cluster, *, others: float = 0.0) -> None:
         self._costs, self._cluster = found, cluster
         self._env = simpy.Environment()
         self._cores = {name: simpy.Resource(self._env, count) for name, count in cluster.cores.items()}
@@ -126,7 +147,6 @@ class Simulation:
         self._stock = simpy.Resource(self._env, 1)
         self._waiting: dict[str, list[tuple[int, int]]] = {part: [] for part in PARTS}
         self._wake: dict[str, list[simpy.Event]] = {part: [] for part in PARTS}
-        self._backlog = dict.fromkeys(PARTS, 0)
         self._began: dict[int, float] = {}
         self._ended: dict[int, float] = {}
         self._followed: dict[int, simpy.Event] = {}
@@ -135,8 +155,8 @@ class Simulation:
             for _ in range(cluster.copies.get(part, 1)):
                 self._env.process(self._part(part))
         for name in cluster.cores:
-            self._env.process(self._background(name))
-        self._env.process(self._watch())
+            self._env.process(self._always(name, found.idle / len(cluster.cores)))
+            self._env.process(self._always(name, others, is_ours=False))
 
     def open_loop(self, per_second: float, seconds: float) -> Outcome:
         """Orders that arrive on schedule; the outcome is of those that end in this time."""
@@ -172,7 +192,7 @@ class Simulation:
         return Outcome(len(self._ended) / seconds, times, cpu, busy, self._narrow(busy))
 
     def _narrow(self, busy: Mapping[str, float]) -> str:
-        part = max(PARTS, key=lambda name: self._backlog[name])
+        part = max(PARTS, key=lambda name: busy[name])
         service = part.split()[0]
         machines = {
             self._cluster.where(name) for name in (part, f"{service} postgres", *(["kafka"] if part in KAFKA else []))
@@ -181,12 +201,6 @@ class Simulation:
             machines.add(STOCK_LOCK)
         worst = max(machines, key=lambda name: busy[name])
         return worst if busy[worst] > FULL else part
-
-    def _watch(self) -> Process:
-        while True:
-            yield self._env.timeout(0.01)
-            for part in PARTS:
-                self._backlog[part] += len(self._waiting[part])
 
     def _arrivals(self, per_second: float) -> Process:
         number = 0
@@ -238,7 +252,7 @@ class Simulation:
                 yield from self._use(self._cluster.where("kafka"), self._costs.kafka.of(len(batch)))
             self._used[part] += self._env.now - started
             self._finish(batch)
-            yield self._env.timeout(max(0.0, started + PACE_SECONDS[kind] - self._env.now))
+            yield self._env.timeout(max(0.0, started + self._costs.pace[part] - self._env.now))
 
     def _transaction(self, postgres: str, seconds: float, *, commits: bool) -> Process:
         yield from self._use(self._cluster.where(postgres), seconds)
@@ -269,12 +283,12 @@ class Simulation:
             yield self._env.timeout(seconds)
             self._used[machine] += seconds
 
-    def _background(self, machine: str) -> Process:
-        """What runs all the time: timers, polls, empty turns."""
-        share = self._costs.idle / len(self._cluster.cores)
+    def _always(self, machine: str, cores: float, *, is_ours: bool = True) -> Process:
+        """What runs all the time: timers, polls and empty turns, or other programs."""
         while True:
-            yield from self._use(machine, 0.01 * share)
-            yield self._env.timeout(0.01 * (1 - share))
+            yield from self._use(machine, 0.01 * cores)
+            self._used[machine] -= 0.0 if is_ours else 0.01 * cores
+            yield self._env.timeout(max(0.0, 0.01 * (1 - cores)))
 
 
 ONE_MACHINE = Cluster({"all": 2})
@@ -320,14 +334,14 @@ def ladder(found: Costs, cluster: Cluster, steps: int, clients: int, seconds: fl
 
 def checked(measured: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Points that were measured, and what the simulation says about them: name, measured, simulated."""
-    found = costs(measured)
-    _, few, middle, many = measured["parts"]
-    points = []
-    for point in (few, middle):
-        outcome = Simulation(found, ONE_MACHINE).open_loop(point["per_second"], 8)
+    found, points = costs(measured), []
+    _, *rates, many = measured["parts"]
+    for point in rates:
+        run = Simulation(found, ONE_MACHINE, others=point["others"])
         own = sum(used for name, used in point["own_us"].items() if name != "generator")
-        points.append((f"CPU us per order at {point['per_second']:,.0f} a second", own, outcome.cpu * 1e6))
-    full = Simulation(found, ONE_MACHINE).closed_loop(64, 6_000)
+        simulated = run.open_loop(point["per_second"], 8).cpu * 1e6
+        points.append((f"CPU us per order at {point['per_second']:,.0f} a second", own, simulated))
+    full = Simulation(found, ONE_MACHINE, others=many["others"]).closed_loop(64, 6_000)
     points.append(("sagas a second, at most", many["per_second"], full.per_second))
     return points
 
@@ -338,7 +352,7 @@ def main() -> None:
     for name, real, simulated in checked(measured):
         print(f"  {name:<36} {real:8,.0f} measured  {simulated:8,.0f} simulated  ({simulated / real - 1:+.0%})")
     print("\nwhat gives way: a machine of 4 cores for each service, 8 for Postgres, 4 for Kafka")
-    for outcome, narrow, what in ladder(costs(measured), spread(), 20, 2000, 2.0):
+    for outcome, narrow, what in ladder(costs(measured), spread(), 16, 10_000, 3.0):
         p50 = statistics.median(outcome.latencies) * 1e3 if outcome.latencies else math.nan
         rate = f"{outcome.per_second:8,.0f} a second, p50 {p50:7,.0f} ms"
         print(f"  {rate}: {narrow} ({outcome.busy[narrow]:.0%}) -> {what}")
