@@ -15,8 +15,7 @@ from typing import cast
 
 import uvloop
 
-from bench import report, saga, servers, shop
-from bench.openloop import Generator
+from bench import openloop, saga, servers, shop
 from contracts import topics
 from local import ports
 
@@ -71,16 +70,14 @@ def _proxy(target: int, port: int = 0) -> Iterator[Proxy]:
 async def _once(made: shop.Shop, port: int, placed: int) -> tuple[Times, int]:
     """Measure with the delays of now. `placed` orders are there before; returns how many are there after."""
     await asyncio.sleep(0.5)
-    generator = Generator(port)
-    await generator.run(RATE, SECONDS)
-    placed += len(generator.answered)
+    load = await asyncio.to_thread(openloop.run, port, RATE, SECONDS, follow=True)
+    placed += load.answered.count
     await saga.all_final(made, placed)
     started = time.perf_counter()
     await saga.place([port], ORDERS, saga.CLIENTS)
     await saga.all_final(made, placed + ORDERS)
     per_second = ORDERS / (time.perf_counter() - started)
-    accepted, confirmed = (report.percentile(times, 50) * 1e3 for times in (generator.answered, generator.finished))
-    return Times(accepted, confirmed, per_second), placed + ORDERS
+    return Times(load.answered.p50 * 1e3, load.finished.p50 * 1e3, per_second), placed + ORDERS
 
 
 async def _measure(made: shop.Shop, proxies: Mapping[str, Proxy]) -> dict[str, list[Times]]:
