@@ -71,6 +71,13 @@ def test_every_local_workflow_that_is_called_exists() -> None:
     assert [path for path in called if not (PROJECT / path).exists()] == []
 
 
+def test_every_workflow_is_described() -> None:
+    page = (PROJECT / "docs" / "releases.md").read_text()
+    assert set(re.findall(r"^\| `([a-z]+)` \| (?:each|a tag|called)", page, re.MULTILINE)) == {
+        file.stem for file in FILES
+    }
+
+
 def test_each_action_has_one_commit_and_the_name_of_its_release() -> None:
     lines = [line.split("uses: ")[1] for file in FILES for line in file.read_text().splitlines() if "uses: " in line]
     commits = {tuple(line.split("@", 1)) for line in lines if "@" in line}
