@@ -202,7 +202,7 @@ def _mounts() -> list[Manifest]:
 
 
 def _secrets(process: Process) -> Manifest:
-    """Files whose names are those of settings. A process reads them once, when it starts."""
+    """Files whose names are those of settings. A password is read again at each new connection."""
     found = [_file(f"database-{process.service}", "password", "database_password")]
     if not process.is_api:
         found.append(_file(f"kafka-{process.service}", "password", "kafka_password"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -122,7 +123,7 @@ def test_a_process_starts_with_its_settings(process: Process, tmp_path: Path, mo
     read = configuration.read(settings, process.service, found["command"][3:])
     assert tuple(read.only) == process.only
     assert (read.port, read.pool_size, read.host) == (process.port, process.pool_size, "0.0.0.0")  # noqa: S104
-    assert "a%20password%20from%20a%20file@postgres-rw:5432" in read.database
+    assert read.database.endswith(f"&{urlencode({'password_file': str(tmp_path / 'database_password')})}")
     assert bool(read.kafka_password.get_secret_value()) == (not process.is_api)
 
 
