@@ -167,15 +167,18 @@ image-push: ## Build the image and push it, with its list of contents and how it
 image-outputs: ## Print the digest of the image that was pushed, for CI
 	@$(RUN) documents.release outputs .local/image.json "$$IMAGE"
 
+# A finished Job cannot be changed, so the one of the release before is deleted.
+KUBECTL := kubectl --namespace quickbite
 deploy: ## Put an image on the cluster that kubectl knows: OVERLAY=local IMAGE=registry.example/quickbite@sha256:…
 	$(DEV)
 	@$(RUN) documents.release overlay .local/deploy "$$OVERLAY" "$$IMAGE"
-	@kubectl apply -k .local/deploy
-	@kubectl rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
+	@$(KUBECTL) delete job migrate --ignore-not-found
+	@$(KUBECTL) apply --server-side -k .local/deploy
+	@$(KUBECTL) rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
 
 rollback: ## Put the release before back on the cluster. The tables stay: the code before runs on them
-	@kubectl rollout undo deployments --selector app.kubernetes.io/part-of=quickbite
-	@kubectl rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
+	@$(KUBECTL) rollout undo deployments --selector app.kubernetes.io/part-of=quickbite
+	@$(KUBECTL) rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
 
 # The load generator, compiled with the Go of an environment of its own.
 .local/bench-tools/generator: requirements/bench.txt bench/generator/main.go bench/generator/go.mod
