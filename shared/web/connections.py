@@ -52,12 +52,12 @@ class Connections:
 class _Handler(RequestHandler):
     """aiohttp's connection. Its time until the first request is shorter than that between two requests."""
 
-    __slots__ = ("_all", "_is_handed", "_is_plain")
+    __slots__ = ("_all", "_header_seconds", "_is_handed", "_is_plain")
 
-    def __init__(self, all_: Connections) -> None:
+    def __init__(self, all_: Connections, header_seconds: float) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(all_.server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
-        self._all = all_
+        self._all, self._header_seconds = all_, header_seconds
         self._is_plain = True  # each chunk until now was exactly one request
         self._is_handed = False
 
@@ -91,7 +91,7 @@ class _Handler(RequestHandler):
         return is_waiting and self.transport is not None and self.transport.get_write_buffer_size() == 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        between, self._keepalive_timeout = self._keepalive_timeout, HEADER_SECONDS
+        between, self._keepalive_timeout = self._keepalive_timeout, self._header_seconds
         super().connection_made(transport)
         self._keepalive_timeout = between
 
@@ -128,17 +128,18 @@ class _Fresh(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         is_read = self._transport.get_write_buffer_size() == 0
         answer = self._all.gate.answer(data) if is_read and gate.is_whole(data) else None
+        left = self._timer.when() - asyncio.get_running_loop().time()
         self._timer.cancel()
         if answer is None:
-            self._hand_over(data)
+            self._hand_over(data, min(HEADER_SECONDS, max(0.001, left)))
             return
         self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
         self._transport.write(answer)
 
-    def _hand_over(self, data: bytes) -> None:
+    def _hand_over(self, data: bytes, header_seconds: float) -> None:
         """Let aiohttp go on with the connection."""
         self._all.fresh.discard(self)
-        handler = self._kind(self._all)
+        handler = self._kind(self._all, header_seconds)
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
         if gate.is_whole(data):

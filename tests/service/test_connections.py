@@ -103,3 +103,18 @@ async def test_an_idle_connection_is_kept_after_its_first_request(
     late = await connect()
     assert await asyncio.wait_for(late[0].read(), 30) == b""  # by now the time of the first header is over
     assert await ask(one) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_client_that_sends_its_header_byte_by_byte_gets_no_more_time(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
+    reader, writer = await connect()
+    started = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.8)
+    writer.write(b"GET")
+    await asyncio.wait_for(reader.read(), 30)
+    ended = asyncio.get_running_loop().time()
+    later = await connect()
+    await asyncio.wait_for(later[0].read(), 30)  # this one had a whole second, on the same machine
+    assert ended - started < 0.4 + asyncio.get_running_loop().time() - ended
