@@ -15,12 +15,17 @@ OPEN_FOLDER = Path("/var/tmp")  # noqa: S108 - `claim` checks owner and type
 
 
 def reachable(folder: Path, version: str = "") -> Path:
-    """Return `folder` if it and its parents are open, else a folder below /var/tmp.
+    """Return `folder` if its parents are open, else a folder below /var/tmp.
 
-    Each `version` of the contents gets its own folder there.
+    With a `version` of the contents, the folder itself must be open too, and each version gets its own folder there.
+    Without one, the folder is given to the user, who may close it to others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return folder if is_open(folder) else OPEN_FOLDER / f"quickbite-{digest(folder, version)}" / folder.name
+    return (
+        folder
+        if is_open(folder if version else folder.parent)
+        else OPEN_FOLDER / f"quickbite-{digest(folder, version)}" / folder.name
+    )
 
 
 def short(folder: Path, limit_bytes: int) -> Path:

@@ -6,9 +6,10 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import asyncpg
 import typer
@@ -24,6 +25,8 @@ from shared.process.configuration import KafkaSettings
 
 SECTIONS = ("admin", "orders", "inventory", "payments", "provider", "auth", "users", "products")
 INI = Path(__file__).parent.parent / "alembic.ini"
+
+T = TypeVar("T")
 
 app = typer.Typer(add_completion=False, help="Bring the database's schemas up, or take them down.")
 
@@ -76,10 +79,7 @@ def rotate(
 @app.command()
 def lanes(service: Annotated[str, typer.Argument(help="Such as orders.")], count: int) -> None:
     """Give the outbox of a service more lanes, while it runs. See docs/operations.md first."""
-    try:
-        asyncio.run(growth.add_lanes(config.Settings().admin_url, service, count))
-    except asyncpg.PostgresError as error:  # such as an unknown service, a lock that is not free, or fewer lanes
-        sys.exit(f"nothing was changed: {error}")
+    _run(growth.add_lanes(config.Settings().admin_url, service, count))
     typer.echo(f"The outbox of {service} has {count} lanes.")
 
 
@@ -87,12 +87,7 @@ def lanes(service: Annotated[str, typer.Argument(help="Such as orders.")], count
 def partitions(count: int) -> None:
     """Give all topics more partitions, while the services run. Kafka is found as by `python -m contracts.topics`."""
     brokers = Brokers.of(configuration.load(KafkaSettings))
-    try:
-        changed = asyncio.run(growth.add_partitions(config.Settings().admin_url, brokers, count))
-    except growth.NotDrained as error:
-        sys.exit(f"nothing was changed: {error}")
-    except kafka.Unavailable as error:
-        sys.exit(f"Kafka failed; repeat the command: {error}")
+    changed = _run(growth.add_partitions(config.Settings().admin_url, brokers, count))
     typer.echo(f"{len(changed)} topics have {count} partitions now.")
 
 
@@ -110,10 +105,15 @@ def after_a_restore(
     if moment.tzinfo is None:
         sys.exit(f"{since} has no zone: 2026-01-31T12:00:00Z has one")
     brokers = Brokers.of(configuration.load(KafkaSettings))
+    _run(restored.prepare(config.Settings().admin_url, brokers, moment, lost, reason))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command to its end. If Postgres or Kafka refuses it, exit with a line: a consumer may run, or a writer."""
     try:
-        asyncio.run(restored.prepare(config.Settings().admin_url, brokers, moment, lost, reason))
-    except kafka.Unavailable as error:
-        sys.exit(f"Kafka does not answer, or a service runs: {error}")
+        return asyncio.run(work)
+    except (OSError, asyncpg.PostgresError, kafka.Unavailable, growth.NotDrained) as error:
+        sys.exit(f"not done: {error}")
 
 
 @app.command()

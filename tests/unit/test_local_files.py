@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_an_interrupted_folder_is_not_left_behind_and_is_created_again(tmp_path:
     with complete_folder(target) as fresh:
         (fresh / "whole").touch()
     assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+def test_a_folder_that_its_user_closed_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelter, "is_open", lambda path: path.name != "gateway")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "gateway")
+        assert shelter.reachable(folder) == folder
+        assert shelter.reachable(folder, "1.0") != folder
 
 
 def test_files_move_to_a_shelter_when_a_parent_is_closed(shelters: Path) -> None:
