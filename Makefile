@@ -116,36 +116,30 @@ release-notes: ## Print the notes of a release from CHANGELOG.md, if this folder
 	$(DEV)
 	@$(if $(VERSION),$(RUN) documents.release notes "$$VERSION" --image "$$IMAGE",$(error say which: make release-notes VERSION=0.2.0))
 
-BUILT := --label org.opencontainers.image.revision="$$(git rev-parse HEAD)" \
-	--label org.opencontainers.image.version="$$($(RUN) documents.release version)"
-image: ## Build the image for production: IMAGE=quickbite
-	$(DEV)
-	@docker build $(BUILT) --tag "$${IMAGE:-quickbite}" .
+image: ## Build the image of this commit, for example with VERSION=0.1.0 TAG=registry.example/quickbite:0.1.0
+	@docker build $(MORE) --label org.opencontainers.image.revision="$$(git rev-parse HEAD)" \
+		--label org.opencontainers.image.version="$(VERSION)" --tag $(or $(TAG),quickbite) .
 
+PUSHED = --push --provenance=mode=max --sbom=true --metadata-file .local/image.json
 image-push: ## Build the image and push it, with its list of contents and how it was built: IMAGE=registry.example/quickbite
 	$(DEV)
-	@mkdir -p .local
-	@docker buildx build $(BUILT) --push --provenance=mode=max --sbom=true --metadata-file .local/image.json \
-		--tag "$$IMAGE:$$($(RUN) documents.release version)" .
+	@version=$$($(RUN) documents.release version) && mkdir -p .local && \
+		$(MAKE) image MORE="$(PUSHED)" VERSION="$$version" TAG="$$IMAGE:$$version"
 
 image-outputs: ## Print the digest of the image that was pushed, for CI
 	@$(RUN) documents.release outputs .local/image.json "$$IMAGE"
 
+ON_CLUSTER := kubectl --namespace quickbite
 deploy: ## Put an image on the cluster that kubectl knows: OVERLAY=local IMAGE=registry.example/quickbite@sha256:…
 	$(DEV)
 	@$(RUN) documents.release overlay .local/deploy "$$OVERLAY" "$$IMAGE"
-	@kubectl apply -k .local/deploy
-	@kubectl rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
+	@$(ON_CLUSTER) delete job migrate --ignore-not-found
+	@$(ON_CLUSTER) apply --server-side -k .local/deploy
+	@$(ON_CLUSTER) rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
 
 rollback: ## Put the release before back on the cluster. The tables stay: the code before runs on them
-	@kubectl rollout undo deployments --selector app.kubernetes.io/part-of=quickbite
-	@kubectl rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
-
-# The load generator, compiled with the Go of an environment of its own.
-.local/bench-tools/generator: requirements/bench.txt bench/generator/main.go bench/generator/go.mod
-	@test -d .local/go || $(PYTHON) -m venv .local/go
-	@.local/go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@.local/go/bin/go build -C bench/generator -o $(CURDIR)/$@ .
+	@$(ON_CLUSTER) rollout undo deployments --selector app.kubernetes.io/part-of=quickbite
+	@$(ON_CLUSTER) rollout status deployments --selector app.kubernetes.io/part-of=quickbite --timeout 15m
 
 docs: ## Write docs/openapi, events, asyncapi.json, problems.md, settings.md, .env.example and deploy/dashboards from the code
 	$(DEV)
