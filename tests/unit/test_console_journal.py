@@ -13,7 +13,7 @@ from console.store import KEPT_SECONDS, Store
 from tests.builders import eventually
 
 OLD = time.time() - KEPT_SECONDS - 60
-YOUNG = OLD + 120
+YOUNG = OLD + 86_400
 
 
 @pytest.fixture
