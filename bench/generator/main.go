@@ -85,7 +85,10 @@ func main() {
 func (g *generator) order(number int, due time.Time) result {
 	var got result
 	got.lag = time.Since(due).Seconds()
-	body := fmt.Sprintf(`{"userId":"u%d","sku":"burger","quantity":1}`, number%1000)
+	body := `{"sku":"burger","quantity":1}` // of the user of the token
+	if *header == "" {
+		body = fmt.Sprintf(`{"userId":"u%d","sku":"burger","quantity":1}`, number%1000)
+	}
 	status, answer, end := g.ask("POST", "/v1/orders", body, *patience)
 	got.ends = append(got.ends, "POST "+end)
 	got.answered = time.Since(due).Seconds()

@@ -4,6 +4,11 @@ import asyncio
 import resource
 import socket
 import ssl
+import struct
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import web
@@ -18,12 +23,15 @@ MAX_OPEN = 12_000
 """More connections than this are refused with 503. Each takes about 10 kB here and in the kernel."""
 BACKLOG = 4096
 """So many connections wait in the kernel until they are accepted; it may allow fewer (`net.core.somaxconn`)."""
+ACCEPTED_AT_ONCE = 64
+"""So many connections are accepted between two turns of the event loop."""
 IDLE_SECONDS = 75.0
 """A little longer than the gateway's clients may be idle."""
 HEADER_SECONDS = 5.0
 """A new connection is closed if its first request has not come by then, header and all."""
 RESERVED = 64
 """So many more are for health, metrics and the admin API only: a process that has too much to do is not dead."""
+_LOOK_SECONDS = 0.005
 _OWN_FILES = 256
 _REFUSED_AT_ONCE = 256
 _LINGER_SECONDS = 1.0
@@ -36,12 +44,31 @@ class Connections:
         self.server, self.gate, self.admission = server, Gate(app), app[ADMISSION]
         self.fresh: set[_Fresh] = set()
         self.open = 0
+        self._listeners: list[socket.socket] = []
+        self._looked_at, self._is_queue_long = 0.0, False
+        self.admission.watch("listen queue", self.queue_seconds)
         self._most = min(MAX_OPEN, _allow_files(MAX_OPEN + _OWN_FILES) - _OWN_FILES)
 
     def __call__(self) -> asyncio.BaseProtocol:
         if self.open >= self._most + RESERVED:
             return _Full()
         return _Fresh(self, _Handler if self.open < self._most else _Reserved)
+
+    def accept_at(self, listener: socket.socket) -> None:
+        """From now on, connections wait at this socket too."""
+        self._listeners.append(listener)
+
+    def queue_seconds(self) -> float:
+        """How long the newest connection in the kernel will wait: too long if an eighth of the room there is taken.
+
+        The delay itself cannot be measured. If the room is full, new connections wait for seconds, and try again. The
+        rest of the room is for what comes while a turn of the event loop takes long.
+        """
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            self._is_queue_long = any(_is_filling(one) for one in self._listeners)
+        return float("inf") if self._is_queue_long else 0.0
 
     def close_fresh(self) -> None:
         """Close the connections of which aiohttp knows nothing. It closes the others."""
@@ -190,9 +217,35 @@ def is_reserved(request: web.Request) -> bool:
     return isinstance(request.protocol, _Reserved)
 
 
-async def listen(listener: socket.socket, made: Connections, tls: ssl.SSLContext | None = None) -> asyncio.Server:
-    """Accept connections until the server is closed."""
-    return await asyncio.get_running_loop().create_server(made, sock=listener, backlog=BACKLOG, ssl=tls)
+@dataclass(frozen=True)
+class Listening:
+    """What accepts connections, until it is closed."""
+
+    servers: Sequence[asyncio.Server]
+
+    def close(self) -> None:
+        for one in self.servers:
+            one.close()
+
+
+async def listen(listener: socket.socket, made: Connections, tls: ssl.SSLContext | None = None) -> Listening:
+    """Accept connections at `listener`, which belongs to the result.
+
+    uvloop accepts one connection of a socket in each turn of its loop, whatever waits. Then a busy process takes a few
+    hundred a second, and the kernel's queue overflows. So it sees the same socket `ACCEPTED_AT_ONCE` times.
+    """
+    made.accept_at(listener)
+    sockets = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+    loop = asyncio.get_running_loop()
+    return Listening([await loop.create_server(made, sock=one, backlog=BACKLOG, ssl=tls) for one in sockets])
+
+
+def _is_filling(listener: socket.socket) -> bool:
+    """True if an eighth of the connections that may wait at a listening socket do. Only Linux says it."""
+    with suppress(OSError, AttributeError):
+        waiting, most = struct.unpack_from("II", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)
+        return bool(waiting > most // 8)
+    return False
 
 
 def _allow_files(wanted: int) -> int:

@@ -1,9 +1,12 @@
 """Connections of a service: their number is bounded, and a client that sends no request is disconnected."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from shared.web import application, connections
@@ -118,3 +121,41 @@ async def test_a_client_that_sends_its_header_byte_by_byte_gets_no_more_time(
     later = await connect()
     await asyncio.wait_for(later[0].read(), 30)  # this one had a whole second, on the same machine
     assert ended - started < 0.4 + asyncio.get_running_loop().time() - ended
+
+
+CLIENTS = 200
+
+
+def test_many_connections_are_accepted_in_a_few_turns_of_the_event_loop() -> None:
+    async def turns() -> int:
+        app = application.create()
+        runner = web.AppRunner(app)
+        await runner.setup()
+        assert runner.server is not None
+        made, listener = (
+            connections.Connections(runner.server, app),
+            socket.create_server(("127.0.0.1", 0), backlog=512),
+        )
+        address = listener.getsockname()
+        listening = await connections.listen(listener, made)
+        with ExitStack() as stack:
+            for _ in range(CLIENTS):
+                stack.enter_context(socket.create_connection(address))
+            found = 0
+            while made.open < CLIENTS:
+                await asyncio.sleep(0)
+                found += 1
+        listening.close()
+        await runner.cleanup()
+        return found
+
+    assert uvloop.run(turns()) < CLIENTS / 4  # uvloop alone accepts one in each turn
+
+
+def test_a_listen_queue_that_fills_is_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=32) as listener, ExitStack() as stack:
+        seen = []
+        for _ in range(8):
+            seen.append(connections._is_filling(listener))
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+    assert (seen[0], seen[-1]) == (False, True)
