@@ -20,8 +20,9 @@ from .health import TASKS
 from .operations import declared
 
 _END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,7})[ \t]*(?=\r\n)", re.IGNORECASE)
-_ODD = re.compile(rb"\r\n(?:transfer-encoding|expect|connection|upgrade)[ \t]*:|\n[ \t]", re.IGNORECASE)
+_LENGTH = b"\r\ncontent-length"
+_LONGEST = 7  # digits of a length
+_ODD = re.compile(rb"\n(?:transfer-encoding|expect|connection|upgrade|[ \t])")
 _PARAMETER = re.compile(r"\{[^}]*\}")
 _DETAIL = "too much to do now; nothing was done"
 
@@ -45,10 +46,16 @@ _REFUSALS = [refusal(_DETAIL, seconds) for seconds in (1, 2, 3)]
 def is_whole(data: bytes) -> bool:
     """True if `data` is one request, head and body, and nothing else."""
     end = data.find(_END)
-    if end < 0 or _ODD.search(data, 0, end + 2):
+    head = data[: end + 2].lower()
+    if end < 0 or _ODD.search(head):
         return False
-    lengths = _LENGTH.findall(data, 0, end + 2)
-    return len(data) == end + len(_END) + (int(lengths[0]) if lengths else 0) and len(lengths) <= 1
+    at = head.find(_LENGTH)
+    if at < 0:
+        return len(data) == end + len(_END)
+    colon, _, digits = head[at + len(_LENGTH) : head.find(b"\r\n", at + 2)].partition(b":")
+    digits = digits.strip(b" \t")
+    is_plain = not colon and digits.isdigit() and len(digits) <= _LONGEST and head.find(_LENGTH, at + 1) < 0
+    return is_plain and len(data) == end + len(_END) + int(digits)
 
 
 @dataclass(frozen=True)
