@@ -11,6 +11,7 @@ from documents.kubernetes.parts import (
     COMPONENT,
     CONSOLE,
     NAME,
+    NAMESPACE_LABEL,
     SERVICES,
     STOREFRONT,
     Manifest,
@@ -20,7 +21,6 @@ from documents.kubernetes.parts import (
 from local.services import STOREFRONT_ASKS
 
 POSTGRES_PORT, KAFKA_PORT, GATEWAY_PORT = 5432, 9093, 8080
-_NAMESPACE = "kubernetes.io/metadata.name"
 
 
 class Arrow(NamedTuple):
@@ -95,7 +95,7 @@ def _nothing() -> Manifest:
 def _names() -> Manifest:
     """Every pod may ask the cluster's DNS."""
     ports = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-    to = [{"namespaceSelector": {"matchLabels": {_NAMESPACE: "kube-system"}}}]
+    to = [{"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: "kube-system"}}}]
     return _of("names", {}, {"policyTypes": ["Egress"], "egress": [{"to": to, "ports": ports}]})
 
 
@@ -118,7 +118,7 @@ def _of(name: str, labels: Manifest, rules: Manifest) -> Manifest:
 
 def _peer(name: str) -> Manifest:
     if name in OUTSIDE:
-        return {"namespaceSelector": {"matchLabels": {_NAMESPACE: OUTSIDE[name]}}}
+        return {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: OUTSIDE[name]}}}
     return {"podSelector": {"matchLabels": PODS.get(name) or ENGINES[name]}}
 
 

@@ -17,6 +17,7 @@ from shared.process.configuration import Part
 Manifest = dict[str, Any]
 
 NAMESPACE = "quickbite"
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 PART_OF = {"app.kubernetes.io/part-of": "quickbite"}
 SERVICES: Mapping[str, int] = Ports().services

@@ -6,9 +6,8 @@ A connection needs an egress rule of its source and an ingress rule of its targe
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from documents.kubernetes.parts import Manifest
+from documents.kubernetes.parts import NAMESPACE_LABEL, Manifest
 
-_NAMESPACE = "kubernetes.io/metadata.name"
 _OPERATORS: Mapping[str, Callable[[str | None, list[str]], bool]] = {
     "In": lambda value, values: value in values,
     "NotIn": lambda value, values: value not in values,
@@ -69,6 +68,6 @@ def _is_peer(peer: Manifest, other: Pods) -> bool:
     namespace = peer.get("namespaceSelector")
     if namespace is None and other.namespace:
         return False
-    if namespace is not None and not selects(namespace, {_NAMESPACE: other.namespace}):
+    if namespace is not None and not selects(namespace, {NAMESPACE_LABEL: other.namespace}):
         return False
     return selects(peer.get("podSelector") or {}, other.labels)

@@ -7,13 +7,13 @@ but it must not stay late. Health checks, metrics, the admin API and operations 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from random import randint
+from random import choice
 
 from aiohttp import web
 
 from .. import metrics
 from . import problems
-from .operations import declared
+from .operations import Operation, declared
 
 TARGET_SECONDS = 0.25
 """A delay up to this is no reason to refuse anything."""
@@ -33,7 +33,10 @@ refuse all while it works them off, and then admit thousands again.
 """
 _MEASURED_FROM = MIN_IN_FLIGHT // 2  # a long poll waits for seconds: few of them need no timer
 _TICK_SECONDS = 0.02
-ADMIN_PATH = "/admin/"
+_ADMIN_PATH = "/admin/"
+RETRY_SECONDS = (1, 2, 3)
+"""A refused client comes again after one of these, so that not all come at once."""
+DETAIL = "too much to do now; nothing was done"
 
 
 class Admission:
@@ -113,16 +116,20 @@ class Admission:
 ADMISSION = web.AppKey("ADMISSION", Admission)
 
 
+def may_be_refused(operation: Operation | None, path: str) -> bool:
+    """False for what must always be answered, and for paths without an operation."""
+    return operation is not None and not operation.essential and not path.startswith(_ADMIN_PATH)
+
+
 def refusal(request: web.Request, *, is_reserved: bool) -> web.Response | None:
     """The answer to a request that is not admitted, or None. An admitted request must `leave` at its end.
 
     `is_reserved` is true if the request came on one of the last connections.
     """
-    operation = declared(request.match_info.handler)
-    if operation is None or operation.essential or request.path.startswith(ADMIN_PATH):
+    if not may_be_refused(declared(request.match_info.handler), request.path):
         return None
     reason = "connections" if is_reserved else request.app[ADMISSION].reason()
     if reason is None:
         return None
     metrics.REFUSED.labels(reason).inc()
-    return problems.response("refused", "too much to do now; nothing was done", retry_after=randint(1, 3))
+    return problems.response("refused", DETAIL, retry_after=choice(RETRY_SECONDS))

@@ -81,11 +81,11 @@ class _Handler(RequestHandler):
 
     __slots__ = ("_all", "_header_seconds", "_is_handed", "_is_plain")
 
-    def __init__(self, all_: Connections, header_seconds: float) -> None:
+    def __init__(self, all_: Connections, header_seconds: float, *, is_plain: bool) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(all_.server, loop=loop, keepalive_timeout=IDLE_SECONDS, access_log=None)  # type: ignore[arg-type]
         self._all, self._header_seconds = all_, header_seconds
-        self._is_plain = True  # each chunk until now was exactly one request
+        self._is_plain = is_plain  # each chunk until now was exactly one request
         self._is_handed = False
 
     def data_received(self, data: bytes) -> None:
@@ -93,18 +93,17 @@ class _Handler(RequestHandler):
         is_new = self._is_plain and self._is_idle()
         answer = self._all.gate.answer(data) if is_new else None
         if answer is None or self.transport is None:
-            if is_new:
-                self.hand()
-            super().data_received(data)
+            self.take(data, is_new=is_new)
             return
         self._next_keepalive_close_time = asyncio.get_running_loop().time() + IDLE_SECONDS
         self.transport.write(answer)
 
-    def hand(self) -> None:
-        """The next chunk is a request that was not refused."""
-        if not self._is_handed:
+    def take(self, data: bytes, *, is_new: bool) -> None:
+        """Give a chunk to aiohttp. If it is a new request, it was not refused."""
+        if is_new and not self._is_handed:
             self._is_handed = True
             self._all.admission.hand()
+        super().data_received(data)
 
     def begin(self) -> None:
         """Its handler has begun."""
@@ -137,8 +136,7 @@ class _Reserved(_Handler):
 class _Fresh(asyncio.Protocol):
     """A connection that has sent nothing yet, or only requests that were refused from their bytes.
 
-    It costs much less than aiohttp's. uvloop accepts all connections that wait before it reads from any. So if that
-    were slow, new connections could keep the process from answering those that it has.
+    It costs much less than aiohttp's. Under too much load most connections are new, and each is refused once.
     """
 
     __slots__ = ("_all", "_kind", "_timer", "_transport")
@@ -153,25 +151,23 @@ class _Fresh(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self.close)
 
     def data_received(self, data: bytes) -> None:
-        is_read = self._transport.get_write_buffer_size() == 0
-        answer = self._all.gate.answer(data) if is_read and gate.is_whole(data) else None
+        is_plain, is_read = gate.is_whole(data), self._transport.get_write_buffer_size() == 0
+        answer = self._all.gate.answer(data) if is_plain and is_read else None
         left = self._timer.when() - asyncio.get_running_loop().time()
         self._timer.cancel()
         if answer is None:
-            self._hand_over(data, min(HEADER_SECONDS, max(0.001, left)))
+            handler = self._kind(self._all, min(HEADER_SECONDS, max(0.001, left)), is_plain=is_plain)
+            self._hand_over(handler, data, is_plain=is_plain)
             return
         self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
         self._transport.write(answer)
 
-    def _hand_over(self, data: bytes, header_seconds: float) -> None:
+    def _hand_over(self, handler: _Handler, data: bytes, *, is_plain: bool) -> None:
         """Let aiohttp go on with the connection."""
         self._all.fresh.discard(self)
-        handler = self._kind(self._all, header_seconds)
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
-        if gate.is_whole(data):
-            handler.hand()
-        handler.data_received(data)
+        handler.take(data, is_new=is_plain)
 
     def close(self) -> None:
         self._transport.close()

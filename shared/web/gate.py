@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 
 from .. import metrics
 from . import problems
-from .admission import ADMIN_PATH, ADMISSION
+from .admission import ADMISSION, DETAIL, RETRY_SECONDS, may_be_refused
 from .health import TASKS
 from .operations import declared
 
@@ -24,7 +24,6 @@ _LENGTH = b"\r\ncontent-length"
 _LONGEST = 7  # digits of a length
 _ODD = re.compile(rb"\n(?:transfer-encoding|expect|connection|upgrade|[ \t])")
 _PARAMETER = re.compile(r"\{[^}]*\}")
-_DETAIL = "too much to do now; nothing was done"
 
 
 def refusal(detail: str, retry_after: int, *more_headers: str) -> bytes:
@@ -40,7 +39,7 @@ def refusal(detail: str, retry_after: int, *more_headers: str) -> bytes:
     return "\r\n".join(lines).encode() + _END + body
 
 
-_REFUSALS = [refusal(_DETAIL, seconds) for seconds in (1, 2, 3)]
+_REFUSALS = [refusal(DETAIL, seconds) for seconds in RETRY_SECONDS]
 
 
 def is_whole(data: bytes) -> bool:
@@ -98,6 +97,5 @@ def _routes(app: web.Application) -> Iterator[_Route]:
     """All but HEAD, whose answer has no body."""
     for route in app.router.routes():
         if route.resource is not None and route.method != hdrs.METH_HEAD:
-            operation, path = declared(route.handler), route.resource.canonical
-            may_be_refused = operation is not None and not operation.essential and not path.startswith(ADMIN_PATH)
-            yield _Route(route.method, path, may_be_refused)
+            path = route.resource.canonical
+            yield _Route(route.method, path, may_be_refused(declared(route.handler), path))

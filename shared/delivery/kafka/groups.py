@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -39,21 +40,15 @@ async def count_unhandled(
     `reads` are the groups that must have handled the topics that they name, also if they never began. Every other group
     counts where it has committed an offset.
     """
-    consumer = AIOKafkaConsumer(**options(brokers), enable_auto_commit=False)
-    try:
-        await bounded(consumer.start(), START_SECONDS)
-        parts = await bounded(_partitions(consumer, topics), START_SECONDS)
-        ends: dict[TopicPartition, int] = await bounded(consumer.end_offsets(parts), START_SECONDS)
-        firsts: dict[TopicPartition, int] = await bounded(consumer.beginning_offsets(parts), START_SECONDS)
-    finally:
-        await stop_consumer(consumer)
+    async with _reading(brokers, topics) as (consumer, ends):
+        firsts: dict[TopicPartition, int] = await bounded(consumer.beginning_offsets(list(ends)), START_SECONDS)
     async with administering(brokers) as admin:
         known = [group for group, *_ in await bounded(admin.list_consumer_groups(), START_SECONDS)]
         left = {}
         for group in {*known, *reads}:
             offsets = await bounded(admin.list_consumer_group_offsets(group), START_SECONDS)
             done = {tp: found.offset for tp, found in offsets.items() if found.offset >= 0}
-            due = {tp: firsts[tp] for tp in parts if tp.topic in reads.get(group, ())} | done
+            due = {tp: firsts[tp] for tp in ends if tp.topic in reads.get(group, ())} | done
             left[group] = sum(ends[tp] - offset for tp, offset in due.items() if tp in ends)
     return left
 
@@ -63,34 +58,35 @@ async def skip(brokers: Brokers | str, group: str, topics: Collection[str]) -> i
 
     Raises `Unavailable`, also while the group has a member: Kafka waits some seconds for one that was stopped.
     """
-    consumer = AIOKafkaConsumer(**options(brokers), group_id=group, enable_auto_commit=False)
-    try:
-        await bounded(consumer.start(), START_SECONDS)
-        parts = await bounded(_partitions(consumer, topics), START_SECONDS)
-        consumer.assign(parts)
-        ends: dict[TopicPartition, int] = await bounded(consumer.end_offsets(parts), START_SECONDS)
-        firsts = await bounded(consumer.beginning_offsets(parts), START_SECONDS)
-        before = [await bounded(consumer.committed(part), START_SECONDS) for part in parts]
+    async with _reading(brokers, topics, group) as (consumer, ends):
+        firsts = await bounded(consumer.beginning_offsets(list(ends)), START_SECONDS)
+        before = {part: await bounded(consumer.committed(part), START_SECONDS) for part in ends}
         await bounded(consumer.commit(ends), START_SECONDS)
-    finally:
-        await stop_consumer(consumer)
-    return sum(ends[part] - max(done or 0, firsts[part]) for part, done in zip(parts, before, strict=True))
+    return sum(end - max(before[part] or 0, firsts[part]) for part, end in ends.items())
 
 
 async def read_since(brokers: Brokers | str, topics: Collection[str], since: datetime) -> AsyncIterator[list[Record]]:
     """Yield the records that Kafka got between `since` and now, without a group. Raises `Unavailable`."""
-    consumer = AIOKafkaConsumer(**options(brokers), enable_auto_commit=False)
-    try:
-        await bounded(consumer.start(), START_SECONDS)
-        parts = await bounded(_partitions(consumer, topics), START_SECONDS)
-        consumer.assign(parts)
-        ends = await bounded(consumer.end_offsets(parts), START_SECONDS)
-        times = dict.fromkeys(parts, int(since.timestamp() * 1000))
+    async with _reading(brokers, topics) as (consumer, ends):
+        times = dict.fromkeys(ends, int(since.timestamp() * 1000))
         for part, found in (await bounded(consumer.offsets_for_times(times), START_SECONDS)).items():
             consumer.seek(part, found.offset if found else ends[part])
         while any([await bounded(consumer.position(part), START_SECONDS) < end for part, end in ends.items()]):
             found = await fetch(consumer, _READ_SECONDS, _READ_RECORDS)
             yield [record_of(one) for part, some in found.items() for one in some if one.offset < ends[part]]
+
+
+@asynccontextmanager
+async def _reading(
+    brokers: Brokers | str, topics: Collection[str], group: str | None = None
+) -> AsyncIterator[tuple[AIOKafkaConsumer, dict[TopicPartition, int]]]:
+    """Yield a consumer of all partitions of the topics, and the end of each. It is no member of the group."""
+    consumer = AIOKafkaConsumer(**options(brokers), group_id=group, enable_auto_commit=False)
+    try:
+        await bounded(consumer.start(), START_SECONDS)
+        parts = await bounded(_partitions(consumer, topics), START_SECONDS)
+        consumer.assign(parts)
+        yield consumer, await bounded(consumer.end_offsets(parts), START_SECONDS)
     finally:
         await stop_consumer(consumer)
 
