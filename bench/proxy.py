@@ -1,8 +1,8 @@
 """`python -m bench.proxy 7000 5432`: a TCP proxy on loopback that delivers every byte later.
 
-A line on its standard input is the delay in seconds from now on, at first 0. What must stay true: all bytes arrive, in
-order, each after the delay. The loop's timers may add up to a millisecond, so `bench/delay.py` measures how much later
-they really are.
+It reads the delay in seconds from its standard input, a line for each change. At first the delay is 0. What must stay
+true: all bytes arrive, in order, each after the delay. The loop's timers may add up to a millisecond, so
+`bench/delay.py` measures how much later they really are.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class Delay:
 
 
 class _Side(asyncio.Protocol):
-    """One of the two connections. What it receives, `other` sends after the delay."""
+    """One of the two connections. `other` sends each chunk that this one receives, after the delay."""
 
     def __init__(self, delay: Delay) -> None:
         self._delay, self._last = delay, 0.0

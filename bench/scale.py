@@ -1,7 +1,7 @@
 """The CPU of an order, part by part; and one, two and four processes of everything, after which the checker runs.
 
-The processes share the cores of one machine, so more of them are not faster here. What must stay true with more of them
-is every invariant of `tests/acceptance/checker.py`. The measured points go into `.local/bench/scale.json`:
+The processes share the cores of one machine, so more of them are not faster here. What must stay true: every invariant
+of `tests/acceptance/checker.py`, with any number of processes. The measured points go into `.local/bench/scale.json`:
 `bench/measured.json` is a copy, with which `bench/simulation.py` is compared.
 """
 

@@ -34,7 +34,10 @@ FULL = 0.85
 STOCK_LOCK = "stock lock"
 """Transactions of inventory take turns, in all of its processes (`inventory/consumer.py`)."""
 PACE_SECONDS = {"relay": 0.005, "consumer": 0.002, "worker": 0.02, "api": 0.001}
-"""The least time between two turns in the settings, and for an API that of a turn. What was measured may be more."""
+"""The shortest time between two turns, by the settings. An API has none: its value is the time of a turn.
+
+The measured time may be longer.
+"""
 BATCH = {"relay": 2000, "consumer": 500, "worker": 256, "api": 128}
 Process = Generator[simpy.Event, Any, None]
 

@@ -93,7 +93,7 @@ def restore_backup(
     *,
     behind_hours: Annotated[float, typer.Option(help="How late consumers may have been when it was made.")] = 1.0,
 ) -> None:
-    """Replace the database by a backup. What came after the backup is lost, and listed in a file beside it."""
+    """Replace the database by a backup. Later changes are lost. A file beside the backup lists their events."""
     lost = restore.restore(_running_stack(), folder, behind=timedelta(hours=behind_hours))
     typer.echo(f"Restored. The events of what is lost: {lost}")
 

@@ -23,7 +23,7 @@ _OF_THE_SUPERUSER = re.compile(r"^(CREATE|ALTER) ROLE postgres\b.*\n", re.MULTIL
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup in `folder`. What was committed before `began_at` (UTC) is in it; what came after it may not be."""
+    """A backup in `folder`. It has every commit before `began_at` (UTC), and may have later ones."""
 
     folder: Path
     began_at: datetime

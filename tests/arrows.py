@@ -6,7 +6,6 @@ have pools, consumers and keep-alive. Where there is no /proc, nothing is seen.
 
 import os
 import pwd
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from documents.kubernetes import network
 from local.stack import Stack
+from tests.sampling import sampled
 
 EVERY_SECONDS = 0.5
 _ESTABLISHED = "01"
@@ -72,19 +72,9 @@ def recorded(stack: Stack) -> Iterator[Recorder]:
     """Record the connections of the stack's programs until the end of the block."""
     ports = {port: name.removesuffix("_tls") for name, port in asdict(stack.ports).items()}
     users = {pwd.getpwnam("daemon").pw_uid: "gateway"} if os.geteuid() == 0 else {}
-    recorder, over = Recorder(ports, lambda: _programs(stack), users), threading.Event()
-
-    def sample() -> None:
-        while not over.wait(EVERY_SECONDS):
-            recorder.sample()
-
-    thread = threading.Thread(target=sample, name="arrows", daemon=True)
-    thread.start()
-    try:
+    recorder = Recorder(ports, lambda: _programs(stack), users)
+    with sampled(recorder.sample, EVERY_SECONDS, "arrows"):
         yield recorder
-    finally:
-        over.set()
-        thread.join()
 
 
 def _programs(stack: Stack) -> dict[int, str]:

@@ -152,18 +152,25 @@ def run_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(run_folder: Path) -> Iterator[int]:
     """A Postgres server without fsync, which only tests that kill a server need; yields the port."""
-    port = ports.free_block(1)
     settings = {"fsync": "off", "deadlock_timeout": "200ms", "max_wal_size": "256MB"}
     folder = in_memory(run_folder)
-    engine = Postgres(folder / "postgres", port, settings=settings)
-    engine.remove()
-    server = Server(engine, run_folder / "postgres")
-    server.start()
-    yield port
-    server.stop()
-    engine.remove()
+    with serving(
+        Postgres(folder / "postgres", ports.free_block(1), settings=settings), run_folder / "postgres"
+    ) as port:
+        yield port
     if folder != run_folder:
         folder.rmdir()
+
+
+@contextmanager
+def serving(engine: Postgres, logs: Path) -> Iterator[int]:
+    """Run a Postgres server with an empty folder, which is deleted at the end; yields the port."""
+    engine.remove()
+    server = Server(engine, logs)
+    server.start()
+    yield engine.ports[0]
+    server.stop()
+    engine.remove()
 
 
 def in_memory(folder: Path) -> Path:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.sampling import sampled
+
 _EVERY_SECONDS = 0.05
 
 Pids = Callable[[], Iterable[int]]
@@ -69,16 +71,6 @@ def _waited(source: Path) -> float:
 @contextmanager
 def measured(pids: Pids = tuple) -> Iterator[Lag]:
     """Measure the lag of this thread, and of the main threads of other processes."""
-    lag, over = Lag(pids), threading.Event()
-
-    def sample() -> None:
-        while not over.wait(_EVERY_SECONDS):
-            lag.sample()
-
-    thread = threading.Thread(target=sample, name="lag", daemon=True)
-    thread.start()
-    try:
+    lag = Lag(pids)
+    with sampled(lag.sample, _EVERY_SECONDS, "lag"):
         yield lag
-    finally:
-        over.set()
-        thread.join()

@@ -5,9 +5,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
-
-import asyncpg
 
 from contracts.catalogue import TOPICS
 from local import backup, restore
@@ -23,7 +20,7 @@ from tests.builders import eventually
 async def test_a_broker_that_lost_its_data_gets_all_events_again_and_nothing_is_doubled(system: System) -> None:
     async with system.customers() as customers, Load(customers, 25, give_up=0.0):
         await asyncio.sleep(1)
-        before = await rows(system, "select now()")
+        before = await system.rows("select now()")
         await asyncio.to_thread(lose_kafka, system.stack)
         for service in PUBLISHERS:
             await republish(system, service)
@@ -89,7 +86,7 @@ async def test_after_a_restore_all_services_are_as_they_were_at_the_backup(syste
 
 async def split(system: System, history: History) -> tuple[set[int], set[int]]:
     """The accepted orders that exist, and those that do not."""
-    there = {row["id"] for row in await rows(system, "select id from orders.orders")}
+    there = {row["id"] for row in await system.rows("select id from orders.orders")}
     return set(ids(history)) & there, set(ids(history)) - there
 
 
@@ -97,17 +94,9 @@ async def ghosts(system: System) -> list[Poison]:
     """The records in Kafka whose outbox row is gone. No service may handle them."""
     async with Reader(system.kafka) as reader:
         found = await reader.everything(TOPICS)
-    known = {row[0] for topic in TOPICS for row in await rows(system, _outbox_of(topic))}  # read last: it grows
+    known = {row[0] for topic in TOPICS for row in await system.rows(_outbox_of(topic))}  # read last: it grows
     return [Poison(record[:3], frozenset()) for record in found if events.id_of(record) not in known]
 
 
 def _outbox_of(topic: str) -> str:
     return f"select event_id from {topic.removesuffix('.events')}.outbox"
-
-
-async def rows(system: System, sql: str) -> list[Any]:
-    conn = await asyncpg.connect(system.database_url)
-    try:
-        return list(await conn.fetch(sql))
-    finally:
-        await conn.close()

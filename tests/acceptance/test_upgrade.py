@@ -111,20 +111,12 @@ def replaced(system: System, service: str, release: str = "next") -> AbstractAsy
 async def finished(system: System, count: int, condition: str = "status <> 'PENDING'") -> None:
     """Wait until so many more orders fulfil the condition."""
     sql = f"select count(*) from orders.orders where {condition}"
-    [[before]] = await rows(system, sql)
+    [[before]] = await system.rows(sql)
 
     async def are_enough() -> bool:
-        return bool((await rows(system, sql))[0][0] >= before + count)
+        return bool((await system.rows(sql))[0][0] >= before + count)
 
     await eventually(are_enough, seconds=60, pause=0.1)
-
-
-async def rows(system: System, sql: str) -> list[Any]:
-    conn = await asyncpg.connect(system.database_url)
-    try:
-        return list(await conn.fetch(sql))
-    finally:
-        await conn.close()
 
 
 async def replay_once(system: System, service: str) -> None:
@@ -132,7 +124,7 @@ async def replay_once(system: System, service: str) -> None:
     wanted = {"error": "unknown_type", "reason": "the next release knows the type", "per_second": 500}
     open_ = f"select id from {service}.parked where resolved_at is null"
     async with system.customers(f"http://127.0.0.1:{system.stack.ports.services[service]}") as admin:
-        count = len(await rows(system, open_))
+        count = len(await system.rows(open_))
         asked = await admin.administer("POST", "/admin/replay", wanted)
         assert (asked.status, asked.answer["chosen"]) == (202, count)
 
@@ -151,7 +143,7 @@ async def effects_of_notes(system: System) -> Counter[tuple[str, str]]:
     found = Counter[tuple[str, str]]()
     for service in CONSUMERS:
         sql = f"select order_id from {service}.effects_of_next_release where type = '{OrderNoted.__name__}'"
-        found.update((service, str(order_id)) for [order_id] in await rows(system, sql))
+        found.update((service, str(order_id)) for [order_id] in await system.rows(sql))
     return found
 
 

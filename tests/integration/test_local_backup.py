@@ -14,14 +14,13 @@ from local import backup, ports
 from local.backup import Backup
 from local.postgres import FORMER, Postgres
 from local.problem import Problem
-from local.process import Server
 from shared import postgres as connections
 from shared.delivery import outbox, repairs
 from shared.delivery.lanes import RestoredElsewhere
 from shared.delivery.relay import Relay
 from shared.delivery.repairs import Author, Repairs
 from tests.builders import order_confirmed, tail, versions_by_key
-from tests.conftest import PARTITIONS, Database, created, in_memory
+from tests.conftest import PARTITIONS, Database, created, in_memory, serving
 from tests.migrations.conftest import migrate
 
 KEYS = range(1, 11)
@@ -30,15 +29,10 @@ KEYS = range(1, 11)
 @pytest.fixture(scope="module")
 def former(run_folder: Path) -> Iterator[int]:
     """A server of an older major version; yields its port."""
-    port = ports.free_block(1)
     folder = in_memory(run_folder) / "former"
-    engine = Postgres(folder, port, settings={"fsync": "off"}, programs=FORMER)
-    engine.remove()
-    server = Server(engine, run_folder / "former")
-    server.start()
-    yield port
-    server.stop()
-    engine.remove()
+    engine = Postgres(folder, ports.free_block(1), settings={"fsync": "off"}, programs=FORMER)
+    with serving(engine, run_folder / "former") as port:
+        yield port
 
 
 @pytest.fixture
