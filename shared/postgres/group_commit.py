@@ -31,12 +31,14 @@ _STUCK_SECONDS = 1.0
 
 
 class _Item(Generic[In, Out]):
-    __slots__ = ("deadline", "done", "sent", "since", "value")
+    __slots__ = ("deadline", "done", "failed", "sent", "since", "value")
 
     def __init__(self, value: In, done: "asyncio.Future[Out]", since: float, deadline: float) -> None:
-        self.value, self.done, self.since, self.deadline, self.sent = value, done, since, deadline, False
+        self.value, self.done, self.since, self.deadline = value, done, since, deadline
+        self.sent = self.failed = False
 
     def fail(self, error: Exception) -> None:
+        self.failed = True
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # mark as retrieved: the caller may not wait any more
@@ -88,7 +90,7 @@ class GroupCommit(Generic[In, Out]):
         item = _Item[In, Out](value, asyncio.get_running_loop().create_future(), now, deadline)
         self._queue.append(item)
         self._more.set()
-        return await asyncio.shield(item.done)
+        return await item.done
 
     def waited_seconds(self) -> float:
         """How long the oldest item has waited for a worker. 0 if none waits.
@@ -140,7 +142,7 @@ class GroupCommit(Generic[In, Out]):
                 try:
                     if conn is None or conn.is_closed():
                         conn = await connect(self._database_url, application_name=f"{self._name} group commit")
-                    await self._write_all(conn, [item for item in batch if item.sent or not item.done.done()])
+                    await self._write_all(conn, [item for item in batch if item.sent or not item.failed])
                 except ERRORS as error:
                     if not is_transient(error):
                         raise

@@ -75,9 +75,9 @@ async def _traced(span: tracing.Span, request: web.Request, handler: Handler) ->
 async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer within the deadline, or refuse at once."""
     deadline.start(request)
-    connections.begin(request)
-    is_reserved = connections.is_reserved(request)
-    response = admission.refusal(request, is_reserved=is_reserved) or await _handle(request, handler)
+    is_admitted, is_reserved = connections.begin(request), connections.is_reserved(request)
+    refusal = None if is_admitted and not is_reserved else admission.refusal(request, is_reserved=is_reserved)
+    response = refusal or await _handle(request, handler)
     is_last = request.app[TASKS].draining or is_reserved
     if is_last or not request.content.is_eof() or request.content.exception():
         response.force_close()  # aiohttp closes after an unread body; with the header the client does not reuse it

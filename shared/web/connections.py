@@ -89,27 +89,30 @@ class _Handler(RequestHandler):
         self._is_handed = False
 
     def data_received(self, data: bytes) -> None:
-        self._is_plain = self._is_plain and gate.is_whole(data)
-        is_new = self._is_plain and self._is_idle()
-        answer = self._all.gate.answer(data) if is_new else None
-        if answer is None or self.transport is None:
-            self.take(data, is_new=is_new)
+        if not data:  # aiohttp itself, when the body of a request was read
+            super().data_received(data)
             return
-        self._next_keepalive_close_time = asyncio.get_running_loop().time() + IDLE_SECONDS
-        self.transport.write(answer)
+        self._is_plain = self._is_plain and gate.is_whole(data)
+        answer = self._all.gate.answer(data) if self._is_plain and self._is_idle() else None
+        if answer and self.transport is not None:
+            self._next_keepalive_close_time = asyncio.get_running_loop().time() + IDLE_SECONDS
+            self.transport.write(answer)
+        else:
+            self.take(data, is_admitted=answer == gate.ADMITTED)
 
-    def take(self, data: bytes, *, is_new: bool) -> None:
-        """Give a chunk to aiohttp. If it is a new request, it was not refused."""
-        if is_new and not self._is_handed:
+    def take(self, data: bytes, *, is_admitted: bool) -> None:
+        """Give a chunk to aiohttp. If the gate has admitted it, it is a whole request."""
+        if is_admitted and not self._is_handed:
             self._is_handed = True
             self._all.admission.hand()
         super().data_received(data)
 
-    def begin(self) -> None:
-        """Its handler has begun."""
-        if self._is_handed:
-            self._is_handed = False
+    def begin(self) -> bool:
+        """Its handler has begun. Returns true if the gate has admitted the request."""
+        was_handed, self._is_handed = self._is_handed, False
+        if was_handed:
             self._all.admission.begin()
+        return was_handed
 
     def _is_idle(self) -> bool:
         """True if no request is under way, and if the client has read all answers."""
@@ -155,19 +158,19 @@ class _Fresh(asyncio.Protocol):
         answer = self._all.gate.answer(data) if is_plain and is_read else None
         left = self._timer.when() - asyncio.get_running_loop().time()
         self._timer.cancel()
-        if answer is None:
+        if not answer:
             handler = self._kind(self._all, min(HEADER_SECONDS, max(0.001, left)), is_plain=is_plain)
-            self._hand_over(handler, data, is_plain=is_plain)
+            self._hand_over(handler, data, is_admitted=answer == gate.ADMITTED)
             return
         self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
         self._transport.write(answer)
 
-    def _hand_over(self, handler: _Handler, data: bytes, *, is_plain: bool) -> None:
+    def _hand_over(self, handler: _Handler, data: bytes, *, is_admitted: bool) -> None:
         """Let aiohttp go on with the connection."""
         self._all.fresh.discard(self)
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
-        handler.take(data, is_new=is_plain)
+        handler.take(data, is_admitted=is_admitted)
 
     def close(self) -> None:
         self._transport.close()
@@ -202,10 +205,9 @@ class _Full(asyncio.Protocol):
 _REFUSAL = gate.refusal("too many connections; nothing was done", 1, "Connection: close")
 
 
-def begin(request: web.Request) -> None:
-    """The handler of the request begins."""
-    if isinstance(request.protocol, _Handler):
-        request.protocol.begin()
+def begin(request: web.Request) -> bool:
+    """The handler of the request begins. Returns true if the gate has admitted the request."""
+    return isinstance(request.protocol, _Handler) and request.protocol.begin()
 
 
 def is_reserved(request: web.Request) -> bool:

@@ -39,6 +39,8 @@ def refusal(detail: str, retry_after: int, *more_headers: str) -> bytes:
     return "\r\n".join(lines).encode() + _END + body
 
 
+ADMITTED = b""
+"""What the gate answers to a request that it lets in."""
 _REFUSALS = [refusal(DETAIL, seconds) for seconds in RETRY_SECONDS]
 
 
@@ -79,8 +81,10 @@ class Gate:
         self._lines = re.compile("|".join(f"({route.line})" for route in self._routes).encode())
 
     def answer(self, data: bytes) -> bytes | None:
-        """The refusal of a whole request, or None if it must be handled."""
-        if (reason := self._admission.reason()) is None or self._tasks.draining:
+        """The refusal of a whole request, `ADMITTED`, or None: then the handler decides."""
+        if (reason := self._admission.reason()) is None:
+            return ADMITTED
+        if self._tasks.draining:
             return None
         found = self._lines.match(data)
         if found is None or found.lastindex is None:

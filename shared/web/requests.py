@@ -34,8 +34,7 @@ async def body(request: web.Request, model: type[Model], **context: object) -> M
     if request.headers.get("Content-Type") != _JSON and request.content_type != _JSON:
         raise NotJson("the body must be sent with Content-Type: application/json")
     try:
-        async with asyncio.timeout(deadline.seconds_left(request)):
-            value = orjson.loads(await request.read())
+        value = orjson.loads(await _read(request))
     except (orjson.JSONDecodeError, TimeoutError, ConnectionError, web.RequestPayloadError):  # all caused by the client
         raise Invalid(fields.INVALID_JSON) from None
     if not isinstance(value, dict | None):
@@ -47,6 +46,14 @@ async def body(request: web.Request, model: type[Model], **context: object) -> M
     if value is None:
         raise Invalid(fields.INVALID_JSON)
     return found
+
+
+async def _read(request: web.Request) -> bytes:
+    """The whole body. A body that is here already needs no timer. Raises `TimeoutError`."""
+    if request.content.is_eof():
+        return await request.read()
+    async with asyncio.timeout(deadline.seconds_left(request)):
+        return await request.read()
 
 
 def query(request: web.Request, model: type[Model]) -> Model:

@@ -32,9 +32,13 @@ class Late:
     """What the admission watches: a queue that is late, or not."""
 
     seconds = 60.0
+    next: float | None = None
+    """From the second question on."""
 
     def __call__(self) -> float:
-        return self.seconds
+        now = self.seconds
+        self.seconds, self.next = now if self.next is None else self.next, None
+        return now
 
 
 @pytest.fixture
@@ -83,6 +87,23 @@ async def test_a_whole_request_is_refused_and_its_connection_stays(connect: Conn
         assert b"Connection: close" not in head  # what a handler answers to an unread body closes the connection
     late.seconds = 0.0
     assert (await ask(one, POST))[::2] == (200, b'{"a":1}')
+
+
+async def test_a_request_after_answered_ones_is_refused_from_its_bytes(connect: Connect, late: Late) -> None:
+    one = await connect()
+    for _ in range(2):
+        late.seconds = 0.0
+        assert (await ask(one, POST))[::2] == (200, b'{"a":1}')
+        late.seconds = 60.0
+        status, head, _ = await ask(one, POST)
+        assert (status, b"X-Request-Id" in head) == (503, False)
+
+
+async def test_a_request_that_was_let_in_is_not_refused_later(connect: Connect, late: Late) -> None:
+    late.next = 60.0
+    late.seconds = 0.0
+    assert (await ask(await connect(), POST))[::2] == (200, b'{"a":1}')
+    assert (await ask(await connect(), POST))[0] == 503
 
 
 async def test_with_parameters_too(connect: Connect) -> None:
