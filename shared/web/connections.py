@@ -79,7 +79,7 @@ class Connections:
 class _Handler(RequestHandler):
     """aiohttp's connection. Its time until the first request is shorter than that between two requests."""
 
-    __slots__ = ("_all", "_header_seconds", "_is_handed", "_is_plain")
+    __slots__ = ("_all", "_header_seconds", "_is_handed", "_is_plain", "_is_under_way")
 
     def __init__(self, all_: Connections, header_seconds: float, *, is_plain: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -87,6 +87,7 @@ class _Handler(RequestHandler):
         self._all, self._header_seconds = all_, header_seconds
         self._is_plain = is_plain  # each chunk until now was exactly one request
         self._is_handed = False
+        self._is_under_way = False
 
     def data_received(self, data: bytes) -> None:
         if not data:  # aiohttp itself, when the body of a request was read
@@ -102,10 +103,20 @@ class _Handler(RequestHandler):
 
     def take(self, data: bytes, *, is_admitted: bool) -> None:
         """Give a chunk to aiohttp. If the gate has admitted it, it is a whole request."""
+        self._is_under_way = True
         if is_admitted and not self._is_handed:
             self._is_handed = True
             self._all.admission.hand()
         super().data_received(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. From then on the connection is idle, although aiohttp waits for a request only later."""
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._is_under_way = False
 
     def begin(self) -> bool:
         """Its handler has begun. Returns true if the gate has admitted the request."""
@@ -116,8 +127,7 @@ class _Handler(RequestHandler):
 
     def _is_idle(self) -> bool:
         """True if no request is under way, and if the client has read all answers."""
-        is_waiting = self._waiter is not None and not self._waiter.done()
-        return is_waiting and self.transport is not None and self.transport.get_write_buffer_size() == 0
+        return not self._is_under_way and self.transport is not None and self.transport.get_write_buffer_size() == 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         between, self._keepalive_timeout = self._keepalive_timeout, self._header_seconds

@@ -1,9 +1,12 @@
 """A late process refuses whole requests from their bytes, and leaves everything else to aiohttp."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from shared.web import application, gate
@@ -104,6 +107,46 @@ async def test_a_request_that_was_let_in_is_not_refused_later(connect: Connect, 
     late.seconds = 0.0
     assert (await ask(await connect(), POST))[::2] == (200, b'{"a":1}')
     assert (await ask(await connect(), POST))[0] == 503
+
+
+def test_a_request_that_follows_an_answer_at_once_is_refused_from_its_bytes(late: Late, door: Admission) -> None:
+    """aiohttp waits for the next request a turn of the event loop after the answer; uvloop reads before that."""
+    late.seconds = 0.0
+    assert uvloop.run(_ask_again_at_once(late, door)) == (503, False)
+
+
+async def _ask_again_at_once(late: Late, door: Admission) -> tuple[int, bool]:
+    loop, asked = asyncio.get_running_loop(), threading.Event()
+
+    @operation(Access.PUBLIC, {200: None})
+    async def answer_then_block(_: web.Request) -> web.Response:
+        """Block the loop in the same turn, after the answer is sent, until the client has asked again."""
+        resumed = loop.create_future()
+        loop.call_soon(resumed.set_result, None)
+        loop.call_soon(loop.call_soon, asked.wait, 5.0)
+        await resumed
+        return web.Response(text='{"a":1}')
+
+    def client(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.sendall(POST)
+            while b'{"a":1}' not in connection.recv(1000):
+                pass
+            late.seconds = 60.0
+            connection.sendall(POST)
+            asked.set()
+            return connection.recv(1000)
+
+    app = application.create()
+    app[ADMISSION] = door
+    app.router.add_post("/work", answer_then_block)
+    door.watch("test", late)
+    for _ in range(MIN_IN_FLIGHT):
+        door.enter()
+    async with served(app) as connect:
+        port = (await connect())[1].get_extra_info("peername")[1]
+        answer = await asyncio.to_thread(client, port)
+    return int(answer[9:12]), b"X-Request-Id" in answer
 
 
 async def test_with_parameters_too(connect: Connect) -> None:
