@@ -68,13 +68,15 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
                 settings.order_deadline_seconds,
                 settings.max_open_orders,
                 int(settings.max_database_gigabytes * 1e9),
+                app[ADMISSION].is_busy,
             )
-            reader = GroupCommit(settings.database, service.read, name="orders reader", workers=1)
+            reader = GroupCommit(settings.database, service.read, name="orders reader", workers=1, max_batch=1024)
             stack.push_async_callback(tasks.start("waiters", waiters.run))
             stack.push_async_callback(tasks.start("placement", placement.run))
             stack.push_async_callback(tasks.start("pressure", pressure.run))
             stack.push_async_callback(tasks.start("reader", reader.run))
             app[ADMISSION].watch("group commit", placement.waited_seconds)
+            app[ADMISSION].watch("reader", reader.waited_seconds)
             app[api.BACKEND] = Backend(placement, pressure, reader, Skus(pool), waiters)
             tasks.when_draining(waiters.release)
         yield

@@ -6,11 +6,13 @@ orders are accepted, as promised, up to a number of open ones and up to a size o
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
 from orders import store
 from shared import errors, metrics, postgres
+from shared.delivery.relay import GIVE_WAY_SECONDS
 from shared.postgres import Pool
 from shared.process.loop import Beat, repeat
 
@@ -22,6 +24,8 @@ _SMOOTHING = 0.3
 _LATEST_SECONDS = 5.0
 _LOOKS = 3
 """So many looks in a row must say that a new order would wait too long: the first orders of a burst end later."""
+_UNSURE_SECONDS = 2 * GIVE_WAY_SECONDS
+"""While orders give way to requests, their rate says little. For so long the rate from before counts."""
 _SIZE_SECONDS = 10.0
 """Postgres reads the sizes of all its files for an answer, so this is asked less often."""
 _BACKLOG = 100
@@ -31,11 +35,20 @@ _BACKLOG = 100
 class Pressure:
     """Looks once a second, while orders come, how many are open and how fast they end.
 
-    With `max_bytes`, it also looks how large the database is. 0: that has no limit.
+    With `max_bytes`, it also looks how large the database is. 0: that has no limit. `is_busy` returns true while the
+    relay gives way to requests.
     """
 
-    def __init__(self, pool: Pool, deadline_seconds: float, max_open: int, max_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        deadline_seconds: float,
+        max_open: int,
+        max_bytes: int = 0,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._pool, self._patience, self._max_open = pool, deadline_seconds * _PART_OF_DEADLINE, max_open
+        self._is_busy, self._busy_since = is_busy, float("inf")
         self._max_bytes, self._bytes = max_bytes, 0
         self._measured_size_at = -_SIZE_SECONDS
         self._is_asked = False
@@ -77,7 +90,10 @@ class Pressure:
 
     def decide(self, now: float, open_: int, ended: int) -> None:
         """Of the orders that were open at the last look, `ended` have ended."""
-        self._rate, self._last = self._measured(now, ended), (now, open_)
+        self._busy_since = min(self._busy_since, now) if self._is_busy() else float("inf")
+        if not 0 <= now - self._busy_since < _UNSURE_SECONDS:
+            self._rate = self._measured(now, ended)
+        self._last = now, open_
         is_late = self._rate > 0 and open_ / self._rate > self._patience
         self._late_looks = self._late_looks + 1 if is_late else 0
         before = self._reason

@@ -38,6 +38,7 @@ from .process.configuration import Settings
 from .process.flags import FAIL_HANDLER, Flags
 from .process.tasks import DRAIN_SECONDS, Tasks
 from .web import application, audit, connections, database, openapi, operations, tls, verification
+from .web.admission import ADMISSION
 from .web.connections import Connections
 from .web.health import TASKS
 
@@ -116,13 +117,14 @@ async def opened(
                 verification.verifying(tasks, settings.auth_jwks_url, settings.auth_ca_file)
             )
             app[operations.VERIFIER] = verifier
-        app[database.COMMITTED] = await stack.enter_async_context(_publishing(tasks, settings, pool, name, forgets))
+        publishing = _publishing(tasks, settings, pool, name, forgets, app[ADMISSION].is_busy)
+        app[database.COMMITTED] = await stack.enter_async_context(publishing)
         yield pool
 
 
 @asynccontextmanager
 async def _publishing(
-    tasks: Tasks, settings: Settings, pool: Pool, name: str, forgets: Sequence[Forget]
+    tasks: Tasks, settings: Settings, pool: Pool, name: str, forgets: Sequence[Forget], is_busy: Callable[[], bool]
 ) -> AsyncIterator[Callable[[], None]]:
     """Run the relay, and care for day partitions. Without the part `relay`, only wake the relays of other processes.
 
@@ -142,6 +144,7 @@ async def _publishing(
             source=settings.event_source,
             pace_seconds=settings.relay_pace_seconds,
             lease_seconds=settings.relay_lease_seconds,
+            is_busy=is_busy,
         )
         stack.push_async_callback(relay.close)
         stack.push_async_callback(tasks.start("relay", relay.run))

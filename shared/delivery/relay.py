@@ -7,7 +7,7 @@ of relays may run. The pattern is the polling publisher (Richardson, 2018).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from uuid import uuid4
@@ -29,6 +29,9 @@ log = structlog.get_logger()
 ROWS_PER_LANE, BYTES_PER_LANE = 2000, 2_000_000
 _IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _AFTER_ROWS = 3
+GIVE_WAY_SECONDS = 5.0
+"""A relay gives way to other work for this time at most. Then it takes a turn."""
+_GIVE_WAY_LOOK_SECONDS = 0.05
 HELD_BACK_SECONDS = 5.0
 _WATCH_EVERY_SECONDS = 2.5
 _RETRY_FIRST_SECONDS, _RETRY_CAP_SECONDS = 10.0, 600.0
@@ -65,7 +68,8 @@ class Relay:
     """A relay over the outbox of one service, with its own connection and its own producer.
 
     `source` and `service` form the source of the events (CloudEvents' `ce_source`: `source/service`). `owner` is the
-    name of the relay in leases and logs.
+    name of the relay in leases and logs. While `is_busy` returns true, a turn comes only every `GIVE_WAY_SECONDS`: so the
+    process has its time for requests, and everything that follows from an event comes later, in larger batches.
     """
 
     def __init__(
@@ -78,10 +82,12 @@ class Relay:
         source: str = "/quickbite",
         pace_seconds: float = 0.005,
         lease_seconds: float = 3.0,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database_url, self._service, self._pace = database_url, service, pace_seconds
         self.lanes = Lanes(f"{owner}/{uuid4().hex[:8]}", lease_seconds)
         self._sender = Sender(brokers, f"{source}/{service}")
+        self._is_busy = is_busy
         self._conn: Plain | None = None
         self._leasing: Plain | None = None
         self._limit = Limit(ROWS_PER_LANE, BYTES_PER_LANE)
@@ -108,6 +114,7 @@ class Relay:
         """Take one paced turn. Returns how long to wait for a hint before the next."""
         if (early := self._started + self._pace - time.monotonic()) > 0:
             await asyncio.sleep(early)
+        await self._give_way()
         self._started, hinted = time.monotonic(), self._woken.is_set()
         self._woken.clear()
         published = await self.run_once()
@@ -118,6 +125,19 @@ class Relay:
         if published:
             return _ADVANCE_EVERY_SECONDS
         return _IDLE_SECONDS[min(self._idle_turns, len(_IDLE_SECONDS) - 1)]
+
+    async def _give_way(self) -> None:
+        """While the process is busy, wait until `GIVE_WAY_SECONDS` after the start of the last turn.
+
+        A turn that left rows behind is followed by the next at once: the outbox does not grow without limit.
+        """
+        until = self._started + GIVE_WAY_SECONDS
+        if self._has_more or not self._is_busy():
+            return
+        await self.lanes.advance(await self._connection())  # a crash meanwhile repeats no rows
+        async with self._prolonging():
+            while self._is_busy() and time.monotonic() < until:
+                await asyncio.sleep(_GIVE_WAY_LOOK_SECONDS)
 
     async def run_once(self) -> int:
         """Take one turn: renew leases if due, read, publish, move the cursors. Returns how many rows are done.

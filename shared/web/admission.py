@@ -15,7 +15,7 @@ from .. import metrics
 from . import problems
 from .operations import Operation, declared
 
-TARGET_SECONDS = 0.25
+TARGET_SECONDS = 0.5
 """A delay up to this is no reason to refuse anything."""
 PATIENCE_SECONDS = 0.5
 """After a longer delay has lasted for this time, new requests are refused until the delay is below the target."""
@@ -25,12 +25,14 @@ MIN_IN_FLIGHT = 64
 """With fewer requests than this, something else makes the process late, and refusals would not help."""
 MAX_IN_FLIGHT = 16_384
 """So many requests may wait for their answers, also those that rest."""
-MAX_AT_WORK = 2048
+MAX_AT_WORK = 1024
 """So many of them may be at work. The others rest: they wait for something that others do, as a long poll does.
 
-This bounds the work that a burst brings. Otherwise a process would admit thousands of requests before it is late,
-refuse all while it works them off, and then admit thousands again.
+This bounds the work that a burst brings, and it is what usually refuses. A delay alone would admit thousands of requests
+before the process is late, refuse all while it works them off, and then admit thousands again.
 """
+BUSY = MAX_AT_WORK // 4
+"""With so many at work, work in the background gives way."""
 _MEASURED_FROM = MIN_IN_FLIGHT // 2  # a long poll waits for seconds: few of them need no timer
 _TICK_SECONDS = 0.02
 _ADMIN_PATH = "/admin/"
@@ -56,7 +58,7 @@ class Admission:
         """Why a request that comes now must be refused, or None."""
         if self._in_flight >= MAX_IN_FLIGHT:
             return "in flight"
-        if self._in_flight - self._resting + self._handed >= MAX_AT_WORK:
+        if self._at_work >= MAX_AT_WORK:
             return "at work"
         if self._in_flight < MIN_IN_FLIGHT:
             self._late_since = None
@@ -73,6 +75,14 @@ class Admission:
             self._late_since = now
         is_late = delay > LIMIT_SECONDS or now - self._late_since >= PATIENCE_SECONDS
         return what if is_late else None
+
+    def is_busy(self) -> bool:
+        """True if work in the background must give way to requests."""
+        return self._at_work >= BUSY
+
+    @property
+    def _at_work(self) -> int:
+        return self._in_flight - self._resting + self._handed
 
     def enter(self) -> None:
         """A request is admitted. While there are many, the delay of the event loop is measured."""

@@ -470,6 +470,47 @@ async def test_a_relay_keeps_its_lanes_while_kafka_writes_for_longer_than_a_leas
         assert versions_by_key(await published()) == {str(key): [1] for key in range(1, 41)}
 
 
+async def test_a_relay_of_a_busy_process_gives_way_for_a_time_and_keeps_its_lanes(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "GIVE_WAY_SECONDS", 60.0)
+    busy, other = make_relay(shop_topics), make_relay(shop_topics)
+    busy.lanes.lease_seconds = other.lanes.lease_seconds = 1.0
+    async with running(busy):
+        await eventually(lambda: _holds_lanes(busy))
+        busy._is_busy = lambda: True
+        await asyncio.sleep(0.1)  # the turn that had begun
+        await append(pool, *[(key, 1) for key in range(1, 41)])
+        busy.wake()
+        for _ in range(12):
+            await asyncio.sleep(0.2)
+            other._renew_at = 0.0
+            assert await other.run_once() == 0
+            assert not await all_is_published(pool)
+        monkeypatch.setattr(relay, "GIVE_WAY_SECONDS", 0.5)
+        busy._is_busy = lambda: False
+        await eventually(lambda: all_is_published(pool))
+        busy._is_busy = lambda: True  # and it stays busy, but not for longer than the time
+        await append(pool, *[(key, 2) for key in range(1, 41)])
+        busy.wake()
+        await eventually(lambda: all_is_published(pool))
+
+
+async def test_a_busy_relay_with_more_rows_than_a_turn_has_does_not_wait(
+    pool: Pool, shop_topics: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "GIVE_WAY_SECONDS", 60.0)
+    monkeypatch.setattr(relay, "ROWS_PER_LANE", 5)
+    busy = make_relay(shop_topics)
+    busy._limit = lanes.Limit(5, relay.BYTES_PER_LANE)
+    await append(pool, *[(key, 1) for key in range(1, 201)])
+    assert await busy.run_once()  # the first turn, which begins before the process is busy
+    busy._is_busy = lambda: True
+    async with running(busy):
+        await eventually(lambda: all_is_published(pool))
+        busy._is_busy = lambda: False
+
+
 async def _holds_lanes(one: Relay) -> bool:
     return len(one.lanes.held) == one.lanes.total > 0
 

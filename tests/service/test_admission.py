@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from shared.web import admission, application, operations
-from shared.web.admission import ADMISSION, MAX_AT_WORK, MAX_IN_FLIGHT, MIN_IN_FLIGHT, Admission
+from shared.web.admission import ADMISSION, BUSY, MAX_AT_WORK, MAX_IN_FLIGHT, MIN_IN_FLIGHT, Admission
 from tests.builders import eventually
 from tests.service.conftest import Client
 
@@ -113,6 +113,17 @@ async def test_the_number_of_requests_at_work_is_bounded() -> None:
     made.begin()
     assert made.reason() is None
     made.leave()
+
+
+async def test_work_in_the_background_gives_way_long_before_requests_are_refused() -> None:
+    made = Admission()
+    assert not made.is_busy()
+    for _ in range(BUSY):
+        made.hand()
+    assert made.is_busy()
+    assert made.reason() is None
+    made.begin()
+    assert not made.is_busy()
 
 
 async def test_a_late_service_refuses_before_it_reads_the_body_and_answers_what_it_always_must(orders: Client) -> None:

@@ -87,3 +87,19 @@ def test_an_outage_that_begins_under_load_refuses_nothing(pressure: Pressure) ->
     for second in range(10, 40):
         pressure.decide(float(second), 200 + 100 * (second - 10), 0)
         assert accepts(pressure)
+
+
+def test_while_orders_give_way_to_requests_their_rate_from_before_counts_but_not_for_long(pressure: Pressure) -> None:
+    for second in range(10):
+        pressure.decide(float(second), 20_000, 1_000)
+    pressure._is_busy = lambda: True
+    for second in range(10, 20):
+        pressure.decide(float(second), 20_000, 100)
+        assert accepts(pressure)
+    for second in range(20, 40):
+        pressure.decide(float(second), 20_000, 100)
+    assert not accepts(pressure)
+    pressure._is_busy = lambda: False
+    for second in range(40, 60):
+        pressure.decide(float(second), 20_000, 1_000)
+    assert accepts(pressure)
