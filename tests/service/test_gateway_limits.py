@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import web
 
 from local import nginx, ports
 from local.entry import Entry
 from local.process import Server
 from tests.builders import eventually
-from tests.service.gateway import TOKEN, USER, Shop, bearer, opened, request, signed
+from tests.service.gateway import KEY, TOKEN, USER, Shop, answer_ok, bearer, opened, request, signed
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio]
 
@@ -287,3 +288,65 @@ async def test_other_machines_do_not_reach_the_port_on_loopback(tmp_path: Path) 
         refused = await loopback.ask("GET /v1/orders", token=None, source=OTHER)
         assert (refused.status, refused.problem) == (404, "not-found")
         assert len(shop.orders.seen) == 1
+
+
+# More than the service should have at the same time
+
+
+PLACE, WAIT = "POST /v1/orders", "GET /v1/orders/1?wait=30"
+PLACED, WAITING = 6, 4
+
+
+@asynccontextmanager
+async def narrow(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    """A gateway that lets the service have only six new orders, and four requests that wait, at the same time."""
+    template = nginx.TEMPLATE.read_text()
+    for connections, fewer in (("256", "3"), ("2500", "2")):
+        wanted = f"max_conns={connections} "
+        assert template.count(wanted) == 2
+        template = template.replace(wanted, f"max_conns={fewer} ")
+    (root / "template").write_text(template)
+    monkeypatch.setattr(nginx, "TEMPLATE", root / "template")
+    async with opened(root) as shop:
+        yield shop
+
+
+@pytest.mark.parametrize(
+    ("one", "headers", "most"),
+    [
+        (PLACE, (), PLACED),
+        (PLACE, (KEY,), PLACED),
+        ("POST /orders/", (), PLACED),
+        (WAIT, (), WAITING),
+        ("GET /orders/1/?x=1&wait=1", (), WAITING),
+    ],
+)
+async def test_the_gateway_itself_refuses_more_than_the_service_should_have_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, headers: tuple[str, ...], most: int
+) -> None:
+    freed = asyncio.Event()
+
+    async def wait(_: web.BaseRequest) -> web.StreamResponse:
+        await freed.wait()
+        return web.Response(status=202)
+
+    async with narrow(tmp_path, monkeypatch) as shop:
+
+        async def all_are_there() -> bool:
+            return len(shop.orders.seen) == most
+
+        shop.orders.handler = wait
+        asyncio.get_running_loop().call_later(10, freed.set)  # whatever happens
+        first = asyncio.create_task(shop.many(most, one, *headers))
+        await eventually(all_are_there)
+        refused = await shop.many(40, one, *headers)
+        assert {(answer.status, answer.problem) for answer in refused} == {(503, "refused")}
+        assert {answer.get("Retry-After") for answer in refused} == {"1", "2", "3"}
+        assert await all_are_there()
+        shop.orders.handler = answer_ok
+        for other in (WAIT if most == PLACED else PLACE, "POST /v1/orders/1/cancel", "GET /v1/orders/1", "GET /v1/orders"):
+            assert (await shop.ask(other)).status == 200, other
+        freed.set()
+        assert {answer.status for answer in await first} == {202}
+        assert (await shop.ask(one, *headers)).status == 200
+        assert {seen.all("Host")[0] for seen in shop.orders.seen} == {"orders"}
