@@ -1,4 +1,4 @@
-"""Runs the open-loop load generator (`generator/main.go`): requests are sent on schedule, however late the answers are.
+"""Runs the load generator (`generator/main.go`): requests are sent on schedule, however late the answers are.
 
 What must stay true: each request has exactly one recorded end. If the generator is late itself, the run is void.
 """
@@ -73,9 +73,18 @@ class Load(BaseModel):
 
 def run(port: int, rate: float, seconds: float, *, follow: bool = False, header: str = "") -> Load:
     """Offer `rate` orders a second. With `follow`, wait for the end of each with `?wait=`."""
+    return _run(port, "-rate", str(rate), "-seconds", str(seconds), follow=follow, header=header)
+
+
+def closed(port: int, orders: int, clients: int, *, follow: bool = False, header: str = "") -> Load:
+    """Place `orders` orders as fast as they are answered. Each client places its next one after its last."""
+    return _run(port, "-orders", str(orders), "-clients", str(clients), follow=follow, header=header)
+
+
+def _run(port: int, *arguments: str, follow: bool, header: str) -> Load:
     if not _PROGRAM.exists():
         raise SystemExit("the load generator is not built: use `make bench`")
-    command = [str(_PROGRAM), "-address", f"127.0.0.1:{port}", "-rate", str(rate), "-seconds", str(seconds)]
+    command = [str(_PROGRAM), "-address", f"127.0.0.1:{port}", *arguments]
     command += ["-follow"] * follow + ["-header", header] * bool(header)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, preexec_fn=_go_first)
     return Load.model_validate(json.loads(done.stdout))

@@ -1,4 +1,5 @@
-// An open-loop load generator: it sends each request when it is due, however late the answers are.
+// An open-loop load generator: it sends each request when it is due, however late the answers are. With -clients it is
+// a closed loop, which finds the best rate of a machine.
 //
 // It is compiled because the generator shares the machine with what it measures: in Python it was late itself.
 // It prints one JSON object. Each request has exactly one end, and the lag says how late the generator was.
@@ -18,6 +19,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -28,6 +30,8 @@ var (
 	address  = flag.String("address", "127.0.0.1:8080", "host and port of the orders API or of the gateway")
 	rate     = flag.Float64("rate", 100, "orders a second")
 	seconds  = flag.Float64("seconds", 10, "for how long")
+	clients  = flag.Int("clients", 0, "instead: so many clients place -orders, each the next one after its last")
+	orders   = flag.Int("orders", 1000, "with -clients: how many orders")
 	follow   = flag.Bool("follow", false, "wait for the end of each order with ?wait=")
 	header   = flag.String("header", "", "one more line of each request, such as Authorization: Bearer ...")
 	patience = flag.Duration("patience", 20*time.Second, "an answer that comes later than this counts as timed out")
@@ -58,20 +62,17 @@ type generator struct {
 func main() {
 	flag.Parse()
 	number := int(*rate * *seconds)
+	if *clients > 0 {
+		number = *orders
+	}
 	results := make([]result, number)
 	made := &generator{}
-	var all sync.WaitGroup
 	started := time.Now()
-	for i := range number {
-		due := started.Add(time.Duration(float64(i) / *rate * float64(time.Second)))
-		time.Sleep(time.Until(due))
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			results[i] = made.order(i, due)
-		}()
+	if *clients > 0 {
+		made.closed(results)
+	} else {
+		made.onSchedule(results, started)
 	}
-	all.Wait()
 	took := time.Since(started)
 	summary := summarize(results)
 	summary["seconds"] = took.Seconds()
@@ -79,6 +80,31 @@ func main() {
 	if err := json.NewEncoder(os.Stdout).Encode(summary); err != nil {
 		panic(err)
 	}
+}
+
+// onSchedule places each order when it is due.
+func (g *generator) onSchedule(results []result, started time.Time) {
+	var all sync.WaitGroup
+	for i := range results {
+		due := started.Add(time.Duration(float64(i) / *rate * float64(time.Second)))
+		time.Sleep(time.Until(due))
+		all.Go(func() { results[i] = g.order(i, due) })
+	}
+	all.Wait()
+}
+
+// closed lets clients place the orders as fast as they are answered.
+func (g *generator) closed(results []result) {
+	var all sync.WaitGroup
+	var next atomic.Int64
+	for range *clients {
+		all.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(results); i = next.Add(1) - 1 {
+				results[i] = g.order(int(i), time.Now())
+			}
+		})
+	}
+	all.Wait()
 }
 
 // order places an order, and waits for its end if that is wanted.

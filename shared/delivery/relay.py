@@ -68,8 +68,8 @@ class Relay:
     """A relay over the outbox of one service, with its own connection and its own producer.
 
     `source` and `service` form the source of the events (CloudEvents' `ce_source`: `source/service`). `owner` is the
-    name of the relay in leases and logs. While `is_busy` returns true, a turn comes only every `GIVE_WAY_SECONDS`: so the
-    process has its time for requests, and everything that follows from an event comes later, in larger batches.
+    name of the relay in leases and logs. While `is_busy` returns true, a turn comes only every `GIVE_WAY_SECONDS`. So
+    the process has its time for requests, and what follows from an event comes later, in larger batches.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Relay:
             return
         await self.lanes.advance(await self._connection())  # a crash meanwhile repeats no rows
         async with self._prolonging():
-            while self._is_busy() and time.monotonic() < until:
+            while self._is_busy() and time.monotonic() < until:  # noqa: ASYNC110 - nothing tells of the end
                 await asyncio.sleep(_GIVE_WAY_LOOK_SECONDS)
 
     async def run_once(self) -> int:

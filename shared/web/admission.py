@@ -28,8 +28,8 @@ MAX_IN_FLIGHT = 16_384
 MAX_AT_WORK = 1024
 """So many of them may be at work. The others rest: they wait for something that others do, as a long poll does.
 
-This bounds the work that a burst brings, and it is what usually refuses. A delay alone would admit thousands of requests
-before the process is late, refuse all while it works them off, and then admit thousands again.
+This bounds the work that a burst brings, and it is what usually refuses. A delay alone would admit thousands of
+requests before the process is late, refuse all while it works them off, and then admit thousands again.
 """
 BUSY = MAX_AT_WORK // 4
 """With so many at work, work in the background gives way."""

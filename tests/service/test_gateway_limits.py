@@ -344,7 +344,12 @@ async def test_the_gateway_itself_refuses_more_than_the_service_should_have_at_t
         assert {answer.get("Retry-After") for answer in refused} == {"1", "2", "3"}
         assert await all_are_there()
         shop.orders.handler = answer_ok
-        for other in (WAIT if most == PLACED else PLACE, "POST /v1/orders/1/cancel", "GET /v1/orders/1", "GET /v1/orders"):
+        for other in (
+            WAIT if most == PLACED else PLACE,
+            "POST /v1/orders/1/cancel",
+            "GET /v1/orders/1",
+            "GET /v1/orders",
+        ):
             assert (await shop.ask(other)).status == 200, other
         freed.set()
         assert {answer.status for answer in await first} == {202}

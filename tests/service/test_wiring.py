@@ -14,6 +14,7 @@ from shared.delivery.handling import Handling
 from shared.delivery.kafka import Subscription
 from shared.delivery.relay import Relay
 from shared.web import database
+from shared.web.admission import ADMISSION
 from tests.service.conftest import Serve
 
 ALL_PARTS = ["api", "relay", "consumer", "worker"]
@@ -59,7 +60,7 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> Wired:
 async def test_a_relay_publishes_under_its_services_name_with_its_settings(
     serve: Serve, wired: Wired, name: str
 ) -> None:
-    await serve(name, only=ALL_PARTS, instance_id="x-7", event_source="/shop", relay_lease_seconds=7.0)
+    service = await serve(name, only=ALL_PARTS, instance_id="x-7", event_source="/shop", relay_lease_seconds=7.0)
     (relay,) = wired.relays
     config = import_module(f"{name}.config")
     extra = {"admin_password": "a password"} if name == "auth" else {}
@@ -69,6 +70,7 @@ async def test_a_relay_publishes_under_its_services_name_with_its_settings(
         "source": "/shop",
         "pace_seconds": config.Settings(**extra).relay_pace_seconds,
         "lease_seconds": 7.0,
+        "is_busy": service.app[ADMISSION].is_busy,
     }
 
 
