@@ -44,15 +44,22 @@ select found.* from unnest($2::text[], $3::text[]) wanted(by, key) cross join la
   select {_COLUMNS}, idempotency_key from orders where user_id = wanted.by and idempotency_key = wanted.key) found
 """
 
-# The guard of "an order becomes final once": a row that is not PENDING any more is not changed, and no event is written
-# for it. `= any` makes Postgres use the index, whatever join it plans.
-_FINISH = f"""
+
+def _finishing(guard: str) -> str:
+    """The guard of "an order becomes final once": a row that is not PENDING is not changed, and has no event."""
+    return f"""
 with finished as (
   update orders o set status = c.status, reason = c.reason, version = c.version, updated_at = now()
     from unnest($1::bigint[], $2::text[], $3::text[], $4::int[]) c(id, status, reason, version)
-   where o.id = c.id and o.id = any($1) and o.status = 'PENDING' returning o.id)
+   where o.id = c.id {guard} and o.status = 'PENDING' returning o.id)
 {outbox.insert_sql(5, "row.key in (select id::text from finished)")}
 """
+
+
+# `= any` makes Postgres use the index, whatever join it plans. But a plan that is kept compares each row with each id: a
+# batch of 1,000 took 170 us for an order, and 20 us without. So a large batch does without: there a scan costs less.
+_FEW = 100
+_FINISH_FEW, _FINISH_MANY = _finishing("and o.id = any($1)"), _finishing("")
 
 # An older version than the stored one changes nothing.
 _REPLICATE = """
@@ -132,7 +139,8 @@ async def get(conn: Connection, ids: Sequence[int]) -> dict[int, Order]:
 async def finish(conn: Connection, orders: Sequence[Order], events: Sequence[Encoded]) -> None:
     """Make PENDING orders final and write their events, in the caller's transaction, which holds the keys' locks."""
     columns = zip(*((o.id, o.status, o.reason, o.version) for o in orders), strict=True)
-    await conn.execute(_FINISH, *columns, *outbox.columns(events))
+    sql = _FINISH_FEW if len(orders) <= _FEW else _FINISH_MANY
+    await conn.execute(sql, *columns, *outbox.columns(events))
 
 
 async def final(conn: Connection, ids: Sequence[int]) -> list[Order]:

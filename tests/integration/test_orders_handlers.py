@@ -128,7 +128,7 @@ async def test_without_the_rule_that_a_final_order_never_changes_the_check_fails
 ) -> None:
     real = domain.cancel
     monkeypatch.setattr(domain, "cancel", lambda order, reason: real(replace(order, status=Status.PENDING), reason))
-    monkeypatch.setattr(store, "_FINISH", store._FINISH.replace("and o.status = 'PENDING'", ""))
+    monkeypatch.setattr(store, "_FINISH_FEW", store._FINISH_FEW.replace("and o.status = 'PENDING'", ""))
     ways = dict(zip(await place(pool, 1), [(0, 1)], strict=True))
     await handling.handle(delivery(next(iter(ways)), (0, 1)))
     with pytest.raises(AssertionError):

@@ -120,9 +120,9 @@ async def test_without_the_status_check_and_the_key_locks_there_are_several_winn
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "lock_keys", _no_locks)
-    unguarded = store._FINISH.replace("and o.status = 'PENDING'", "")
-    assert unguarded != store._FINISH
-    monkeypatch.setattr(store, "_FINISH", unguarded)
+    unguarded = store._FINISH_FEW.replace("and o.status = 'PENDING'", "")
+    assert unguarded != store._FINISH_FEW
+    monkeypatch.setattr(store, "_FINISH_FEW", unguarded)
     ids = await place(pool, ROUNDS, deadline_seconds=-1)
     await race(pool, ids)
     assert await inconsistent(pool, ids)
@@ -276,3 +276,26 @@ async def test_the_time_to_the_end_of_an_order_is_measured_by_outcome_and_reason
     for end, (count, total) in zip(ends, before, strict=True):
         assert read(*end)[0] == count + 1
         assert read(*end)[1] - total >= 40
+
+
+async def test_the_kept_plan_of_a_large_batch_compares_no_order_with_all_others(pool: Pool) -> None:
+    plans = []
+    async with pool.acquire() as conn:
+        await conn.execute("set plan_cache_mode = force_generic_plan")
+        for name, sql in (("few", store._FINISH_FEW), ("many", store._FINISH_MANY)):
+            await conn.execute(f"prepare {name} as {sql}")
+            rows = await conn.fetch(f"explain (costs off) execute {name}({', '.join(['null'] * 11)})")
+            plans.append("\n".join(row[0] for row in rows))
+    few, many = plans
+    assert "= ANY ($1)" in few
+    assert "= ANY" not in many
+
+
+async def test_a_large_batch_becomes_final_once(pool: Pool) -> None:
+    ids = await place(pool, store._FEW + 1)
+    for _ in range(2):
+        async with locked(pool, *ids) as conn:
+            await service.confirm(conn, ids)
+    for order_id in (ids[0], ids[-1]):
+        assert await state(pool, order_id) == ("CONFIRMED", None, 2)
+        assert await history(pool, order_id) == [("OrderCreated", 1), ("OrderConfirmed", 2)]
