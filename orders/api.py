@@ -88,6 +88,9 @@ BACKEND = web.AppKey("BACKEND", Backend)
 
 routes = web.RouteTableDef()
 
+PLACING = ("POST /v1/orders", "POST /v1/orders/", "POST /orders", "POST /orders/")
+"""The operations that place orders."""
+
 
 class PlaceOrder(BaseModel):
     """A request to place an order. With a token, `userId` can be left out: it is the user of the token."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aiohttp import web
 
@@ -17,7 +18,7 @@ from orders.worker import Sweeper
 from shared.postgres import GroupCommit
 from shared.service import Consumed, consuming, create, opened
 from shared.web import database, operations
-from shared.web.admission import ADMISSION
+from shared.web.admission import ADMISSION, Closed
 from shared.web.health import TASKS
 
 DESCRIPTION = "Orders: accepted at once, and followed until they are CONFIRMED or CANCELLED."
@@ -29,6 +30,11 @@ def create_app(settings: Settings) -> web.Application:
     app[operations.TOKEN_REQUIRED] = settings.require_token
     app[operations.LOOPBACK_SECRETS] = settings.loopback_secrets()
     return app
+
+
+def _close(app: web.Application, why: str) -> None:
+    """Refuse new orders from now on, or, without a reason, accept them again."""
+    app[ADMISSION].closed = dict.fromkeys(api.PLACING, Closed("saga", why)) if why else {}
 
 
 async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[None]:
@@ -69,6 +75,7 @@ async def _lifespan(app: web.Application, settings: Settings) -> AsyncIterator[N
                 settings.max_open_orders,
                 int(settings.max_database_gigabytes * 1e9),
                 app[ADMISSION].is_busy,
+                partial(_close, app),
             )
             reader = GroupCommit(settings.database, service.read, name="orders reader", workers=1, max_batch=1024)
             stack.push_async_callback(tasks.start("waiters", waiters.run))

@@ -21,7 +21,10 @@ log = structlog.get_logger()
 _EVERY_SECONDS = 1.0
 _PART_OF_DEADLINE = 0.8
 _SMOOTHING = 0.3
-_LATEST_SECONDS = 5.0
+_PART_OF_TIME = 0.05
+"""Postgres counts all open orders for a look. So after a long look the next one comes later."""
+_SELDOM_SECONDS = 5.0
+_LATEST_SECONDS = 2 * _SELDOM_SECONDS
 _LOOKS = 3
 """So many looks in a row must say that a new order would wait too long: the first orders of a burst end later."""
 _UNSURE_SECONDS = 2 * GIVE_WAY_SECONDS
@@ -36,7 +39,7 @@ class Pressure:
     """Looks once a second, while orders come, how many are open and how fast they end.
 
     With `max_bytes`, it also looks how large the database is. 0: that has no limit. `is_busy` returns true while the
-    relay gives way to requests.
+    relay gives way to requests. `tell` is called with the reason to refuse orders, or "", when it changes.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class Pressure:
         max_open: int,
         max_bytes: int = 0,
         is_busy: Callable[[], bool] = lambda: False,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._pool, self._patience, self._max_open = pool, deadline_seconds * _PART_OF_DEADLINE, max_open
         self._is_busy, self._busy_since = is_busy, float("inf")
+        self._tell = tell
         self._max_bytes, self._bytes = max_bytes, 0
         self._measured_size_at = -_SIZE_SECONDS
         self._is_asked = False
@@ -69,10 +74,12 @@ class Pressure:
         """Look until `stop` is set. If Postgres does not answer, the last decision stays."""
 
         async def turn() -> float:
-            if self._is_asked:
+            started = time.monotonic()
+            if self._is_asked or self._reason:  # while orders are refused, nobody may ask
                 self._is_asked = False
                 await self.look()
-            return _EVERY_SECONDS
+            took = time.monotonic() - started
+            return min(max(_EVERY_SECONDS, took / _PART_OF_TIME), _SELDOM_SECONDS)
 
         await repeat("measuring of open orders", turn, stop, beat, trouble=postgres.ERRORS)
 
@@ -105,6 +112,8 @@ class Pressure:
             self._reason = f"a new order would wait {open_ / self._rate:.0f} s"
         else:
             self._reason = ""
+        if before != self._reason:
+            self._tell(self._reason)
         if bool(before) != bool(self._reason):
             log.warning("orders are refused" if self._reason else "orders are accepted again", why=self._reason)
 

@@ -56,8 +56,8 @@ with finished as (
 """
 
 
-# `= any` makes Postgres use the index, whatever join it plans. But a plan that is kept compares each row with each id: a
-# batch of 1,000 took 170 us for an order, and 20 us without. So a large batch does without: there a scan costs less.
+# `= any` makes Postgres use the index, whatever join it plans. But a plan that is kept compares each row with each id:
+# batches of 1,000 took 170 us for an order, and 20 us without. So a large batch does without: there a scan costs less.
 _FEW = 100
 _FINISH_FEW, _FINISH_MANY = _finishing("and o.id = any($1)"), _finishing("")
 

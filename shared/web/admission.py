@@ -7,6 +7,7 @@ but it must not stay late. Health checks, metrics, the admin API and operations 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from random import choice
 
 from aiohttp import web
@@ -41,6 +42,14 @@ RETRY_SECONDS = (1, 2, 3)
 DETAIL = "too much to do now; nothing was done"
 
 
+@dataclass(frozen=True)
+class Closed:
+    """Why an operation is refused: in a word for the metric, and in a sentence for the client."""
+
+    reason: str
+    detail: str
+
+
 class Admission:
     """Decides about new requests. `watch` adds a queue: a function says how long its oldest entry has waited."""
 
@@ -50,6 +59,8 @@ class Admission:
         self._late_since: float | None = None
         self._lag = 0.0
         self._due: float | None = None  # when the next timer is due, if there is one
+        self.closed: dict[str, Closed] = {}
+        """Operations, such as `POST /orders/`, that are refused for now, each with the reason."""
 
     def watch(self, name: str, seconds: Callable[[], float]) -> None:
         self._queues[name] = seconds

@@ -9,6 +9,7 @@ every later request of a connection that once sent anything else: only aiohttp k
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from random import choice
 
 from aiohttp import hdrs, web
@@ -41,7 +42,14 @@ def refusal(detail: str, retry_after: int, *more_headers: str) -> bytes:
 
 ADMITTED = b""
 """What the gate answers to a request that it lets in."""
-_REFUSALS = [refusal(DETAIL, seconds) for seconds in RETRY_SECONDS]
+
+
+@lru_cache(maxsize=8)
+def _refusals(detail: str) -> list[bytes]:
+    return [refusal(detail, seconds) for seconds in RETRY_SECONDS]
+
+
+_REFUSALS = _refusals(DETAIL)
 
 
 def is_whole(data: bytes) -> bool:
@@ -82,7 +90,8 @@ class Gate:
 
     def answer(self, data: bytes) -> bytes | None:
         """The refusal of a whole request, `ADMITTED`, or None: then the handler decides."""
-        if (reason := self._admission.reason()) is None:
+        reason, closed = self._admission.reason(), self._admission.closed
+        if reason is None and not closed:
             return ADMITTED
         if self._tasks.draining:
             return None
@@ -90,11 +99,16 @@ class Gate:
         if found is None or found.lastindex is None:
             return None
         route = self._routes[found.lastindex - 1]
+        answers = _REFUSALS
+        if reason is None:
+            if (why := closed.get(f"{route.method} {route.path}")) is None:
+                return ADMITTED
+            reason, answers = why.reason, _refusals(why.detail)
         if not route.may_be_refused:
             return None
         metrics.REFUSED.labels(reason).inc()
         metrics.observe_request(route.path, route.method, problems.BY_NAME["refused"].status, 0.0)
-        return choice(_REFUSALS)
+        return choice(answers)
 
 
 def _routes(app: web.Application) -> Iterator[_Route]:

@@ -10,7 +10,7 @@ import uvloop
 from aiohttp import web
 
 from shared.web import application, gate
-from shared.web.admission import ADMISSION, MIN_IN_FLIGHT, Admission
+from shared.web.admission import ADMISSION, MIN_IN_FLIGHT, Admission, Closed
 from shared.web.operations import Access, operation
 from tests.builders import eventually
 from tests.service.raw import Connect, Streams, served
@@ -147,6 +147,20 @@ async def _ask_again_at_once(late: Late, door: Admission) -> tuple[int, bool]:
         port = (await connect())[1].get_extra_info("peername")[1]
         answer = await asyncio.to_thread(client, port)
     return int(answer[9:12]), b"X-Request-Id" in answer
+
+
+async def test_a_closed_operation_is_refused_with_its_reason_and_no_other(
+    connect: Connect, late: Late, door: Admission
+) -> None:
+    late.seconds = 0.0
+    one = await connect()
+    door.closed = {"POST /work": Closed("saga", "a new one would wait")}
+    for _ in range(2):
+        status, head, body = await ask(one, POST)
+        assert (status, b"X-Request-Id" in head, b'"a new one would wait"' in body) == (503, False, True)
+        assert (await ask(one, b"GET /work/1 HTTP/1.1" + HEAD + b"\r\n"))[0] == 200
+    door.closed = {}
+    assert (await ask(one, POST))[0] == 200
 
 
 async def test_with_parameters_too(connect: Connect) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from orders.api import BACKEND
+from orders.api import BACKEND, PLACING
 from shared.web import database
+from shared.web.admission import ADMISSION
 from tests.service.conftest import Serve
 
 ORDER = {"userId": "u1", "sku": "burger", "quantity": 1}
@@ -44,6 +45,11 @@ async def test_orders_are_refused_before_the_disk_is_full_and_accepted_when_ther
     problem = await answer.json(content_type="application/problem+json")
     assert (answer.status, problem["type"]) == (503, "/problems/refused")
     assert problem["detail"].startswith("the database has 0.0 GB")
+    declared = {f"{route.method} {route.resource.canonical}" for route in orders.app.router.routes() if route.resource}
+    assert set(PLACING) <= declared
+    assert {why.detail for why in orders.app[ADMISSION].closed.values()} == {problem["detail"]}
+    assert set(orders.app[ADMISSION].closed) == set(PLACING)
     pressure._max_bytes = 10**12
     await pressure.look()
+    assert orders.app[ADMISSION].closed == {}
     assert (await orders.post("/v1/orders", json=ORDER)).status == 202

@@ -1,9 +1,11 @@
 """When orders are refused because too many are open: only if they end too slowly, or if there are very many."""
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 
+from orders import pressure as module
 from orders.pressure import Pressure
 from shared.errors import Refused
 
@@ -102,4 +104,25 @@ def test_while_orders_give_way_to_requests_their_rate_from_before_counts_but_not
     pressure._is_busy = lambda: False
     for second in range(40, 60):
         pressure.decide(float(second), 20_000, 1_000)
+    assert accepts(pressure)
+
+
+async def test_it_looks_on_while_orders_are_refused_although_nobody_asks(
+    pressure: Pressure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_EVERY_SECONDS", 0.01)
+    looks, stop = 0, asyncio.Event()
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            pressure.decide(100.0, 0, 0)
+            asyncio.get_running_loop().call_later(0.1, stop.set)
+
+    monkeypatch.setattr(pressure, "look", look)
+    pressure.decide(0.0, 500_000, 0)
+    assert not accepts(pressure)
+    await pressure.run(stop)
+    assert looks == 3
     assert accepts(pressure)
