@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 
-from bench import curve, openloop, report, servers, shop
+from bench import curve, openloop, overload, report, servers, shop
 from bench.curve import Point
 from bench.openloop import Load
 from bench.saga import all_final
@@ -13,14 +14,20 @@ _LIMITS_MS = {100: (100, 40), 1000: (200, 80)}
 SECONDS = 10.0
 
 
-def _run(made: shop.Shop, rate: int, *, follow: bool) -> tuple[Load, float, float]:
-    """Returns the load, the CPU seconds per order, and the number of busy cores."""
-    cpu, started = made.cpu().total(), time.perf_counter()
-    load = openloop.run(made.port, rate, SECONDS, follow=follow)
-    if not follow:
-        time.sleep(0.3)  # the last orders are not final yet
-    used = made.cpu().total() - cpu
-    return load, used / max(1, load.finished.count), used / (time.perf_counter() - started)
+@dataclass(frozen=True)
+class _Run:
+    """A load, the orders that ended as CONFIRMED, and the seconds and CPU seconds until the last one ended."""
+
+    load: Load
+    confirmed: int
+    seconds: float
+    cpu: float
+
+    @classmethod
+    def of(cls, made: shop.Shop, rate: int, *, follow: bool) -> "_Run":
+        cpu = made.cpu().total()
+        load, gained, seconds = overload.finished(made, lambda: openloop.run(made.port, rate, SECONDS, follow=follow))
+        return cls(load, gained["CONFIRMED"], max(SECONDS, seconds), made.cpu().total() - cpu)
 
 
 def _measure(made: shop.Shop) -> int:
@@ -28,9 +35,10 @@ def _measure(made: shop.Shop) -> int:
     print("\ncreate to CONFIRMED, as a client sees it (open loop)")
     placed, points = 0, list[Point]()
     for rate in RATES:
-        load, cpu, cores = _run(made, rate, follow=True)
+        run = _Run.of(made, rate, follow=True)
+        load, cpu, cores = run.load, run.cpu / run.confirmed, run.cpu / run.seconds
         placed += load.ends["POST 202"]
-        point = _point(rate, load)
+        point = _point(rate, run)
         points.append(point)
         print(
             f"  {rate:>6,} /s: p50 {point.p50 * 1e3:7.1f} ms   p99 {point.p99 * 1e3:7.1f} ms"
@@ -43,17 +51,21 @@ def _measure(made: shop.Shop) -> int:
         time.sleep(2)
     (servers.FOLDER / "curve.svg").write_text(curve.svg(points))
     print(f"\n{curve.table(points)}\n\nThe curve is in {servers.FOLDER / 'curve.svg'}")
-    load, cpu, _ = _run(made, 100, follow=False)
-    report.most("CPU per confirmed order at 100 a second, no reader waits", cpu * 1e3, "ms", 5, 2)
-    return placed + load.ends["POST 202"]
+    run = _Run.of(made, 100, follow=False)
+    report.most("CPU per confirmed order at 100 a second, no reader waits", run.cpu / run.confirmed * 1e3, "ms", 5, 2)
+    return placed + run.load.ends["POST 202"]
 
 
-def _point(rate: int, load: Load) -> Point:
-    """What ended within the time of the load; the rest of a backlog that ends later does not count as more."""
-    finished = load.finished
-    seconds = max(SECONDS, load.seconds)
+def _point(rate: int, run: _Run) -> Point:
+    """Until the last order has ended: the rest of a backlog that ends later does not count as more."""
+    load = run.load
     return Point(
-        rate, finished.p50, finished.p99, finished.count / seconds, load.ends["POST refused"] / seconds, load.slowest
+        rate,
+        load.finished.p50,
+        load.finished.p99,
+        run.confirmed / run.seconds,
+        load.ends["POST refused"] / load.seconds,
+        load.slowest,
     )
 
 

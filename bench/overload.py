@@ -23,7 +23,7 @@ _DATABASE = "bench_overload"
 def _flood(made: shop.Shop, port: int, rate: int, header: str = "", *, follow: bool) -> None:
     """Offer too much. What ends is compared with the best rate of the same requests, before and after."""
     before = _best(made, port, header, follow=follow)
-    load, gained, took = _finished(made, lambda: openloop.run(port, rate, SECONDS, follow=follow, header=header))
+    load, gained, took = finished(made, lambda: openloop.run(port, rate, SECONDS, follow=follow, header=header))
     time.sleep(5)
     calm = openloop.run(port, 100, 5.0, header=header)
     best = (before + _best(made, port, header, follow=follow)) / 2
@@ -43,13 +43,11 @@ def _flood(made: shop.Shop, port: int, rate: int, header: str = "", *, follow: b
 def _best(made: shop.Shop, port: int, header: str, *, follow: bool) -> float:
     """CONFIRMED a second in a closed loop, with the same generator."""
     clients = _CLIENTS[follow]
-    _, gained, took = _finished(
-        made, lambda: openloop.closed(port, _BEST_ORDERS, clients, follow=follow, header=header)
-    )
+    _, gained, took = finished(made, lambda: openloop.closed(port, _BEST_ORDERS, clients, follow=follow, header=header))
     return gained["CONFIRMED"] / took
 
 
-def _finished(made: shop.Shop, place: Callable[[], openloop.Load]) -> tuple[openloop.Load, Counter[str], float]:
+def finished(made: shop.Shop, place: Callable[[], openloop.Load]) -> tuple[openloop.Load, Counter[str], float]:
     """Place orders, and wait until the last one has ended. Returns how they ended, and the seconds in total."""
     before, started = asyncio.run(_ended(made)), time.perf_counter()
     load = place()

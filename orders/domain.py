@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from random import getrandbits
+from secrets import token_hex
 from typing import Any
 
 from contracts.orders import CancelReason, OrderCancelled, OrderConfirmed, OrderCreated
@@ -108,7 +108,7 @@ def place(order_id: int, request: Request, product: Product | None, now: datetim
         reason=None,
         version=1,
         expires_at=expires_at,
-        payment_reference=f"{getrandbits(128):032x}",
+        payment_reference=token_hex(16),
         trace=request.trace if tracing.is_sampled(request.trace) else None,
     )
 
