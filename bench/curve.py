@@ -41,10 +41,9 @@ def svg(points: Sequence[Point]) -> str:
     delays = _chart("seconds from POST to CONFIRMED", offered, [[p.p50 for p in points], [p.p99 for p in points]])
     ends = _chart("orders CONFIRMED a second", offered, [[p.confirmed for p in points]], even=True)
     legend = f'<text class="ta" x="{_LEFT + 260}" y="22">p50</text><text class="tb" x="{_LEFT + 300}" y="22">p99</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{_STYLE}</style>\n{legend}\n'
-        f'<g>{"".join(delays)}</g>\n<g transform="translate({_WIDTH + _GAP} 0)">{"".join(ends)}</g>\n</svg>\n'
-    )
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', f"<style>{_STYLE}</style>", legend]
+    parts += ["<g>", *delays, "</g>", f'<g transform="translate({_WIDTH + _GAP} 0)">', *ends, "</g>", "</svg>", ""]
+    return "\n".join(parts)
 
 
 def _chart(

@@ -83,8 +83,8 @@ def _programs(stack: Stack) -> dict[int, str]:
     with suppress(OSError, ValueError):
         supervisord = int((stack.root / "supervisord.pid").read_text())
         for pid in _children(supervisord):
-            name = _name(pid)
-            found |= dict.fromkeys(_children(pid) if name == "gateway" else [pid], name)
+            if name := _name(pid):
+                found |= dict.fromkeys(_children(pid) if name == "gateway" else [pid], name)
     return found
 
 
@@ -95,17 +95,20 @@ def _children(pid: int) -> list[int]:
 
 
 def _name(pid: int) -> str:
-    """From the mark in its environment. nginx writes its title over that.
+    """From the mark in its environment, or "" if the process ends just now: then it has sockets, but no environment.
 
-    Started by root, nginx has a user of its own. Not even root can list its files without a further capability.
+    nginx writes its title over the environment. Started by root, it has a user of its own. Not even root can list its
+    files without a further capability.
     """
+    environment = b""
     with suppress(OSError):
         if Path(f"/proc/{pid}/comm").read_text() == "nginx\n":
             return "gateway"
-        for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if entry.startswith(b"QUICKBITE_PROGRAM="):
-                return entry.partition(b"=")[2].decode()
-    return "unknown"
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    for entry in environment.split(b"\0"):
+        if entry.startswith(b"QUICKBITE_PROGRAM="):
+            return entry.partition(b"=")[2].decode()
+    return "unknown" if environment else ""
 
 
 def allowed() -> Seen:

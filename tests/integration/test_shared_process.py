@@ -233,6 +233,6 @@ async def refuses(port: int) -> bool:
 
 def test_nginx_closes_idle_connections_before_a_draining_process_does() -> None:
     upstreams = re.findall(r"upstream \w+ .*keepalive_timeout (\d+)s; }", (ROOT / "gateway" / "nginx.conf").read_text())
-    assert len(upstreams) == 6
+    assert len(upstreams) == 8
     assert {int(seconds) for seconds in upstreams} == {1}
     assert service_module.LINGER_SECONDS >= 2 * 1

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -25,6 +26,15 @@ def test_a_connection_is_seen_from_the_side_that_opened_it() -> None:
         recorder = arrows.Recorder(names, lambda: {1: "storefront"})
         recorder.sample()
         assert recorder.seen == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_a_process_that_has_just_ended_has_no_name() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    assert arrows._name(ended.pid) == ""
+    assert arrows._name(os.getpid()) == "unknown"
+    ended.wait()
 
 
 def test_the_policies_allow_what_the_architecture_says_between_services() -> None:
