@@ -15,13 +15,18 @@ _BEST_ORDERS = 15_000
 _CLIENTS = {False: 64, True: 512}
 """Of the best rate: with more or fewer clients that wait for the end of each order, fewer orders end."""
 _LIMIT_SECONDS = 3.1
-_LOADS = ((6000, False), (3000, True))
 _LOST = ("reset", "timed out")
 _DATABASE = "bench_overload"
 
 
-def _flood(made: shop.Shop, port: int, rate: int, header: str = "", *, follow: bool) -> None:
-    """Offer too much. What ends is compared with the best rate of the same requests, before and after."""
+def _floods(made: shop.Shop, port: int, header: str = "") -> None:
+    openloop.closed(port, 2_000, 64, header=header)  # warm up
+    for rate, follow in ((6000, False), (3000, True)):
+        _flood(made, port, rate, header, follow=follow)
+
+
+def _flood(made: shop.Shop, port: int, rate: int, header: str, *, follow: bool) -> None:
+    """Offer more orders than the shop can do. The best rate is measured before and after, with the same requests."""
     before = _best(made, port, header, follow=follow)
     load, gained, took = finished(made, lambda: openloop.run(port, rate, SECONDS, follow=follow, header=header))
     time.sleep(5)
@@ -80,9 +85,7 @@ def _overload(run: servers.Servers, where: str, layout: Sequence[shop.Part]) -> 
     print(f"\noverload, the API of orders {where}: more than two cores can do, generator included")
     asyncio.run(run.migrate(_DATABASE))
     with shop.running(run, _DATABASE, layout=layout) as made:
-        openloop.closed(made.port, 2_000, 64)  # warm up
-        for rate, follow in _LOADS:
-            _flood(made, made.port, rate, follow=follow)
+        _floods(made, made.port)
 
 
 def _behind_the_gateway(run: servers.Servers) -> None:
@@ -94,6 +97,4 @@ def _behind_the_gateway(run: servers.Servers) -> None:
         gateway.in_front(run, _DATABASE, made.port, auth) as front,
     ):
         header = f"Authorization: Bearer {gateway.token_of(front.gateway)}"
-        openloop.closed(front.gateway, 2_000, 64, header=header)  # warm up
-        for rate, follow in _LOADS:
-            _flood(made, front.gateway, rate, header, follow=follow)
+        _floods(made, front.gateway, header)

@@ -1,8 +1,8 @@
 """`python -m bench.proxy 7000 5432`: a TCP proxy on loopback that delivers every byte later.
 
-It reads the delay in seconds from its standard input, a line for each change. At first the delay is 0. What must stay
-true: all bytes arrive, in order, each after the delay. The loop's timers may add up to a millisecond, so
-`bench/delay.py` measures how much later they really are.
+Each line of its standard input is a new delay in seconds. The first delay is 0. What must stay true: all bytes arrive,
+in order, each after the delay. The loop's timers may add up to a millisecond, so `bench/delay.py` measures how much
+later they really are.
 """
 
 import asyncio

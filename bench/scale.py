@@ -1,8 +1,8 @@
 """The CPU of an order, part by part; and one, two and four processes of everything, after which the checker runs.
 
-The processes share the cores of one machine, so more of them are not faster here. What must stay true: every invariant
-of `tests/acceptance/checker.py`, with any number of processes. The measured points go into `.local/bench/scale.json`:
-`bench/measured.json` is a copy, with which `bench/simulation.py` is compared.
+All processes share the cores of one machine. So more processes are not faster here. What must stay true: every
+invariant of `tests/acceptance/checker.py` holds with any number of processes. The measured points go into
+`.local/bench/scale.json`: `bench/measured.json` is a copy, with which `bench/simulation.py` is compared.
 """
 
 import asyncio

@@ -102,7 +102,7 @@ class _Handler(RequestHandler):
             self.take(data, is_admitted=answer == gate.ADMITTED)
 
     def take(self, data: bytes, *, is_admitted: bool) -> None:
-        """Give a chunk to aiohttp. If the gate has admitted it, it is a whole request."""
+        """Give a chunk to aiohttp. `is_admitted` means: the chunk is a whole request, and the gate has admitted it."""
         self._is_under_way = True
         if is_admitted and not self._is_handed:
             self._is_handed = True

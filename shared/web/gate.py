@@ -49,9 +49,6 @@ def _refusals(detail: str) -> list[bytes]:
     return [refusal(detail, seconds) for seconds in RETRY_SECONDS]
 
 
-_REFUSALS = _refusals(DETAIL)
-
-
 def is_whole(data: bytes) -> bool:
     """True if `data` is one request, head and body, and nothing else."""
     end = data.find(_END)
@@ -90,8 +87,8 @@ class Gate:
 
     def answer(self, data: bytes) -> bytes | None:
         """The refusal of a whole request, `ADMITTED`, or None: then the handler decides."""
-        reason, closed = self._admission.reason(), self._admission.closed
-        if reason is None and not closed:
+        reason, detail = self._admission.reason(), DETAIL
+        if reason is None and not self._admission.closed:
             return ADMITTED
         if self._tasks.draining:
             return None
@@ -99,16 +96,16 @@ class Gate:
         if found is None or found.lastindex is None:
             return None
         route = self._routes[found.lastindex - 1]
-        answers = _REFUSALS
         if reason is None:
-            if (why := closed.get(f"{route.method} {route.path}")) is None:
+            closed = self._admission.closed.get(f"{route.method} {route.path}")
+            if closed is None:
                 return ADMITTED
-            reason, answers = why.reason, _refusals(why.detail)
+            reason, detail = closed.reason, closed.detail
         if not route.may_be_refused:
             return None
         metrics.REFUSED.labels(reason).inc()
         metrics.observe_request(route.path, route.method, problems.BY_NAME["refused"].status, 0.0)
-        return choice(answers)
+        return choice(_refusals(detail))
 
 
 def _routes(app: web.Application) -> Iterator[_Route]:

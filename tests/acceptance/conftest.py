@@ -107,7 +107,7 @@ class System:
             yield made
 
     async def rows(self, sql: str) -> list[Any]:
-        """Ask the database, as its super user."""
+        """The rows that a query returns. The super user of the database sends it."""
         conn = await asyncpg.connect(self.database_url)
         try:
             return list(await conn.fetch(sql))

@@ -128,11 +128,11 @@ async def test_work_in_the_background_gives_way_long_before_requests_are_refused
 
 async def test_a_late_service_refuses_before_it_reads_the_body_and_answers_what_it_always_must(orders: Client) -> None:
     order_id = (await (await orders.post("/v1/orders", json=ORDER)).json())["id"]
-    door, queue = orders.app[ADMISSION], Waiting()
-    door.watch("test", queue)
+    made, queue = orders.app[ADMISSION], Waiting()
+    made.watch("test", queue)
     queue.seconds = 60.0
     for _ in range(MIN_IN_FLIGHT):
-        door.enter()
+        made.enter()
     for call in (
         orders.post("/v1/orders", data=b"{" * 1000),
         orders.post("/v1/orders", json=ORDER),
@@ -156,7 +156,7 @@ async def test_a_late_service_refuses_before_it_reads_the_body_and_answers_what_
 
 
 async def test_every_request_leaves_again(orders: Client) -> None:
-    door = orders.app[ADMISSION]
+    made = orders.app[ADMISSION]
     for call in (
         orders.get("/nowhere"),
         orders.get("/v1/orders/0"),
@@ -164,10 +164,10 @@ async def test_every_request_leaves_again(orders: Client) -> None:
         orders.get("/v1/orders"),
     ):
         await call
-    assert door._in_flight == 0
+    assert made._in_flight == 0
 
     async def no_timer() -> bool:
-        return door._due is None
+        return made._due is None
 
     await eventually(no_timer)  # without requests, no timer wakes the process
 

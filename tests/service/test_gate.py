@@ -50,14 +50,14 @@ def late() -> Late:
 
 
 @pytest.fixture
-def door() -> Admission:
+def admission() -> Admission:
     return Admission()
 
 
 @pytest.fixture
-async def connect(late: Late, door: Admission) -> AsyncIterator[Connect]:
+async def connect(late: Late, admission: Admission) -> AsyncIterator[Connect]:
     app = application.create()
-    app[ADMISSION] = door
+    app[ADMISSION] = admission
     app.router.add_post("/work", work)
     app.router.add_get("/work/{id}", work)
     app.router.add_get("/work/stop", stop)
@@ -109,13 +109,14 @@ async def test_a_request_that_was_let_in_is_not_refused_later(connect: Connect, 
     assert (await ask(await connect(), POST))[0] == 503
 
 
-def test_a_request_that_follows_an_answer_at_once_is_refused_from_its_bytes(late: Late, door: Admission) -> None:
+def test_a_request_that_comes_right_after_an_answer_is_refused_from_its_bytes(late: Late, admission: Admission) -> None:
     """aiohttp waits for the next request a turn of the event loop after the answer; uvloop reads before that."""
     late.seconds = 0.0
-    assert uvloop.run(_ask_again_at_once(late, door)) == (503, False)
+    assert uvloop.run(_second_answer(late, admission)) == (503, False)
 
 
-async def _ask_again_at_once(late: Late, door: Admission) -> tuple[int, bool]:
+async def _second_answer(late: Late, admission: Admission) -> tuple[int, bool]:
+    """Send two requests, the second right after the first answer. Returns its status, and if a handler answered it."""
     loop, asked = asyncio.get_running_loop(), threading.Event()
 
     @operation(Access.PUBLIC, {200: None})
@@ -138,11 +139,11 @@ async def _ask_again_at_once(late: Late, door: Admission) -> tuple[int, bool]:
             return connection.recv(1000)
 
     app = application.create()
-    app[ADMISSION] = door
+    app[ADMISSION] = admission
     app.router.add_post("/work", answer_then_block)
-    door.watch("test", late)
+    admission.watch("test", late)
     for _ in range(MIN_IN_FLIGHT):
-        door.enter()
+        admission.enter()
     async with served(app) as connect:
         port = (await connect())[1].get_extra_info("peername")[1]
         answer = await asyncio.to_thread(client, port)
@@ -150,16 +151,16 @@ async def _ask_again_at_once(late: Late, door: Admission) -> tuple[int, bool]:
 
 
 async def test_a_closed_operation_is_refused_with_its_reason_and_no_other(
-    connect: Connect, late: Late, door: Admission
+    connect: Connect, late: Late, admission: Admission
 ) -> None:
     late.seconds = 0.0
     one = await connect()
-    door.closed = {"POST /work": Closed("saga", "a new one would wait")}
+    admission.closed = {"POST /work": Closed("saga", "a new one would wait")}
     for _ in range(2):
         status, head, body = await ask(one, POST)
         assert (status, b"X-Request-Id" in head, b'"a new one would wait"' in body) == (503, False, True)
         assert (await ask(one, b"GET /work/1 HTTP/1.1" + HEAD + b"\r\n"))[0] == 200
-    door.closed = {}
+    admission.closed = {}
     assert (await ask(one, POST))[0] == 200
 
 
@@ -218,7 +219,9 @@ async def test_the_rest_of_a_header_that_looks_like_a_request_is_a_header(connec
     assert (status, b"X-Request-Id" in head) == (200, True)
 
 
-async def test_every_request_that_was_handed_on_is_taken_back(connect: Connect, late: Late, door: Admission) -> None:
+async def test_every_request_that_was_handed_on_is_taken_back(
+    connect: Connect, late: Late, admission: Admission
+) -> None:
     late.seconds = 0.0
     for chunk in (
         POST,
@@ -233,7 +236,7 @@ async def test_every_request_that_was_handed_on_is_taken_back(connect: Connect, 
         await reader.read()
 
     async def none_is_left() -> bool:
-        return door._handed == 0
+        return admission._handed == 0
 
     await eventually(none_is_left)
 
